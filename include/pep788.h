@@ -1,0 +1,179 @@
+/*
+ * pep788.h: guards and views, the accepted API of PEP 788, for CPython 3.9 and later.
+ *
+ * From CPython 3.15 on Python.h declares all of this itself, and this header adds nothing.
+ *
+ * Written by cbindgen from src/capi/accepted.rs; changes belong there.
+ */
+
+#ifndef PEP788_H
+#define PEP788_H
+
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpedantic"
+#endif
+#include <Python.h>
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
+
+#ifdef PEP788_DRAFT_H
+#error "pep788.h and pep788_draft.h give PyThreadState_Ensure different types: one dialect per file"
+#endif
+
+#if PY_VERSION_HEX < 0x03090000
+#error "pep788.h needs CPython 3.9 or later"
+#endif
+
+/* Python.h has these declarations from 3.15 on, unless it is held to an older limited API. */
+#if PY_VERSION_HEX < 0x030F0000 || (defined(Py_LIMITED_API) && Py_LIMITED_API+0 < 0x030F0000)
+
+/**
+ * A guard keeps its interpreter from finalizing until it is closed: `Py_FinalizeEx`,
+ * `Py_EndInterpreter` and the end of a script wait for it.
+ */
+typedef struct PyInterpreterGuard PyInterpreterGuard;
+
+/**
+ * A view names an interpreter without keeping it from finalizing. It is promoted to a guard, or
+ * attached to, for as long as that is safe, and refused for ever after.
+ */
+typedef struct PyInterpreterView PyInterpreterView;
+
+/**
+ * What an Ensure returns and its Release takes.
+ */
+typedef void PyThreadStateToken;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * Guards the current interpreter.
+ *
+ * Caller: must have an attached thread state; a fatal error otherwise.
+ *
+ * Returns a guard, to be closed with PyInterpreterGuard_Close() once, by any thread.
+ *
+ * Fails with NULL and an exception: PythonFinalizationError (RuntimeError before 3.13) once the
+ * interpreter gives no more guards, MemoryError when out of memory.
+ *
+ * Contract: PEP 788, PyInterpreterGuard_FromCurrent.
+ */
+PyInterpreterGuard *PyInterpreterGuard_FromCurrent(void);
+
+/**
+ * Guards the interpreter that a view names. The view stays valid, and stays the caller's.
+ *
+ * Caller: any thread, attached or not, also after the interpreter is gone.
+ *
+ * Returns a guard, to be closed with PyInterpreterGuard_Close() once, by any thread.
+ *
+ * Fails with NULL and no exception: the interpreter is gone, is finalizing and honours views no
+ * longer (PEP788_DRAIN_GRACE_MS, in milliseconds), or there is no memory.
+ *
+ * Contract: PEP 788, PyInterpreterGuard_FromView.
+ */
+PyInterpreterGuard *PyInterpreterGuard_FromView(PyInterpreterView *view);
+
+/**
+ * Closes a guard. When the last one of an interpreter is closed, it may finalize; a thread that
+ * is still attached to it is then a daemon thread.
+ *
+ * Caller: any thread, attached or not. Cannot fail. Closing more guards than were taken is a
+ * fatal error. In a forked child, closing a guard of the parent does nothing.
+ *
+ * Contract: PEP 788, PyInterpreterGuard_Close.
+ */
+void PyInterpreterGuard_Close(PyInterpreterGuard *guard);
+
+/**
+ * A view of the current interpreter.
+ *
+ * Caller: must have an attached thread state; a fatal error otherwise.
+ *
+ * Returns a view, to be closed with PyInterpreterView_Close() once, by any thread, at any time.
+ *
+ * Fails with NULL and an exception: MemoryError when out of memory, PythonFinalizationError
+ * (RuntimeError before 3.13) when the first use of this library in an interpreter comes while it
+ * finalizes.
+ *
+ * Contract: PEP 788, PyInterpreterView_FromCurrent.
+ */
+PyInterpreterView *PyInterpreterView_FromCurrent(void);
+
+/**
+ * A view of the main interpreter, for callbacks that are given nothing to find theirs by. Code
+ * that uses it cannot work in subinterpreters.
+ *
+ * Caller: any thread, attached or not, also before Py_Initialize(). The view names "main": it is
+ * good again after Py_FinalizeEx() and another Py_Initialize().
+ *
+ * Returns a view, to be closed with PyInterpreterView_Close() once. Fails with NULL and no
+ * exception, only when out of memory.
+ *
+ * Contract: PEP 788, PyInterpreterView_FromMain.
+ */
+PyInterpreterView *PyInterpreterView_FromMain(void);
+
+/**
+ * Closes a view.
+ *
+ * Caller: any thread, attached or not, also after the interpreter is gone. Cannot fail.
+ *
+ * Contract: PEP 788, PyInterpreterView_Close.
+ */
+void PyInterpreterView_Close(PyInterpreterView *view);
+
+/**
+ * Attaches the calling thread to the interpreter of a guard.
+ *
+ * Caller: any thread, attached or not. Each success is undone by one PyThreadState_Release() in
+ * the same thread, the latest first. The thread keeps what is attached if that is of the guard's
+ * interpreter; else, with nothing attached, it attaches the thread state it used last
+ * (PyGILState_GetThisThreadState()) if that is; else a new one, which lives until the Release.
+ * PyGILState_Ensure() inside reuses the attached thread state, and the other way round.
+ *
+ * The guard stays the caller's and must stay open until the Release: after it is closed, the
+ * interpreter may finalize, and the thread is a daemon thread.
+ *
+ * Returns a token for the Release. Fails with NULL and no exception, only when out of memory;
+ * what was attached before is attached again.
+ *
+ * Contract: PEP 788, PyThreadState_Ensure.
+ */
+PyThreadStateToken *PyThreadState_Ensure(PyInterpreterGuard *guard);
+
+/**
+ * Attaches the calling thread to the interpreter of a view, and guards it until the Release.
+ *
+ * Caller: any thread, attached or not, also after the interpreter is gone. Otherwise like
+ * PyThreadState_Ensure().
+ *
+ * Returns a token for PyThreadState_Release(). Fails with NULL and no exception: the interpreter
+ * is gone, is finalizing and honours views no longer (PEP788_DRAIN_GRACE_MS, in milliseconds),
+ * or there is no memory.
+ *
+ * Contract: PEP 788, PyThreadState_EnsureFromView.
+ */
+PyThreadStateToken *PyThreadState_EnsureFromView(PyInterpreterView *view);
+
+/**
+ * Undoes this thread's most recent Ensure: exactly what was attached before it is attached again.
+ *
+ * Caller: must have attached what the Ensure attached. `token` is what the Ensure returned.
+ * Cannot fail. One release too many, or out of order, is a fatal error.
+ *
+ * Contract: PEP 788, PyThreadState_Release.
+ */
+void PyThreadState_Release(PyThreadStateToken *token);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif /* not in Python.h */
+
+#endif /* PEP788_H */

@@ -1,0 +1,203 @@
+//! The accepted API: guards and views. From CPython 3.15 on the interpreter has it itself, and
+//! calls that reach this library are handed on.
+
+use super::handle::{decode, encode, Kind};
+use super::{close_strong, close_weak, guard_current, view_current};
+use crate::attach::attached_or_fatal;
+use crate::interpreter;
+use crate::python::{self, native};
+
+/// A guard keeps its interpreter from finalizing until it is closed: `Py_FinalizeEx`,
+/// `Py_EndInterpreter` and the end of a script wait for it.
+pub struct PyInterpreterGuard {
+    _opaque: [u8; 0],
+}
+
+/// A view names an interpreter without keeping it from finalizing. It is promoted to a guard, or
+/// attached to, for as long as that is safe, and refused for ever after.
+pub struct PyInterpreterView {
+    _opaque: [u8; 0],
+}
+
+/// What an Ensure returns and its Release takes.
+pub type PyThreadStateToken = std::ffi::c_void;
+
+/// Guards the current interpreter.
+///
+/// Caller: must have an attached thread state; a fatal error otherwise.
+///
+/// Returns a guard, to be closed with PyInterpreterGuard_Close() once, by any thread.
+///
+/// Fails with NULL and an exception: PythonFinalizationError (RuntimeError before 3.13) once the
+/// interpreter gives no more guards, MemoryError when out of memory.
+///
+/// Contract: PEP 788, PyInterpreterGuard_FromCurrent.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterGuard_FromCurrent() -> *mut PyInterpreterGuard {
+    const NAME: &str = "PyInterpreterGuard_FromCurrent";
+    let py = python::get_or_fatal(NAME);
+    if let Some(native) = native() {
+        // SAFETY: handed on as called.
+        return unsafe { (native.PyInterpreterGuard_FromCurrent)() } as *mut PyInterpreterGuard;
+    }
+    let state = attached_or_fatal(py, NAME);
+    // SAFETY: `state` is attached.
+    unsafe { guard_current(py, state, Kind::Guard) as *mut PyInterpreterGuard }
+}
+
+/// Guards the interpreter that a view names. The view stays valid, and stays the caller's.
+///
+/// Caller: any thread, attached or not, also after the interpreter is gone.
+///
+/// Returns a guard, to be closed with PyInterpreterGuard_Close() once, by any thread.
+///
+/// Fails with NULL and no exception: the interpreter is gone, is finalizing and honours views no
+/// longer (PEP788_DRAIN_GRACE_MS, in milliseconds), or there is no memory.
+///
+/// Contract: PEP 788, PyInterpreterGuard_FromView.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterGuard_FromView(
+    view: *mut PyInterpreterView,
+) -> *mut PyInterpreterGuard {
+    const NAME: &str = "PyInterpreterGuard_FromView";
+    let py = python::get_or_fatal(NAME);
+    if let Some(native) = native() {
+        // SAFETY: handed on as called.
+        let guard = unsafe { (native.PyInterpreterGuard_FromView)(view as usize) };
+        return guard as *mut PyInterpreterGuard;
+    }
+    let view = decode(NAME, view as usize, Kind::View);
+    match view.record.promote(py) {
+        Ok(()) => encode(view.record, Kind::Guard) as *mut PyInterpreterGuard,
+        Err(_) => std::ptr::null_mut(),
+    }
+}
+
+/// Closes a guard. When the last one of an interpreter is closed, it may finalize; a thread that
+/// is still attached to it is then a daemon thread.
+///
+/// Caller: any thread, attached or not. Cannot fail. Closing more guards than were taken is a
+/// fatal error. In a forked child, closing a guard of the parent does nothing.
+///
+/// Contract: PEP 788, PyInterpreterGuard_Close.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterGuard_Close(guard: *mut PyInterpreterGuard) {
+    const NAME: &str = "PyInterpreterGuard_Close";
+    python::get_or_fatal(NAME);
+    if let Some(native) = native() {
+        // SAFETY: handed on as called.
+        return unsafe { (native.PyInterpreterGuard_Close)(guard as usize) };
+    }
+    close_strong(NAME, guard as usize, Kind::Guard);
+}
+
+/// A view of the current interpreter.
+///
+/// Caller: must have an attached thread state; a fatal error otherwise.
+///
+/// Returns a view, to be closed with PyInterpreterView_Close() once, by any thread, at any time.
+///
+/// Fails with NULL and an exception: MemoryError when out of memory, PythonFinalizationError
+/// (RuntimeError before 3.13) when the first use of this library in an interpreter comes while it
+/// finalizes.
+///
+/// Contract: PEP 788, PyInterpreterView_FromCurrent.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterView_FromCurrent() -> *mut PyInterpreterView {
+    const NAME: &str = "PyInterpreterView_FromCurrent";
+    let py = python::get_or_fatal(NAME);
+    if let Some(native) = native() {
+        // SAFETY: handed on as called.
+        return unsafe { (native.PyInterpreterView_FromCurrent)() } as *mut PyInterpreterView;
+    }
+    let state = attached_or_fatal(py, NAME);
+    // SAFETY: `state` is attached.
+    unsafe { view_current(py, state, Kind::View) as *mut PyInterpreterView }
+}
+
+/// A view of the main interpreter, for callbacks that are given nothing to find theirs by. Code
+/// that uses it cannot work in subinterpreters.
+///
+/// Caller: any thread, attached or not, also before Py_Initialize(). The view names "main": it is
+/// good again after Py_FinalizeEx() and another Py_Initialize().
+///
+/// Returns a view, to be closed with PyInterpreterView_Close() once. Fails with NULL and no
+/// exception, only when out of memory.
+///
+/// Contract: PEP 788, PyInterpreterView_FromMain.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterView_FromMain() -> *mut PyInterpreterView {
+    const NAME: &str = "PyInterpreterView_FromMain";
+    let py = python::get_or_fatal(NAME);
+    if let Some(native) = native() {
+        // SAFETY: handed on as called.
+        return unsafe { (native.PyInterpreterView_FromMain)() } as *mut PyInterpreterView;
+    }
+    interpreter::prepare_main(py);
+    encode(interpreter::main(), Kind::View) as *mut PyInterpreterView
+}
+
+/// Closes a view.
+///
+/// Caller: any thread, attached or not, also after the interpreter is gone. Cannot fail.
+///
+/// Contract: PEP 788, PyInterpreterView_Close.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterView_Close(view: *mut PyInterpreterView) {
+    const NAME: &str = "PyInterpreterView_Close";
+    python::get_or_fatal(NAME);
+    if let Some(native) = native() {
+        // SAFETY: handed on as called.
+        return unsafe { (native.PyInterpreterView_Close)(view as usize) };
+    }
+    close_weak(NAME, view as usize, Kind::View);
+}
+
+/// Attaches the calling thread to the interpreter of a guard.
+///
+/// Caller: any thread, attached or not. Each success is undone by one PyThreadState_Release() in
+/// the same thread, the latest first. The thread keeps what is attached if that is of the guard's
+/// interpreter; else, with nothing attached, it attaches the thread state it used last
+/// (PyGILState_GetThisThreadState()) if that is; else a new one, which lives until the Release.
+/// PyGILState_Ensure() inside reuses the attached thread state, and the other way round.
+///
+/// The guard stays the caller's and must stay open until the Release: after it is closed, the
+/// interpreter may finalize, and the thread is a daemon thread.
+///
+/// Returns a token for the Release. Fails with NULL and no exception, only when out of memory;
+/// what was attached before is attached again.
+///
+/// Contract: PEP 788, PyThreadState_Ensure.
+#[cfg(cbindgen)]
+#[no_mangle]
+pub unsafe extern "C" fn PyThreadState_Ensure(
+    guard: *mut PyInterpreterGuard,
+) -> *mut PyThreadStateToken {
+}
+
+/// Attaches the calling thread to the interpreter of a view, and guards it until the Release.
+///
+/// Caller: any thread, attached or not, also after the interpreter is gone. Otherwise like
+/// PyThreadState_Ensure().
+///
+/// Returns a token for PyThreadState_Release(). Fails with NULL and no exception: the interpreter
+/// is gone, is finalizing and honours views no longer (PEP788_DRAIN_GRACE_MS, in milliseconds),
+/// or there is no memory.
+///
+/// Contract: PEP 788, PyThreadState_EnsureFromView.
+#[cfg(cbindgen)]
+#[no_mangle]
+pub unsafe extern "C" fn PyThreadState_EnsureFromView(
+    view: *mut PyInterpreterView,
+) -> *mut PyThreadStateToken {
+}
+
+/// Undoes this thread's most recent Ensure: exactly what was attached before it is attached again.
+///
+/// Caller: must have attached what the Ensure attached. `token` is what the Ensure returned.
+/// Cannot fail. One release too many, or out of order, is a fatal error.
+///
+/// Contract: PEP 788, PyThreadState_Release.
+#[cfg(cbindgen)]
+#[no_mangle]
+pub unsafe extern "C" fn PyThreadState_Release(token: *mut PyThreadStateToken) {}

@@ -1,0 +1,330 @@
+//! The draft of May 2025: strong and weak references, and daemon-ness of thread states. No
+//! interpreter has it; it is served here on every version.
+
+use std::ffi::c_int;
+
+use super::ensure::{ensure_holding, ensure_ref};
+use super::handle::{decode, encode, Kind};
+use super::{close_strong, close_weak, guard_current, open_or_fatal, view_current};
+use crate::attach::{self, attached_or_fatal};
+use crate::daemon;
+use crate::gate::Claim;
+use crate::interpreter::{self, Record, LOBBY};
+use crate::python::{self, PyInterpreterState};
+
+/// Behind a PyInterpreterRef; never complete.
+pub struct Pep788_StrongRef {
+    _opaque: [u8; 0],
+}
+
+/// Behind a PyInterpreterWeakRef; never complete.
+pub struct Pep788_WeakRef {
+    _opaque: [u8; 0],
+}
+
+/// A strong reference keeps its interpreter from finalizing until it is closed. Exactly the size
+/// of a pointer, and may be cast to and from `void *`. Zero is no reference.
+pub type PyInterpreterRef = *mut Pep788_StrongRef;
+
+/// A weak reference names an interpreter without keeping it from finalizing. Exactly the size of
+/// a pointer, and may be cast to and from `void *`. Zero is no reference.
+pub type PyInterpreterWeakRef = *mut Pep788_WeakRef;
+
+/// A strong reference to the current interpreter.
+///
+/// Caller: must have an attached thread state; a fatal error otherwise.
+///
+/// Returns a reference, to be closed with PyInterpreterRef_Close() once, by any thread.
+///
+/// Fails with zero and an exception: PythonFinalizationError (RuntimeError before 3.13) once the
+/// interpreter gives no more references, MemoryError when out of memory.
+///
+/// Contract: PEP 788, draft of May 2025.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterRef_Get() -> PyInterpreterRef {
+    const NAME: &str = "PyInterpreterRef_Get";
+    let py = python::get_or_fatal(NAME);
+    let state = attached_or_fatal(py, NAME);
+    // SAFETY: `state` is attached.
+    unsafe { guard_current(py, state, Kind::StrongRef) as PyInterpreterRef }
+}
+
+/// A strong reference to the main interpreter.
+///
+/// Caller: any thread, attached or not.
+///
+/// Returns 0 and sets `*ref`. Fails with -1, no exception, and zero in `*ref`: the main
+/// interpreter is not there, or finalizing.
+///
+/// Contract: PEP 788, draft of May 2025.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterRef_Main(r#ref: *mut PyInterpreterRef) -> c_int {
+    const NAME: &str = "PyInterpreterRef_Main";
+    let py = python::get_or_fatal(NAME);
+    interpreter::prepare_main(py);
+    // SAFETY: `ref` is a place for a reference, says the caller.
+    unsafe { strengthen(NAME, Some(interpreter::main()), r#ref) }
+}
+
+/// A strong reference to the interpreter at an address.
+///
+/// Caller: any thread, attached or not. The address is not followed: it may be of an interpreter
+/// that is gone. The main interpreter, the current one, and those in which this library was used
+/// before are known.
+///
+/// Returns 0 and sets `*ref`. Fails with -1, no exception, and zero in `*ref`: the interpreter is
+/// done waiting for references, or not known.
+///
+/// Contract: PEP 788, draft of May 2025.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterState_AsStrong(
+    interp: *mut PyInterpreterState,
+    r#ref: *mut PyInterpreterRef,
+) -> c_int {
+    const NAME: &str = "PyInterpreterState_AsStrong";
+    let py = python::get_or_fatal(NAME);
+    let record = interpreter::by_address(py, interp, attach::attached(py));
+    // SAFETY: `ref` is a place for a reference, says the caller.
+    unsafe { strengthen(NAME, record, r#ref) }
+}
+
+/// The interpreter of a strong reference. It stays there at least until the reference is closed.
+///
+/// Caller: any thread, attached or not. Cannot fail.
+///
+/// Contract: PEP 788, draft of May 2025.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterRef_AsInterpreter(
+    r#ref: PyInterpreterRef,
+) -> *mut PyInterpreterState {
+    const NAME: &str = "PyInterpreterRef_AsInterpreter";
+    python::get_or_fatal(NAME);
+    decode(NAME, r#ref as usize, Kind::StrongRef).record.interpreter()
+}
+
+/// Another strong reference to the same interpreter, to be closed on its own.
+///
+/// Caller: any thread, attached or not. Cannot fail.
+///
+/// Contract: PEP 788, draft of May 2025.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterRef_Dup(r#ref: PyInterpreterRef) -> PyInterpreterRef {
+    const NAME: &str = "PyInterpreterRef_Dup";
+    python::get_or_fatal(NAME);
+    let reference = decode(NAME, r#ref as usize, Kind::StrongRef);
+    if reference.inherited {
+        // Of a parent process: it holds nothing here, and neither does another one like it.
+        return r#ref;
+    }
+    if !reference.record.gate.enter(Claim::Holder, &LOBBY) {
+        python::fatal(NAME, "this PyInterpreterRef is closed already");
+    }
+    encode(reference.record, Kind::StrongRef) as PyInterpreterRef
+}
+
+/// Closes a strong reference. When the last one of an interpreter is closed, it may finalize.
+///
+/// Caller: any thread, attached or not. Cannot fail. Closing more references than were taken is a
+/// fatal error. In a forked child, closing a reference of the parent does nothing.
+///
+/// Contract: PEP 788, draft of May 2025.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterRef_Close(r#ref: PyInterpreterRef) {
+    const NAME: &str = "PyInterpreterRef_Close";
+    python::get_or_fatal(NAME);
+    close_strong(NAME, r#ref as usize, Kind::StrongRef);
+}
+
+/// A weak reference to the current interpreter.
+///
+/// Caller: must have an attached thread state; a fatal error otherwise.
+///
+/// Returns a reference, to be closed with PyInterpreterWeakRef_Close() once, by any thread, at any
+/// time. Fails with zero and MemoryError.
+///
+/// Contract: PEP 788, draft of May 2025.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterWeakRef_Get() -> PyInterpreterWeakRef {
+    const NAME: &str = "PyInterpreterWeakRef_Get";
+    let py = python::get_or_fatal(NAME);
+    let state = attached_or_fatal(py, NAME);
+    // SAFETY: `state` is attached.
+    unsafe { view_current(py, state, Kind::WeakRef) as PyInterpreterWeakRef }
+}
+
+/// Another weak reference to the same interpreter, to be closed on its own.
+///
+/// Caller: any thread, attached or not, also after the interpreter is gone. Cannot fail.
+///
+/// Contract: PEP 788, draft of May 2025.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterWeakRef_Dup(
+    wref: PyInterpreterWeakRef,
+) -> PyInterpreterWeakRef {
+    const NAME: &str = "PyInterpreterWeakRef_Dup";
+    python::get_or_fatal(NAME);
+    decode(NAME, wref as usize, Kind::WeakRef).record.add_view();
+    wref
+}
+
+/// Promotes a weak reference to a strong one. The weak one stays valid, and stays the caller's.
+///
+/// Caller: any thread, attached or not, also after the interpreter is gone; not from a signal
+/// handler that may have interrupted this library.
+///
+/// Returns 0 and sets `*ref`. Fails with -1, no exception, and zero in `*ref`: the interpreter is
+/// gone, or is finalizing and honours weak references no longer (PEP788_DRAIN_GRACE_MS, in
+/// milliseconds).
+///
+/// Contract: PEP 788, draft of May 2025.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterWeakRef_AsStrong(
+    wref: PyInterpreterWeakRef,
+    r#ref: *mut PyInterpreterRef,
+) -> c_int {
+    const NAME: &str = "PyInterpreterWeakRef_AsStrong";
+    python::get_or_fatal(NAME);
+    let record = decode(NAME, wref as usize, Kind::WeakRef).record;
+    // SAFETY: `ref` is a place for a reference, says the caller.
+    unsafe { strengthen(NAME, Some(record), r#ref) }
+}
+
+/// Closes a weak reference.
+///
+/// Caller: any thread, attached or not, also after the interpreter is gone. Cannot fail.
+///
+/// Contract: PEP 788, draft of May 2025.
+#[no_mangle]
+pub unsafe extern "C" fn PyInterpreterWeakRef_Close(wref: PyInterpreterWeakRef) {
+    const NAME: &str = "PyInterpreterWeakRef_Close";
+    python::get_or_fatal(NAME);
+    close_weak(NAME, wref as usize, Kind::WeakRef);
+}
+
+/// Attaches the calling thread to the interpreter of a strong reference, and forms a reference of
+/// its own, which the Release drops. The caller's stays the caller's.
+///
+/// Caller: any thread, attached or not. Each success is undone by one PyThreadState_Release() in
+/// the same thread, the latest first. The thread keeps what is attached if that is of the
+/// reference's interpreter; else, with nothing attached, it attaches the thread state it used last
+/// (PyGILState_GetThisThreadState()) if that is; else a new one, which lives until the Release.
+///
+/// Returns 0. Fails with -1 and no exception: the interpreter is done waiting for references, or
+/// there is no memory; what was attached before is attached again.
+///
+/// Contract: PEP 788, draft of May 2025.
+#[no_mangle]
+pub unsafe extern "C" fn Pep788_Ensure(r#ref: PyInterpreterRef) -> c_int {
+    const NAME: &str = "PyThreadState_Ensure";
+    let py = python::get_or_fatal(NAME);
+    result(ensure_ref(py, NAME, r#ref as usize))
+}
+
+/// Like PyThreadState_Ensure() of the draft, but the caller's reference is consumed, whether the
+/// call succeeds or fails. For code written for the revision in which Ensure steals.
+///
+/// Caller, result: as for PyThreadState_Ensure(). The reference must not be closed.
+///
+/// Contract: this library's own.
+#[no_mangle]
+pub unsafe extern "C" fn Pep788_EnsureStealing(r#ref: PyInterpreterRef) -> c_int {
+    const NAME: &str = "Pep788_EnsureStealing";
+    let py = python::get_or_fatal(NAME);
+    let reference = decode(NAME, r#ref as usize, Kind::StrongRef);
+    if reference.inherited {
+        // Of a parent process: there is nothing to consume here.
+        return result(ensure_ref(py, NAME, r#ref as usize));
+    }
+    open_or_fatal(NAME, &reference, Kind::StrongRef);
+    result(ensure_holding(py, reference.record))
+}
+
+/// Undoes this thread's most recent Ensure: exactly what was attached before it is attached again.
+///
+/// Caller: must have attached what the Ensure attached. Cannot fail. One release too many is a
+/// fatal error.
+///
+/// Contract: PEP 788, draft of May 2025.
+#[no_mangle]
+pub unsafe extern "C" fn Pep788_Release() {
+    const NAME: &str = "PyThreadState_Release";
+    let py = python::get_or_fatal(NAME);
+    attach::release(py, NAME, 0);
+}
+
+/// Like Pep788_Ensure(), under the draft's own name.
+#[cfg(not(pep788_draft_twins))]
+#[cfg(cbindgen)]
+#[no_mangle]
+pub unsafe extern "C" fn PyThreadState_Ensure(r#ref: PyInterpreterRef) -> c_int {}
+
+/// Like Pep788_Release(), under the draft's own name.
+#[cfg(not(pep788_draft_twins))]
+#[cfg(cbindgen)]
+#[no_mangle]
+pub unsafe extern "C" fn PyThreadState_Release() {}
+
+/// Makes the attached thread state daemon (`is_daemon` not 0) or non-daemon (0).
+///
+/// A non-daemon thread state holds a strong reference to its interpreter, until it is cleared or
+/// deleted by any means, or, inside an Ensure, until the Release, which restores what was before.
+/// A daemon one holds none: the interpreter may finalize under the thread.
+///
+/// Caller: must have an attached thread state; a fatal error otherwise.
+///
+/// Returns 0. Fails with -1 and no exception: in the interpreter's main thread; daemon, in a
+/// non-daemon threading.Thread, which the exit joins in any case; non-daemon, once references are
+/// no longer given, or out of memory.
+///
+/// Contract: PEP 788, draft of May 2025.
+#[no_mangle]
+pub unsafe extern "C" fn PyThreadState_SetDaemon(is_daemon: c_int) -> c_int {
+    const NAME: &str = "PyThreadState_SetDaemon";
+    let py = python::get_or_fatal(NAME);
+    let state = attached_or_fatal(py, NAME);
+    // SAFETY: `state` is attached.
+    result(unsafe { daemon::set(py, state, is_daemon != 0) })
+}
+
+/// Whether the attached thread state is a daemon one.
+///
+/// Caller: must have an attached thread state; a fatal error otherwise.
+///
+/// Returns 0 inside an Ensure of the draft, after PyThreadState_SetDaemon(0), in the main thread
+/// and in a non-daemon threading.Thread; 1 in a daemon threading.Thread and in any other thread.
+///
+/// Contract: PEP 788, draft of May 2025.
+#[no_mangle]
+pub unsafe extern "C" fn PyThreadState_GetDaemon() -> c_int {
+    const NAME: &str = "PyThreadState_GetDaemon";
+    let py = python::get_or_fatal(NAME);
+    let state = attached_or_fatal(py, NAME);
+    // SAFETY: `state` is attached.
+    c_int::from(unsafe { daemon::get(py, state) })
+}
+
+fn result(done: bool) -> c_int {
+    if done {
+        0
+    } else {
+        -1
+    }
+}
+
+/// # Safety
+/// `place` is NULL, which is reported, or a place for a reference.
+unsafe fn strengthen(
+    function: &str,
+    record: Option<&'static Record>,
+    place: *mut PyInterpreterRef,
+) -> c_int {
+    if place.is_null() {
+        python::fatal(function, "the place for the PyInterpreterRef is NULL");
+    }
+    let py = python::get_or_fatal(function);
+    let promoted = record.filter(|record| record.promote(py).is_ok());
+    let reference = promoted.map_or(0, |record| encode(record, Kind::StrongRef));
+    // SAFETY: not NULL, and a place, says the caller.
+    unsafe { place.write(reference as PyInterpreterRef) };
+    result(promoted.is_some())
+}

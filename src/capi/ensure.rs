@@ -1,0 +1,97 @@
+//! `PyThreadState_Ensure` and `PyThreadState_Release`: one symbol each for both dialects.
+//!
+//! The prototypes that users see are in `accepted.rs` and `draft.rs`. A draft reference carries
+//! a tag bit that a guard does not, which tells how to answer. Release pops the thread's own
+//! stack of Ensures, so the draft's missing argument is not missed.
+
+use super::handle::{self, decode, Kind};
+use super::open_or_fatal;
+use crate::attach::{self, Hold, Receipt};
+use crate::gate::Claim;
+use crate::interpreter::{Record, LOBBY};
+use crate::python::{self, native, Api};
+
+/// 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
+const DONE: usize = 0;
+const FAILED: usize = -1isize as usize;
+
+#[doc(hidden)]
+#[no_mangle]
+pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
+    const NAME: &str = "PyThreadState_Ensure";
+    let py = python::get_or_fatal(NAME);
+    if handle::is_draft(handle) {
+        return if ensure_ref(py, NAME, handle) { DONE } else { FAILED };
+    }
+    if let Some(native) = native() {
+        // SAFETY: an untagged handle is the interpreter's own.
+        return unsafe { (native.PyThreadState_Ensure)(handle) };
+    }
+    let guard = decode(NAME, handle, Kind::Guard);
+    if guard.inherited {
+        // Of a parent process: it says which interpreter, and no more.
+        return ensure_from_view(py, guard.record);
+    }
+    open_or_fatal(NAME, &guard, Kind::Guard);
+    // SAFETY: the caller's guard keeps the interpreter alive.
+    unsafe { attach::ensure(py, guard.record, None, Receipt::Token) }.unwrap_or(0)
+}
+
+/// What `PyThreadState_EnsureFromView` does, here or natively.
+#[doc(hidden)]
+#[no_mangle]
+pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
+    const NAME: &str = "PyThreadState_EnsureFromView";
+    let py = python::get_or_fatal(NAME);
+    if let Some(native) = native() {
+        // SAFETY: the view is the interpreter's own.
+        return unsafe { (native.PyThreadState_EnsureFromView)(handle) };
+    }
+    ensure_from_view(py, decode(NAME, handle, Kind::View).record)
+}
+
+fn ensure_from_view(py: &'static Api, record: &'static Record) -> usize {
+    if record.promote(py).is_err() {
+        return 0;
+    }
+    let hold = Hold::of(record);
+    // SAFETY: the hold keeps the interpreter alive.
+    let token = unsafe { attach::ensure(py, record, Some(hold), Receipt::Token) };
+    if token.is_none() {
+        let _ = hold.give_back();
+    }
+    token.unwrap_or(0)
+}
+
+#[doc(hidden)]
+#[no_mangle]
+pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
+    const NAME: &str = "PyThreadState_Release";
+    let py = python::get_or_fatal(NAME);
+    if let Some(native) = native() {
+        // SAFETY: a token of the interpreter's own Ensure. The draft dialect has its
+        // Pep788_Release where the interpreter has this function itself.
+        return unsafe { (native.PyThreadState_Release)(token) };
+    }
+    // A caller of the draft dialect passes nothing, and `token` is what the register held;
+    // its Ensure took no receipt, so nobody looks at it.
+    attach::release(py, NAME, token);
+}
+
+/// A draft Ensure, which forms a reference of its own for its Release to drop.
+pub(super) fn ensure_ref(py: &'static Api, function: &str, handle: usize) -> bool {
+    let reference = decode(function, handle, Kind::StrongRef);
+    let claim = if reference.inherited { Claim::View } else { Claim::Holder };
+    reference.record.gate.enter(claim, &LOBBY) && ensure_holding(py, reference.record)
+}
+
+/// A draft Ensure that takes over a guard on `record`, whether it succeeds or not.
+pub(super) fn ensure_holding(py: &'static Api, record: &'static Record) -> bool {
+    let hold = Hold::of(record);
+    // SAFETY: the hold keeps the interpreter alive.
+    let ensured = unsafe { attach::ensure(py, record, Some(hold), Receipt::None) }.is_some();
+    if !ensured {
+        let _ = hold.give_back();
+    }
+    ensured
+}

@@ -1,0 +1,108 @@
+//! What the bits of a handle mean.
+//!
+//! A handle is the address of an interpreter's record; records are aligned, which leaves the
+//! low bits. A guard is not an allocation: taking one is a count on the record's gate.
+//!
+//! | bits | guards and strong references | views and weak references |
+//! | --- | --- | --- |
+//! | 0 | dialect: 0 accepted, 1 draft | the same |
+//! | 1 | 0 | 1 |
+//! | 2 to 5 | the process that took it, as a count of forks | 0: views survive a fork |
+//! | 6 to 9 | which of the interpreters that had the record | the same |
+//!
+//! Bit 0 tells `PyThreadState_Ensure`, one symbol for both dialects, how to answer.
+
+use crate::fork;
+use crate::interpreter::{Record, RECORD_ALIGN};
+use crate::python::fatal;
+
+const DRAFT: usize = 0b01;
+const WEAK: usize = 0b10;
+const FORK_SHIFT: u32 = 2;
+const LIFE_SHIFT: u32 = 6;
+/// Forks and lives are told apart modulo this.
+const MODULUS: usize = 16;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Guard,
+    View,
+    StrongRef,
+    WeakRef,
+}
+
+impl Kind {
+    fn bits(self) -> usize {
+        match self {
+            Kind::Guard => 0,
+            Kind::View => WEAK,
+            Kind::StrongRef => DRAFT,
+            Kind::WeakRef => DRAFT | WEAK,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Kind::Guard => "PyInterpreterGuard",
+            Kind::View => "PyInterpreterView",
+            Kind::StrongRef => "PyInterpreterRef",
+            Kind::WeakRef => "PyInterpreterWeakRef",
+        }
+    }
+}
+
+/// A handle that was checked.
+pub(super) struct Handle {
+    pub(super) record: &'static Record,
+    /// Taken by a parent of this process: it holds nothing here.
+    pub(super) inherited: bool,
+}
+
+/// Whether a handle that reaches `PyThreadState_Ensure` is one of the draft dialect.
+pub(super) fn is_draft(handle: usize) -> bool {
+    handle & DRAFT != 0
+}
+
+fn this_process() -> usize {
+    (fork::generation() % MODULUS) << FORK_SHIFT
+}
+
+pub(super) fn encode(record: &'static Record, kind: Kind) -> usize {
+    let process = match kind {
+        Kind::Guard | Kind::StrongRef => this_process(),
+        Kind::View | Kind::WeakRef => 0,
+    };
+    let life = (record.life() % MODULUS) << LIFE_SHIFT;
+    std::ptr::from_ref(record) as usize | life | process | kind.bits()
+}
+
+/// The record behind a handle; a fatal error for what cannot be one.
+pub(super) fn decode(function: &str, handle: usize, kind: Kind) -> Handle {
+    if handle == 0 {
+        fatal(function, &format!("the {} is NULL; was its creation checked?", kind.name()));
+    }
+    let bits = handle % RECORD_ALIGN;
+    if bits & (DRAFT | WEAK) != kind.bits() {
+        let given = [Kind::Guard, Kind::View, Kind::StrongRef, Kind::WeakRef]
+            .into_iter()
+            .find(|kind| kind.bits() == bits & (DRAFT | WEAK))
+            .map_or("", Kind::name);
+        fatal(function, &format!("this takes a {}, and was given a {given}", kind.name()));
+    }
+    // SAFETY: the caller passed a handle of ours, and records stay readable for ever. Of
+    // anything else that is readable, the check of the record's stamp tells.
+    let Some(record) = (unsafe { Record::at(handle - bits) }) else {
+        fatal(function, &format!("this is not a {} of this library", kind.name()));
+    };
+    let inherited = match kind {
+        Kind::Guard | Kind::StrongRef => bits & (MODULUS - 1) << FORK_SHIFT != this_process(),
+        Kind::View | Kind::WeakRef => false,
+    };
+    if !inherited && bits >> LIFE_SHIFT != record.life() % MODULUS {
+        fatal(
+            function,
+            &format!("this {} was closed before, and its interpreter is gone", kind.name()),
+        );
+    }
+    Handle { record, inherited }
+}

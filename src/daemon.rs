@@ -1,0 +1,211 @@
+//! Daemon-ness of the attached thread state: whether it keeps its interpreter from finalizing.
+//!
+//! A thread state is non-daemon while it holds a guard: because of the Ensure it is in, or
+//! because of `SetDaemon(0)`, or because `threading` joins its thread.
+
+use std::ffi::{c_void, CStr};
+
+use crate::attach::{self, Hold};
+use crate::gate::Claim;
+use crate::interpreter::{self, Record, LOBBY};
+use crate::python::{self, threading, Api, KeepException, Owned, PyObject, PyThreadState};
+
+/// The key in the thread state's dict, which is emptied when the thread state is cleared.
+const KEPT: &CStr = c"pep788.non_daemon";
+
+/// # Safety
+/// `state` is attached to the calling thread.
+pub(crate) unsafe fn get(py: &'static Api, state: *mut PyThreadState) -> bool {
+    // SAFETY: attached, says the caller.
+    unsafe { !(holds_in_ensure(state) || holds_by_itself(py) || is_joined(py, state)) }
+}
+
+/// `false`: cannot be.
+///
+/// `false`: cannot be.
+///
+/// # Safety
+/// `state` is attached to the calling thread.
+pub(crate) unsafe fn set(py: &'static Api, state: *mut PyThreadState, daemon: bool) -> bool {
+    // SAFETY: attached, says the caller.
+    unsafe {
+        if is_main_thread(py, state) {
+            return false;
+        }
+        if daemon {
+            // `threading` waits for its non-daemon threads whatever we say, and refuses the
+            // same change.
+            return !is_joined(py, state) && let_go(py, state);
+        }
+        if holds_in_ensure(state) || holds_by_itself(py) {
+            return true;
+        }
+        let Ok(record) = interpreter::of(py, state) else {
+            return false;
+        };
+        let claim = if attach::is_inside(record) { Claim::Holder } else { Claim::View };
+        if !record.gate.enter(claim, &LOBBY) {
+            return false;
+        }
+        let hold = Hold::of(record);
+        // Inside an Ensure it lasts until the Release, which restores what was before.
+        match attach::levels().last_mut().filter(|level| level.state == state) {
+            Some(level) => {
+                level.hold = Some(hold);
+                true
+            }
+            None => keep(py, hold),
+        }
+    }
+}
+
+fn holds_in_ensure(state: *mut PyThreadState) -> bool {
+    attach::levels()
+        .iter()
+        .any(|level| level.state == state && level.hold.is_some_and(|hold| hold.is_valid()))
+}
+
+/// Drops all that the thread state holds. What an outer Ensure held, or the thread state by
+/// itself, comes back with the Release of the innermost one: see [`restore`].
+///
+/// # Safety
+/// `state` is attached to the calling thread.
+unsafe fn let_go(py: &'static Api, state: *mut PyThreadState) -> bool {
+    let mut dropped = Dropped::default();
+    let levels = attach::levels();
+    let innermost = levels.len().wrapping_sub(1);
+    for (depth, level) in levels.iter_mut().enumerate().filter(|(_, level)| level.state == state) {
+        if let Some(hold) = level.hold.take() {
+            let _ = hold.give_back();
+            if depth != innermost {
+                dropped.depths.push(depth);
+            }
+        }
+    }
+    // SAFETY: attached, says the caller.
+    unsafe {
+        if holds_by_itself(py) {
+            dropped.kept = true;
+            let dict = py.PyThreadState_GetDict();
+            if py.PyDict_DelItemString(dict, KEPT.as_ptr()) != 0 {
+                py.PyErr_Clear();
+            }
+        }
+    }
+    if let Some(level) = attach::levels().last_mut().filter(|level| level.state == state) {
+        level.dropped.depths.append(&mut dropped.depths);
+        level.dropped.kept |= dropped.kept;
+    }
+    true
+}
+
+/// What `SetDaemon(1)` inside an Ensure took from around that Ensure.
+#[derive(Default)]
+pub(crate) struct Dropped {
+    depths: Vec<usize>,
+    kept: bool,
+}
+
+/// Gives back what [`let_go`] took, where the interpreter still allows it.
+///
+/// # Safety
+/// Called in the Release of the level that had `dropped`, with its thread state attached.
+pub(crate) unsafe fn restore(py: &'static Api, record: &'static Record, dropped: Dropped) {
+    for depth in dropped.depths {
+        if let Some(level) = attach::levels().get_mut(depth) {
+            level.hold = Hold::another(record);
+        }
+    }
+    if dropped.kept {
+        if let Some(hold) = Hold::another(record) {
+            // SAFETY: attached, says the caller.
+            unsafe { keep(py, hold) };
+        }
+    }
+}
+
+/// Hangs the hold in the thread state's dict, from which clearing the thread state drops it.
+///
+/// # Safety
+/// The calling thread is attached.
+unsafe fn keep(py: &'static Api, hold: Hold) -> bool {
+    unsafe extern "C" fn dropped(capsule: *mut PyObject) {
+        let Some(py) = python::get() else { return };
+        // SAFETY: a capsule made below, whose hold nobody else frees.
+        unsafe {
+            let hold = py.PyCapsule_GetPointer(capsule, KEPT.as_ptr()).cast::<Hold>();
+            if !hold.is_null() {
+                let _ = Box::from_raw(hold).give_back();
+            }
+        }
+    }
+    let hold = Box::into_raw(Box::new(hold));
+    // SAFETY: attached, says the caller; the dict is borrowed from the thread state.
+    unsafe {
+        let _exception = KeepException::new(py);
+        let capsule = py.PyCapsule_New(hold.cast::<c_void>(), KEPT.as_ptr(), Some(dropped));
+        let Some(capsule) = Owned::new(py, capsule) else {
+            let _ = Box::from_raw(hold).give_back();
+            py.PyErr_Clear();
+            return false;
+        };
+        let dict = py.PyThreadState_GetDict();
+        let kept = !dict.is_null()
+            && py.PyDict_SetItemString(dict, KEPT.as_ptr(), capsule.as_ptr()) == 0;
+        if !kept {
+            py.PyErr_Clear();
+        }
+        kept
+    }
+}
+
+/// # Safety
+/// The calling thread is attached.
+unsafe fn holds_by_itself(py: &'static Api) -> bool {
+    // SAFETY: attached, says the caller; all references are borrowed.
+    unsafe {
+        let dict = py.PyThreadState_GetDict();
+        if dict.is_null() {
+            return false;
+        }
+        let capsule = py.PyDict_GetItemString(dict, KEPT.as_ptr());
+        if capsule.is_null() {
+            return false;
+        }
+        let hold = py.PyCapsule_GetPointer(capsule, KEPT.as_ptr()).cast::<Hold>();
+        !hold.is_null() && (*hold).is_valid()
+    }
+}
+
+/// Whether the exit joins this thread: the interpreter's main thread, or one that `threading`
+/// started as non-daemon.
+///
+/// # Safety
+/// `state` is attached to the calling thread.
+unsafe fn is_joined(py: &'static Api, state: *mut PyThreadState) -> bool {
+    // SAFETY: attached, says the caller.
+    unsafe { is_main_thread(py, state) || threading::is_daemon(py) == Some(false) }
+}
+
+/// Whether this is the thread that the interpreter ends with.
+///
+/// # Safety
+/// `state` is attached to the calling thread.
+unsafe fn is_main_thread(py: &'static Api, state: *mut PyThreadState) -> bool {
+    // SAFETY: attached, says the caller. The list of thread states has the newest first, and
+    // ends in the one that the interpreter was made with, which stays as long as it does.
+    unsafe {
+        let interpreter = py.PyThreadState_GetInterpreter(state);
+        if interpreter == py.PyInterpreterState_Main() {
+            return py._PyOS_IsMainThread() != 0;
+        }
+        let mut last = py.PyInterpreterState_ThreadHead(interpreter);
+        loop {
+            let next = py.PyThreadState_Next(last);
+            if next.is_null() {
+                return last == state;
+            }
+            last = next;
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The exit callback: installing it, keeping it installed, and the wait itself.
+//!
+//! The callback lives in the interpreter's own `atexit`, which is the last thing that
+//! finalization runs while threads can still attach, on every version, for the main
+//! interpreter (`Py_FinalizeEx`) and for subinterpreters (`Py_EndInterpreter`).
+
+use std::ffi::CStr;
+use std::sync::atomic::Ordering;
+use std::sync::MutexGuard;
+use std::time::{Duration, Instant};
+
+use crate::attach;
+use crate::gate::{close_together, Gate};
+use crate::interpreter::{self, registry, Record, LOBBY};
+use crate::python::threading::{self, JoinedByExit};
+use crate::python::{self, Api, MethodDef, Owned, PyObject};
+use crate::report::Wait;
+use crate::settings;
+
+const CAPSULE: &CStr = c"pep788.exit_callback";
+
+/// How often a waiting exit looks for signals, which do not wake it.
+const SIGNALS_EVERY: Duration = Duration::from_millis(100);
+
+static EXIT_CALLBACK: MethodDef = MethodDef::no_arguments(
+    c"pep788_wait_for_guards",
+    exit_callback,
+    c"Lets the interpreter finalize when all PEP 788 guards are closed.",
+);
+
+/// Registers the exit callback with `atexit.register`. `false`: failed, with an exception set.
+///
+/// # Safety
+/// The calling thread is attached to the record's interpreter.
+pub(crate) unsafe fn install(py: &'static Api, record: &'static Record, register: &Owned) -> bool {
+    // SAFETY: attached, says the caller; the method definition lives for ever.
+    unsafe {
+        let capsule = py.PyCapsule_New(record.ticket(), CAPSULE.as_ptr(), Some(dropped));
+        let Some(capsule) = Owned::new(py, capsule) else {
+            return false;
+        };
+        // Counted from here: whatever goes wrong from now on drops the capsule.
+        // Release: pairs with the look at it before a guard is given.
+        record.callbacks.fetch_add(1, Ordering::Release);
+        // The list of threads is elsewhere known too, so the capsule is not in it: when `atexit`
+        // drops the callback, the capsule goes at once.
+        JoinedByExit::watch(py)
+            .and_then(|joined| python::tuple(py, &[&capsule, joined.as_object()]))
+            .and_then(|this| EXIT_CALLBACK.function(py, &this))
+            .and_then(|callback| register.call(Some(&callback)))
+            .is_some()
+    }
+}
+
+/// Called by `atexit`, with the tuple made by `install`.
+unsafe extern "C" fn exit_callback(this: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    let py = python::get_or_fatal("pep788_wait_for_guards");
+    // SAFETY: CPython calls this attached; the items are borrowed from the tuple.
+    unsafe {
+        let capsule = py.PyTuple_GetItem(this, 0);
+        let threads = py.PyTuple_GetItem(this, 1);
+        py.Py_IncRef(threads);
+        let joined = Owned::new(py, threads).map(JoinedByExit::from_object);
+        let ticket = py.PyCapsule_GetPointer(capsule, CAPSULE.as_ptr());
+        if let Some(record) = Record::of_ticket(ticket) {
+            if is_finalizing(py) {
+                wait_for_guards(py, record, joined);
+            }
+        }
+        py.new_none()
+    }
+}
+
+/// `atexit` gave the callback up: after it ran, or because somebody cleared or unregistered it.
+unsafe extern "C" fn dropped(capsule: *mut PyObject) {
+    let Some(py) = python::get() else { return };
+    // SAFETY: CPython calls this attached, with a capsule made by `install`.
+    unsafe {
+        let ticket = py.PyCapsule_GetPointer(capsule, CAPSULE.as_ptr());
+        let Some(record) = Record::of_ticket(ticket) else { return };
+        let left = record.callbacks.fetch_sub(1, Ordering::AcqRel) - 1;
+        if left != 0 || record.gate.is_closed() {
+            return;
+        }
+        let _exception = python::KeepException::new(py);
+        if py.PyEval_GetFrame().is_null() {
+            // No Python code runs below: `atexit` tidies up at the very end, and the callback
+            // was registered too late to be called. This is the last chance to wait.
+            wait_for_guards(py, record, None);
+        } else if record.is_main() {
+            // Not here: `atexit` is in the middle of clearing its list.
+            interpreter::request_install(py);
+        }
+        // A subinterpreter's comes back with the next use that is attached to it.
+    }
+}
+
+/// Whether the interpreter that is attached is being shut down, or somebody merely runs the exit
+/// callbacks (`atexit._run_exitfuncs()`).
+///
+/// # Safety
+/// The calling thread is attached.
+unsafe fn is_finalizing(py: &'static Api) -> bool {
+    // SAFETY: attached, says the caller; the frame is borrowed.
+    unsafe {
+        let frame = py.PyEval_GetFrame();
+        if frame.is_null() {
+            // Called by the runtime, not by Python code.
+            return true;
+        }
+        // Python code below, but no `threading` to ask: either somebody calls `atexit` by
+        // hand, or a program that runs Python code calls `Py_FinalizeEx`.
+        threading::is_shutting_down(py).unwrap_or_else(|| !names_run_exitfuncs(py, frame))
+    }
+}
+
+/// Whether the code of `frame` is one that calls `atexit._run_exitfuncs`.
+///
+/// # Safety
+/// The calling thread is attached, and `frame` is a frame.
+unsafe fn names_run_exitfuncs(py: &'static Api, frame: *mut PyObject) -> bool {
+    // SAFETY: attached; the names are a tuple of strings, borrowed while `names` lives.
+    unsafe {
+        py.Py_IncRef(frame);
+        let names = Owned::new(py, frame)
+            .and_then(|frame| frame.attribute(c"f_code"))
+            .and_then(|code| code.attribute(c"co_names"));
+        let Some(names) = names else { return false };
+        (0..py.PyTuple_Size(names.as_ptr())).any(|index| {
+            let name = py.PyTuple_GetItem(names.as_ptr(), index);
+            py.PyUnicode_CompareWithASCIIString(name, c"_run_exitfuncs".as_ptr()) == 0
+        })
+    }
+}
+
+/// Waits until no guard is out, and closes the gate. The main interpreter waits for all
+/// interpreters, because its end takes the ground from under threads in any of them.
+///
+/// # Safety
+/// The calling thread is attached to the interpreter of `record`.
+unsafe fn wait_for_guards(
+    py: &'static Api,
+    record: &'static Record,
+    joined: Option<JoinedByExit>,
+) {
+    give_up_own_holds(record);
+    let begun = Instant::now();
+    let grace_over = settings::get().drain_grace.map(|grace| begun + grace);
+    let mut report = Wait::new(record, begun);
+    // SAFETY: attached, says the caller; attached again at the end of each round.
+    unsafe {
+        let _exception = python::KeepException::new(py);
+        let joined = joined.or_else(|| JoinedByExit::watch(py));
+        loop {
+            let state = py.PyEval_SaveThread();
+            let free = wait_detached(record, grace_over, Instant::now() + SIGNALS_EVERY);
+            py.PyEval_RestoreThread(state);
+            if !free {
+                report.look_around(py, || guards_out(record));
+                continue;
+            }
+            // What late threads do may need guards again.
+            match joined.as_ref().and_then(|joined| joined.late_thread(py)) {
+                Some(thread) => {
+                    let joined = thread.attribute(c"join").and_then(|join| join.call(None));
+                    if joined.is_none() {
+                        report.interrupted_or_failed(py, || guards_out(record));
+                    }
+                }
+                None if close(record, honours_views(grace_over)) => return,
+                None => {}
+            }
+        }
+    }
+}
+
+/// Holds of the thread that finalizes itself: it cannot come to its Release while it waits, so
+/// waiting for them would be for ever.
+fn give_up_own_holds(record: &'static Record) {
+    for level in attach::levels() {
+        if covers(record, level.record) {
+            if let Some(hold) = level.hold.take() {
+                let _ = hold.give_back();
+            }
+        }
+    }
+}
+
+fn covers(record: &'static Record, other: &'static Record) -> bool {
+    record.is_main() || std::ptr::eq(record, other)
+}
+
+/// The interpreters that the exit of `record` waits for, and how many guards are out on each.
+fn guards_out(record: &'static Record) -> Vec<(&'static Record, usize)> {
+    registry()
+        .live()
+        .filter(|other| covers(record, other))
+        .map(|other| (other, other.gate.guards()))
+        .filter(|(_, guards)| *guards != 0)
+        .collect()
+}
+
+fn honours_views(grace_over: Option<Instant>) -> bool {
+    grace_over.is_none_or(|grace_over| Instant::now() < grace_over)
+}
+
+/// Calls `act` with the gates that the exit of `record` closes, while no interpreter can come or
+/// go, and with the lobby's lock.
+fn with_gates<T>(
+    record: &'static Record,
+    act: impl FnOnce(&[&Gate], MutexGuard<'static, ()>) -> T,
+) -> T {
+    let registry = registry();
+    let gates: Vec<&Gate> =
+        registry.live().filter(|other| covers(record, other)).map(|other| &other.gate).collect();
+    act(&gates, LOBBY.enter())
+}
+
+/// Closes the gates, if no guard is out.
+fn close(record: &'static Record, honour_views: bool) -> bool {
+    with_gates(record, |gates, seat| close_together(gates, honour_views, &seat))
+}
+
+/// Waits with nothing attached, until no guard is out (`true`) or until `pause`.
+fn wait_detached(record: &'static Record, grace_over: Option<Instant>, pause: Instant) -> bool {
+    loop {
+        let honour_views = honours_views(grace_over);
+        // Found anew each time: interpreters come and go while the main one waits.
+        let seat = with_gates(record, |gates, seat| {
+            for gate in gates {
+                gate.drain(honour_views);
+            }
+            gates.iter().any(|gate| gate.guards() != 0).then_some(seat)
+        });
+        let Some(seat) = seat else { return true };
+        if Instant::now() >= pause {
+            return false;
+        }
+        // The lobby's lock is held since the look at the counts, so no bell is missed.
+        let wake = if honour_views { grace_over.map_or(pause, |g| g.min(pause)) } else { pause };
+        drop(LOBBY.wait(seat, Some(wake)));
+    }
+}

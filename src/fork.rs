@@ -1,0 +1,66 @@
+//! The forked child: guards of the parent mean nothing in it.
+
+use std::cell::Cell;
+use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{MutexGuard, Once};
+
+use crate::interpreter::{self, Registry};
+
+/// How many forks lie between this process and the one that loaded the library.
+static GENERATION: AtomicUsize = AtomicUsize::new(0);
+
+pub(crate) fn generation() -> usize {
+    // Relaxed: changes only in a child that has a single thread.
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// Both locks of the library, held across a fork so that the child finds whole data.
+struct Held {
+    registry: MutexGuard<'static, Registry>,
+    _lobby: MutexGuard<'static, ()>,
+}
+
+thread_local! {
+    /// Between `before` and `in_parent` or `in_child`, in the forking thread. Without a
+    /// destructor, so that a thread may fork while it ends.
+    static HELD: Cell<Option<ManuallyDrop<Held>>> = const { Cell::new(None) };
+}
+
+fn let_go() {
+    if let Some(held) = HELD.take() {
+        drop(ManuallyDrop::into_inner(held));
+    }
+}
+
+/// Has the library told of forks. Called at the first use that leaves anything to tell of.
+pub(crate) fn watch() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the handlers stay loaded: the library is linked with `nodelete`.
+        unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+    });
+}
+
+unsafe extern "C" fn before() {
+    let registry = interpreter::registry();
+    let lobby = interpreter::LOBBY.enter();
+    HELD.set(Some(ManuallyDrop::new(Held { registry, _lobby: lobby })));
+}
+
+unsafe extern "C" fn in_parent() {
+    let_go();
+}
+
+unsafe extern "C" fn in_child() {
+    // Only the forking thread lives on. It holds both locks, so nothing is half done.
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+    if let Some(held) = HELD.take() {
+        for record in held.registry.everything() {
+            record.gate.forget_parent();
+        }
+        HELD.set(Some(held));
+    }
+    let_go();
+    interpreter::forget_requests();
+}

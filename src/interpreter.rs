@@ -1,0 +1,516 @@
+//! One record per live interpreter, and the ways to find it: from an attached thread state,
+//! from nothing (the main interpreter), by the interpreter's address.
+
+use std::cell::Cell;
+use std::ffi::{c_int, c_void, CStr};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use crate::gate::{Claim, Gate, Lobby};
+use crate::python::{Api, KeepException, Owned, PyInterpreterState, PyObject, PyThreadState};
+use crate::sync::lock;
+use crate::{attach, finalize, fork, python};
+
+/// Records are this far apart, so that a handle has low bits to spare (`capi/handle.rs`).
+pub(crate) const RECORD_ALIGN: usize = 1024;
+
+/// What the library knows of one interpreter.
+///
+/// A record's memory is never given back, only used again for another interpreter. So reading
+/// one through a stale handle is defined, and `life` tells that the handle is stale.
+#[repr(align(1024))]
+pub(crate) struct Record {
+    pub(crate) gate: Gate,
+    /// NULL when the interpreter is gone, from before its address can be another one's.
+    interpreter: AtomicPtr<PyInterpreterState>,
+    /// CPython's number for it, never given twice in one run of the runtime.
+    id: AtomicI64,
+    /// How many exit callbacks are in place. Not zero means that finalization will wait.
+    pub(crate) callbacks: AtomicUsize,
+    /// Views, plus one while the interpreter lives. At zero the record is free.
+    owners: AtomicUsize,
+    /// [`STAMP`] plus how often the record was given to a new interpreter.
+    stamp: AtomicUsize,
+}
+
+/// Marks memory as a record.
+const STAMP: usize = 0x7265_6667_0000_0000_u64 as usize;
+
+/// The main interpreter's. Views of it outlive `Py_FinalizeEx`, and may come before
+/// `Py_Initialize`: they name "main", whichever run of the runtime that is.
+static MAIN: Record = Record::new();
+
+/// Where finalization waits, for whichever interpreter.
+pub(crate) static LOBBY: Lobby = Lobby::new();
+
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry { all: Vec::new(), free: Vec::new() });
+
+pub(crate) struct Registry {
+    /// Every record but the main interpreter's.
+    all: Vec<&'static Record>,
+    free: Vec<&'static Record>,
+}
+
+/// Why no guard could be had.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Gone, finalizing, or not there yet.
+    Unavailable,
+    OutOfMemory,
+}
+
+impl Record {
+    const fn new() -> Record {
+        Record {
+            gate: Gate::new(),
+            interpreter: AtomicPtr::new(std::ptr::null_mut()),
+            id: AtomicI64::new(0),
+            callbacks: AtomicUsize::new(0),
+            owners: AtomicUsize::new(0),
+            stamp: AtomicUsize::new(STAMP),
+        }
+    }
+
+    /// The record at `address`, if there is one.
+    ///
+    /// # Safety
+    /// `address` is readable and aligned for a record.
+    pub(crate) unsafe fn at(address: usize) -> Option<&'static Record> {
+        let record = address as *const Record;
+        // SAFETY: readable, says the caller. Where it is a record, it is one for ever.
+        unsafe {
+            // Relaxed: the upper half never changes.
+            let stamp = (*std::ptr::addr_of!((*record).stamp)).load(Ordering::Relaxed);
+            (stamp >> 16 == STAMP >> 16).then(|| &*record)
+        }
+    }
+
+    /// Which of the interpreters that had this record it is now.
+    pub(crate) fn life(&self) -> usize {
+        // Relaxed: a handle that came from another thread came with a happens-before of its own.
+        self.stamp.load(Ordering::Relaxed) & 0xffff
+    }
+
+    pub(crate) fn is_main(&self) -> bool {
+        std::ptr::eq(self, &MAIN)
+    }
+
+    /// The interpreter, or NULL once it is gone.
+    pub(crate) fn interpreter(&self) -> *mut PyInterpreterState {
+        // Acquire: pairs with the store that makes the record an interpreter's.
+        self.interpreter.load(Ordering::Acquire)
+    }
+
+    /// For messages.
+    pub(crate) fn name(&self) -> String {
+        if self.is_main() {
+            "the main interpreter".into()
+        } else {
+            format!("subinterpreter {}", self.id.load(Ordering::Relaxed))
+        }
+    }
+
+    /// Whether the exit callback is in place.
+    fn is_installed(&self) -> bool {
+        // Acquire: pairs with the registration. That a callback is dropped at the same time is
+        // no worse than its being dropped right after.
+        self.callbacks.load(Ordering::Acquire) != 0
+    }
+
+    /// One more view of this record.
+    pub(crate) fn add_view(&self) {
+        // Relaxed: whoever adds a view has one, or the interpreter, that keeps the record.
+        self.owners.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One view less. `false`: there was none.
+    pub(crate) fn drop_view(&'static self) -> bool {
+        self.is_main() || self.disown(&mut registry())
+    }
+
+    fn disown(&'static self, registry: &mut Registry) -> bool {
+        // Under the registry's lock, so that nobody takes the record for free twice.
+        match self.owners.load(Ordering::Relaxed) {
+            0 => return false,
+            1 => {
+                self.stamp.store(STAMP | (self.life() + 1) & 0xffff, Ordering::Relaxed);
+                registry.free.push(self);
+            }
+            _ => {}
+        }
+        self.owners.fetch_sub(1, Ordering::Relaxed);
+        true
+    }
+
+    /// The interpreter is gone.
+    fn bury(&'static self, registry: &mut Registry) {
+        self.gate.condemn();
+        self.callbacks.store(0, Ordering::Relaxed);
+        let gone = self.interpreter.swap(std::ptr::null_mut(), Ordering::Relaxed).is_null();
+        if !gone && !self.is_main() {
+            self.disown(registry);
+        }
+    }
+
+    /// This record in the life it has now, as an address for a capsule.
+    pub(crate) fn ticket(&'static self) -> *mut c_void {
+        let address = std::ptr::from_ref(self) as usize;
+        (address | self.life() % RECORD_ALIGN) as *mut c_void
+    }
+
+    /// The record of a ticket, if it is still in that life.
+    ///
+    /// # Safety
+    /// `ticket` comes from [`Record::ticket`].
+    pub(crate) unsafe fn of_ticket(ticket: *mut c_void) -> Option<&'static Record> {
+        let address = ticket as usize & !(RECORD_ALIGN - 1);
+        // SAFETY: a record's address, and records are never freed.
+        let record = unsafe { &*(address as *const Record) };
+        (record.ticket() == ticket).then_some(record)
+    }
+
+    /// Takes a guard for somebody who has a view, or nothing but the name "main".
+    pub(crate) fn promote(&'static self, py: &'static Api) -> Result<(), Refusal> {
+        if self.is_main() && !self.is_installed() {
+            adopt_main(py)?;
+        }
+        if self.gate.enter(Claim::View, &LOBBY) {
+            Ok(())
+        } else {
+            Err(Refusal::Unavailable)
+        }
+    }
+}
+
+pub(crate) fn registry() -> MutexGuard<'static, Registry> {
+    lock(&REGISTRY)
+}
+
+pub(crate) fn main() -> &'static Record {
+    &MAIN
+}
+
+impl Registry {
+    /// The records of all interpreters that are alive.
+    pub(crate) fn live(&self) -> impl Iterator<Item = &'static Record> + '_ {
+        self.everything().filter(|record| !record.interpreter().is_null())
+    }
+
+    pub(crate) fn everything(&self) -> impl Iterator<Item = &'static Record> + '_ {
+        std::iter::once(&MAIN).chain(self.all.iter().copied())
+    }
+
+    fn claim(&mut self, interpreter: *mut PyInterpreterState, id: i64) -> Option<&'static Record> {
+        let record = match self.free.pop() {
+            Some(record) => record,
+            None => {
+                self.all.try_reserve(1).ok()?;
+                // `bury` and `drop_view` push to it where they cannot fail.
+                self.free.try_reserve(self.all.len() + 1).ok()?;
+                let record = new_record()?;
+                self.all.push(record);
+                record
+            }
+        };
+        record.id.store(id, Ordering::Relaxed);
+        record.owners.store(1, Ordering::Relaxed);
+        record.gate.reopen();
+        // Release: whoever finds the interpreter finds the rest.
+        record.interpreter.store(interpreter, Ordering::Release);
+        Some(record)
+    }
+}
+
+fn new_record() -> Option<&'static Record> {
+    let layout = std::alloc::Layout::new::<Record>();
+    // SAFETY: the layout is not empty; the memory is initialized before it is used, and
+    // never freed.
+    unsafe {
+        let record = std::alloc::alloc(layout).cast::<Record>();
+        if record.is_null() {
+            return None;
+        }
+        record.write(Record::new());
+        Some(&*record)
+    }
+}
+
+thread_local! {
+    /// The record this thread found last. Safe to follow for ever, and right as long as it
+    /// still names the interpreter that is asked for.
+    static LAST: Cell<Option<&'static Record>> = const { Cell::new(None) };
+}
+
+/// The record of the interpreter of `state`, ready to be guarded: made, and its exit callback
+/// installed, if this is the first use.
+///
+/// # Safety
+/// `state` is attached to the calling thread.
+pub(crate) unsafe fn of(
+    py: &'static Api,
+    state: *mut PyThreadState,
+) -> Result<&'static Record, Refusal> {
+    // SAFETY: attached, so alive.
+    let interpreter = unsafe { py.PyThreadState_GetInterpreter(state) };
+    if let Some(record) = LAST.get() {
+        // A record loses its interpreter before the address can be another one's.
+        if record.interpreter() == interpreter && record.is_installed() {
+            return Ok(record);
+        }
+    }
+    // SAFETY: as above.
+    let record = unsafe { find_or_install(py, interpreter) }?;
+    LAST.set(Some(record));
+    Ok(record)
+}
+
+/// # Safety
+/// The calling thread is attached to `interpreter`.
+#[cold]
+unsafe fn find_or_install(
+    py: &'static Api,
+    interpreter: *mut PyInterpreterState,
+) -> Result<&'static Record, Refusal> {
+    fork::watch();
+    // SAFETY: attached, so alive.
+    let id = unsafe { py.PyInterpreterState_GetID(interpreter) };
+    // SAFETY: needs no thread state.
+    let is_main = unsafe { py.PyInterpreterState_Main() } == interpreter;
+    let known = {
+        let registry = registry();
+        let known = registry.live().find(|record| record.interpreter() == interpreter);
+        // The number tells two interpreters at one address apart, if the first one's end went
+        // unseen.
+        known.filter(|record| record.id.load(Ordering::Relaxed) == id)
+    };
+    match known {
+        Some(record) if record.gate.is_closed() => return Ok(record),
+        Some(record) if record.is_installed() => return Ok(record),
+        _ => {}
+    }
+    // Finalizing. An exit callback registered now would not be called any more.
+    // SAFETY: needs no thread state.
+    if is_main && unsafe { py.Py_IsInitialized() } == 0 {
+        return Err(Refusal::Unavailable);
+    }
+    // SAFETY: attached.
+    unsafe {
+        let _exception = KeepException::new(py);
+        // Imported before anything is made: in an interpreter that is being taken apart the
+        // import fails, and nothing is left behind.
+        let atexit = Owned::new(py, py.PyImport_ImportModule(c"atexit".as_ptr()));
+        let register = atexit.and_then(|atexit| atexit.attribute(c"register"));
+        let Some(register) = register else {
+            py.PyErr_Clear();
+            return Err(Refusal::Unavailable);
+        };
+        let record = match known {
+            Some(record) => record,
+            None => create(interpreter, id, is_main)?,
+        };
+        if watch_death(py, interpreter, record) && finalize::install(py, record, &register) {
+            if !is_main && !MAIN.is_installed() {
+                visit_main(py);
+            }
+            return Ok(record);
+        }
+        py.PyErr_Clear();
+        if known.is_none() {
+            record.bury(&mut registry());
+        }
+        Err(Refusal::OutOfMemory)
+    }
+}
+
+/// The end of the main interpreter ends them all, so it has to wait for the guards of a
+/// subinterpreter too, even if nobody else uses the library in it.
+///
+/// # Safety
+/// The calling thread is attached, to another interpreter.
+unsafe fn visit_main(py: &'static Api) {
+    if MAIN.promote(py).is_err() {
+        return;
+    }
+    let hold = attach::Hold::of(&MAIN);
+    // SAFETY: main is held. What `ensure` attaches is attached where `of` looks at it.
+    unsafe {
+        if attach::ensure(py, &MAIN, Some(hold), attach::Receipt::None).is_some() {
+            let _ = of(py, attach::attached(py));
+            attach::release(py, "libpep788", 0);
+        } else {
+            let _ = hold.give_back();
+        }
+    }
+}
+
+fn create(
+    interpreter: *mut PyInterpreterState,
+    id: i64,
+    is_main: bool,
+) -> Result<&'static Record, Refusal> {
+    let mut registry = registry();
+    // Another thread of this interpreter may have been faster. Or the interpreter that had this
+    // address before ended unseen.
+    let namesake = registry.live().find(|record| record.interpreter() == interpreter);
+    match namesake {
+        Some(record) if record.id.load(Ordering::Relaxed) == id => return Ok(record),
+        Some(record) => record.bury(&mut registry),
+        None => {}
+    }
+    if is_main {
+        reopen_main(interpreter, &registry);
+        return Ok(&MAIN);
+    }
+    let record = registry.claim(interpreter, id).ok_or(Refusal::OutOfMemory)?;
+    if MAIN.gate.is_closed() && !MAIN.interpreter().is_null() {
+        // The main wait is over, and covers all interpreters.
+        record.gate.condemn();
+    }
+    Ok(record)
+}
+
+/// A new run of the runtime, or the first.
+fn reopen_main(interpreter: *mut PyInterpreterState, _registry: &Registry) {
+    REQUESTED.store(false, Ordering::Relaxed);
+    MAIN.gate.reopen();
+    MAIN.interpreter.store(interpreter, Ordering::Release);
+}
+
+const CAPSULE: &CStr = c"pep788.record";
+
+/// Hangs the record in the interpreter's dict, which is emptied while the interpreter is taken
+/// apart: before its memory, and its address, is free.
+///
+/// # Safety
+/// The calling thread is attached to `interpreter`.
+unsafe fn watch_death(
+    py: &'static Api,
+    interpreter: *mut PyInterpreterState,
+    record: &'static Record,
+) -> bool {
+    unsafe extern "C" fn died(capsule: *mut PyObject) {
+        let Some(py) = python::get() else { return };
+        // SAFETY: CPython calls this attached, with a capsule made below.
+        unsafe {
+            let ticket = py.PyCapsule_GetPointer(capsule, CAPSULE.as_ptr());
+            if let Some(record) = Record::of_ticket(ticket) {
+                record.bury(&mut registry());
+            }
+        }
+    }
+    // The key is this copy of the library's own: copies may be built into several extensions.
+    let key = python::c_string(&format!("pep788.record@{:p}", &MAIN));
+    // SAFETY: attached; the dict is borrowed from the living interpreter.
+    unsafe {
+        let dict = py.PyInterpreterState_GetDict(interpreter);
+        if dict.is_null() {
+            return false;
+        }
+        if !py.PyDict_GetItemString(dict, key.as_ptr()).is_null() {
+            return true;
+        }
+        let capsule = py.PyCapsule_New(record.ticket(), CAPSULE.as_ptr(), Some(died));
+        Owned::new(py, capsule).is_some_and(|capsule| {
+            py.PyDict_SetItemString(dict, key.as_ptr(), capsule.as_ptr()) == 0
+        })
+    }
+}
+
+/// Whether the main thread has been asked to install the exit callback, and has yet to do it.
+static REQUESTED: AtomicBool = AtomicBool::new(false);
+
+/// Has the main thread install the main interpreter's exit callback. CPython runs pending calls
+/// before the exit callbacks, so a request that it accepts is in time.
+pub(crate) fn request_install(py: &'static Api) -> bool {
+    unsafe extern "C" fn install(_: *mut c_void) -> c_int {
+        REQUESTED.store(false, Ordering::Relaxed);
+        if let Some(py) = python::get() {
+            // SAFETY: CPython runs pending calls attached.
+            unsafe {
+                let state = python::attached(py, std::ptr::null_mut());
+                if !state.is_null() {
+                    // A refusal means that this is finalization: nothing to install then.
+                    let _ = of(py, state);
+                }
+            }
+        }
+        0
+    }
+    // One request is enough, and the queue is short. Relaxed: two would do no harm.
+    if REQUESTED.swap(true, Ordering::Relaxed) {
+        return true;
+    }
+    // SAFETY: needs no thread state.
+    let accepted = unsafe { py.Py_AddPendingCall(install, std::ptr::null_mut()) } == 0;
+    REQUESTED.store(accepted, Ordering::Relaxed);
+    accepted
+}
+
+/// In a forked child: the parent's main thread, and its pending calls, are not here.
+pub(crate) fn forget_requests() {
+    REQUESTED.store(false, Ordering::Relaxed);
+}
+
+/// For a caller that names the main interpreter: has the exit callback installed as early as
+/// there is a way to.
+pub(crate) fn prepare_main(py: &'static Api) {
+    if MAIN.is_installed() {
+        return;
+    }
+    let state = attach::attached(py);
+    // SAFETY: `state` is attached.
+    unsafe {
+        if !state.is_null()
+            && py.PyThreadState_GetInterpreter(state) == py.PyInterpreterState_Main()
+        {
+            let _ = of(py, state);
+            return;
+        }
+    }
+    let _ = adopt_main(py);
+}
+
+/// Makes the main interpreter guardable from a thread that may have nothing attached.
+#[cold]
+fn adopt_main(py: &'static Api) -> Result<(), Refusal> {
+    fork::watch();
+    {
+        let mut registry = registry();
+        // SAFETY: needs no thread state.
+        if unsafe { py.Py_IsInitialized() } == 0 {
+            // Not there yet, or finalizing, or gone. A run that nobody used from an attached
+            // thread has left nothing that would tell of its end.
+            MAIN.bury(&mut registry);
+            return Err(Refusal::Unavailable);
+        }
+        if MAIN.interpreter().is_null() {
+            // SAFETY: needs no thread state.
+            reopen_main(unsafe { py.PyInterpreterState_Main() }, &registry);
+        }
+    }
+    if MAIN.gate.is_closed() || !request_install(py) {
+        return Err(Refusal::Unavailable);
+    }
+    Ok(())
+}
+
+/// The record of the interpreter at `address`, if such an interpreter is alive.
+///
+/// `attached` is the calling thread's attached thread state, or NULL.
+pub(crate) fn by_address(
+    py: &'static Api,
+    address: *mut PyInterpreterState,
+    attached: *mut PyThreadState,
+) -> Option<&'static Record> {
+    // SAFETY: needs no thread state.
+    if address == unsafe { py.PyInterpreterState_Main() } && !address.is_null() {
+        return Some(&MAIN);
+    }
+    // SAFETY: `attached` is attached.
+    unsafe {
+        if !attached.is_null() && py.PyThreadState_GetInterpreter(attached) == address {
+            return of(py, attached).ok();
+        }
+    }
+    registry().live().find(|record| record.interpreter() == address)
+}

@@ -1,0 +1,228 @@
+//! CPython's functions, found at run time and never linked.
+//!
+//! One binary serves every version, loads into processes without Python, and can be preloaded,
+//! because nothing here is an undefined symbol of the library.
+
+use std::ffi::{c_char, c_int, c_ulong, c_void, CStr};
+
+/// CPython's opaque structures.
+pub(crate) enum PyObject {}
+pub(crate) enum PyThreadState {}
+pub enum PyInterpreterState {}
+
+pub(crate) type PendingCall = unsafe extern "C" fn(*mut c_void) -> c_int;
+pub(crate) type CapsuleDestructor = unsafe extern "C" fn(*mut PyObject);
+pub(crate) type PyCFunction = unsafe extern "C" fn(*mut PyObject, *mut PyObject) -> *mut PyObject;
+
+#[repr(C)]
+pub(crate) struct PyMethodDef {
+    pub name: *const c_char,
+    pub function: Option<PyCFunction>,
+    pub flags: c_int,
+    pub doc: *const c_char,
+}
+
+// Trampolines of calls.c, for calls that may not return: see there.
+extern "C" {
+    fn pep788_void_p(call: *const c_void, a: *mut c_void);
+    fn pep788_int(call: *const c_void) -> c_int;
+    fn pep788_p_p(call: *const c_void, a: *const c_void) -> *mut c_void;
+    fn pep788_p_pp(call: *const c_void, a: *mut c_void, b: *mut c_void) -> *mut c_void;
+}
+
+const fn c_name(with_nul: &'static str) -> &'static CStr {
+    match CStr::from_bytes_with_nul(with_nul.as_bytes()) {
+        Ok(name) => name,
+        Err(_) => panic!("a name ends in its only NUL"),
+    }
+}
+
+/// Declares [`Api`]: `direct` functions return to their caller whatever happens; those under
+/// `trampoline` may wait for the interpreter or run Python code, and so may end the thread.
+macro_rules! api {
+    (
+        direct { $(fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)* }
+        trampoline { $(fn $tname:ident($($targ:ident: $tty:ty),*) $(-> $tret:ty)? = $via:ident;)* }
+        data { $($dname:ident;)* }
+    ) => {
+        /// The functions of CPython that the library uses, of the version found.
+        #[allow(non_snake_case)]
+        pub(crate) struct Api {
+            /// `PY_VERSION_HEX`'s first two bytes: 0x0309 is 3.9.
+            pub version: u16,
+            $($name: unsafe extern "C" fn($($ty),*) $(-> $ret)?,)*
+            $($tname: *const c_void,)*
+            $($dname: *mut *mut PyObject,)*
+            current: unsafe extern "C" fn() -> *mut PyThreadState,
+            finalization_error: *mut *mut PyObject,
+            none: *mut PyObject,
+        }
+
+        impl Api {
+            /// Looks every name up. The error is the name that is missing.
+            pub(super) unsafe fn load(version: u16, find: impl Fn(&CStr) -> *mut c_void)
+                -> Result<Api, &'static CStr>
+            {
+                Ok(Api {
+                    version,
+                    $($name: {
+                        const NAME: &CStr = c_name(concat!(stringify!($name), "\0"));
+                        let found = find(NAME);
+                        if found.is_null() { return Err(NAME); }
+                        // SAFETY: the signature is the one CPython documents for this name,
+                        // the same in all versions from 3.9 on.
+                        unsafe { std::mem::transmute::<
+                            *mut c_void, unsafe extern "C" fn($($ty),*) $(-> $ret)?>(found) }
+                    },)*
+                    $($tname: {
+                        const NAME: &CStr = c_name(concat!(stringify!($tname), "\0"));
+                        let found = find(NAME);
+                        if found.is_null() { return Err(NAME); }
+                        found
+                    },)*
+                    $($dname: {
+                        const NAME: &CStr = c_name(concat!(stringify!($dname), "\0"));
+                        let found = find(NAME);
+                        if found.is_null() { return Err(NAME); }
+                        found.cast()
+                    },)*
+                    current: {
+                        // Renamed when it became public in 3.13.
+                        let names = [c"PyThreadState_GetUnchecked", c"_PyThreadState_UncheckedGet"];
+                        let found = names.into_iter().map(&find).find(|found| !found.is_null())
+                            .ok_or(c"PyThreadState_GetUnchecked")?;
+                        // SAFETY: both take nothing and return a thread state or NULL.
+                        unsafe { std::mem::transmute::<
+                            *mut c_void, unsafe extern "C" fn() -> *mut PyThreadState>(found) }
+                    },
+                    // New in 3.13; NULL before.
+                    finalization_error: find(c"PyExc_PythonFinalizationError").cast(),
+                    none: find(c"_Py_NoneStruct").cast(),
+                })
+            }
+
+            $(
+                #[allow(non_snake_case, clippy::missing_safety_doc)]
+                pub(crate) unsafe fn $name(&self, $($arg: $ty),*) $(-> $ret)? {
+                    // SAFETY: the caller keeps CPython's rules for this function.
+                    unsafe { (self.$name)($($arg),*) }
+                }
+            )*
+            $(
+                #[allow(non_snake_case, clippy::missing_safety_doc)]
+                pub(crate) unsafe fn $tname(&self, $($targ: $tty),*) $(-> $tret)? {
+                    // SAFETY: the caller keeps CPython's rules for this function, and the
+                    // trampoline has its signature.
+                    unsafe { $via(self.$tname, $($targ.cast()),*) $(as $tret)? }
+                }
+            )*
+            $(
+                /// The object behind this variable of CPython's. Borrowed; immortal while
+                /// the interpreter lives.
+                #[allow(non_snake_case)]
+                pub(crate) unsafe fn $dname(&self) -> *mut PyObject {
+                    // SAFETY: the address of a variable that exists as long as CPython.
+                    unsafe { *self.$dname }
+                }
+            )*
+        }
+    };
+}
+
+api! {
+    direct {
+        // Thread states.
+        fn PyGILState_GetThisThreadState() -> *mut PyThreadState;
+        fn PyThreadState_GetInterpreter(state: *mut PyThreadState) -> *mut PyInterpreterState;
+        fn PyThreadState_New(interpreter: *mut PyInterpreterState) -> *mut PyThreadState;
+        fn PyThreadState_DeleteCurrent();
+        fn PyThreadState_GetDict() -> *mut PyObject;
+        fn PyThreadState_Next(state: *mut PyThreadState) -> *mut PyThreadState;
+        fn PyEval_SaveThread() -> *mut PyThreadState;
+        fn PyEval_GetFrame() -> *mut PyObject;
+        // Interpreters and the runtime.
+        fn Py_IsInitialized() -> c_int;
+        fn Py_AddPendingCall(function: PendingCall, argument: *mut c_void) -> c_int;
+        fn PyInterpreterState_Main() -> *mut PyInterpreterState;
+        fn PyInterpreterState_ThreadHead(interpreter: *mut PyInterpreterState) -> *mut PyThreadState;
+        fn PyInterpreterState_GetDict(interpreter: *mut PyInterpreterState) -> *mut PyObject;
+        fn PyInterpreterState_GetID(interpreter: *mut PyInterpreterState) -> i64;
+        fn PyThread_get_thread_ident() -> c_ulong;
+        fn _PyOS_IsMainThread() -> c_int;
+        // Errors.
+        fn PyErr_SetString(kind: *mut PyObject, message: *const c_char);
+        fn PyErr_NoMemory() -> *mut PyObject;
+        fn PyErr_Clear();
+        fn PyErr_Fetch(kind: *mut *mut PyObject, value: *mut *mut PyObject, trace: *mut *mut PyObject);
+        fn PyErr_Restore(kind: *mut PyObject, value: *mut PyObject, trace: *mut PyObject);
+        fn PyErr_ExceptionMatches(kind: *mut PyObject) -> c_int;
+        // Objects, without running Python code.
+        fn Py_IncRef(object: *mut PyObject);
+        fn PyCapsule_New(pointer: *mut c_void, name: *const c_char, drop: Option<CapsuleDestructor>) -> *mut PyObject;
+        fn PyCapsule_GetPointer(capsule: *mut PyObject, name: *const c_char) -> *mut c_void;
+        fn PyCFunction_NewEx(method: *mut PyMethodDef, this: *mut PyObject, module: *mut PyObject) -> *mut PyObject;
+        fn PyImport_GetModule(name: *mut PyObject) -> *mut PyObject;
+        fn PyUnicode_FromString(text: *const c_char) -> *mut PyObject;
+        fn PyUnicode_CompareWithASCIIString(text: *mut PyObject, ascii: *const c_char) -> c_int;
+        fn PyLong_FromUnsignedLong(value: c_ulong) -> *mut PyObject;
+        fn PyObject_GetAttrString(object: *mut PyObject, name: *const c_char) -> *mut PyObject;
+        fn PyObject_IsTrue(object: *mut PyObject) -> c_int;
+        fn PyDict_GetItemWithError(dict: *mut PyObject, key: *mut PyObject) -> *mut PyObject;
+        fn PyDict_GetItemString(dict: *mut PyObject, key: *const c_char) -> *mut PyObject;
+        fn PyDict_SetItemString(dict: *mut PyObject, key: *const c_char, value: *mut PyObject) -> c_int;
+        fn PyDict_DelItemString(dict: *mut PyObject, key: *const c_char) -> c_int;
+        fn PyTuple_New(size: isize) -> *mut PyObject;
+        fn PyTuple_SetItem(tuple: *mut PyObject, index: isize, item: *mut PyObject) -> c_int;
+        fn PyTuple_Size(tuple: *mut PyObject) -> isize;
+        fn PyTuple_GetItem(tuple: *mut PyObject, index: isize) -> *mut PyObject;
+        fn PyList_New(size: isize) -> *mut PyObject;
+        fn PyList_Append(list: *mut PyObject, item: *mut PyObject) -> c_int;
+        fn PyList_Size(list: *mut PyObject) -> isize;
+        fn PyList_GetItem(list: *mut PyObject, index: isize) -> *mut PyObject;
+    }
+    trampoline {
+        fn PyEval_RestoreThread(state: *mut PyThreadState) = pep788_void_p;
+        fn PyThreadState_Clear(state: *mut PyThreadState) = pep788_void_p;
+        fn Py_DecRef(object: *mut PyObject) = pep788_void_p;
+        fn PyErr_WriteUnraisable(object: *mut PyObject) = pep788_void_p;
+        fn PyErr_CheckSignals() -> c_int = pep788_int;
+        fn PyImport_ImportModule(name: *const c_char) -> *mut PyObject = pep788_p_p;
+        fn PyObject_CallObject(callable: *mut PyObject, arguments: *mut PyObject) -> *mut PyObject = pep788_p_pp;
+    }
+    data {
+        PyExc_RuntimeError;
+        PyExc_KeyboardInterrupt;
+    }
+}
+
+// SAFETY: all fields are addresses of code and variables of CPython, the same for every thread.
+unsafe impl Send for Api {}
+// SAFETY: as above; none of them is written through a shared reference to `Api`.
+unsafe impl Sync for Api {}
+
+impl Api {
+    /// The attached thread state: of this thread from 3.12 on, of whichever thread holds the
+    /// GIL before. See `current.rs`.
+    pub(super) unsafe fn unchecked_current(&self) -> *mut PyThreadState {
+        // SAFETY: reads one word; needs nothing from its caller.
+        unsafe { (self.current)() }
+    }
+
+    /// `PythonFinalizationError` where there is one (3.13+), else `RuntimeError`.
+    pub(crate) unsafe fn finalization_error(&self) -> *mut PyObject {
+        if self.finalization_error.is_null() {
+            // SAFETY: exists in every version.
+            unsafe { self.PyExc_RuntimeError() }
+        } else {
+            // SAFETY: the address of a variable of CPython's.
+            unsafe { *self.finalization_error }
+        }
+    }
+
+    /// A new reference to `None`.
+    pub(crate) unsafe fn new_none(&self) -> *mut PyObject {
+        // SAFETY: the caller is attached.
+        unsafe { self.Py_IncRef(self.none) };
+        self.none
+    }
+}

@@ -1,0 +1,67 @@
+/*
+ * Calls into CPython that may not return.
+ *
+ * Up to 3.13 a thread that asks for the interpreter while it finalizes is ended
+ * by pthread_exit(), which unwinds the stack. Unwinding must not reach the Rust
+ * frames that made the call (it would abort the process), nor the user's C++
+ * frames above them. So every call that can wait for the interpreter, or run
+ * Python code that does, is made from here, with a cleanup handler below it
+ * that never returns: the thread sleeps for ever instead of being torn down in
+ * the middle of its frames, which is what CPython itself does from 3.14 on.
+ *
+ * Compiled with -fexceptions, so that on glibc the handler costs nothing until
+ * it is needed.
+ */
+#include <pthread.h>
+#include <unistd.h>
+
+static void sleep_for_ever(void *unused)
+{
+    (void)unused;
+    for (;;) {
+        pause();
+    }
+}
+
+void pep788_void_p(void (*call)(void *), void *a)
+{
+    pthread_cleanup_push(sleep_for_ever, NULL);
+    call(a);
+    pthread_cleanup_pop(0);
+}
+
+int pep788_int(int (*call)(void))
+{
+    int result;
+    pthread_cleanup_push(sleep_for_ever, NULL);
+    result = call();
+    pthread_cleanup_pop(0);
+    return result;
+}
+
+int pep788_int_p(int (*call)(void *), void *a)
+{
+    int result;
+    pthread_cleanup_push(sleep_for_ever, NULL);
+    result = call(a);
+    pthread_cleanup_pop(0);
+    return result;
+}
+
+void *pep788_p_p(void *(*call)(const void *), const void *a)
+{
+    void *result;
+    pthread_cleanup_push(sleep_for_ever, NULL);
+    result = call(a);
+    pthread_cleanup_pop(0);
+    return result;
+}
+
+void *pep788_p_pp(void *(*call)(void *, void *), void *a, void *b)
+{
+    void *result;
+    pthread_cleanup_push(sleep_for_ever, NULL);
+    result = call(a, b);
+    pthread_cleanup_pop(0);
+    return result;
+}

@@ -1,0 +1,225 @@
+//! Which thread state is attached to the calling thread.
+//!
+//! From 3.12 on CPython keeps the answer per thread. Before, it only keeps the thread state
+//! that holds the GIL, whichever thread that is, and the calling thread has to recognize its own.
+
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::api::{Api, PyThreadState};
+
+const PER_THREAD: u16 = 0x030c;
+
+/// The thread state attached to this thread, or NULL.
+///
+/// `ensured` is the thread state of this thread's innermost Ensure, or NULL.
+pub(crate) fn attached(py: &Api, ensured: *mut PyThreadState) -> *mut PyThreadState {
+    // SAFETY: may be called by any thread at any time.
+    let holder = unsafe { py.unchecked_current() };
+    if py.version >= PER_THREAD || holder.is_null() || holder == ensured {
+        return holder;
+    }
+    // SAFETY: reads thread-local storage only.
+    let usual = unsafe { py.PyGILState_GetThisThreadState() };
+    if holder == usual || is_ours(py, holder, usual) {
+        return holder;
+    }
+    std::ptr::null_mut()
+}
+
+/// Whether the GIL's holder is this thread, with a thread state that is neither the one
+/// `PyGILState` knows for it nor one that it attached through us: the main thread after
+/// `Py_NewInterpreter`, say.
+///
+/// If it is not, the holder can be freed while we look. So it is read in a way that cannot
+/// fault, and believed only if the GIL has the same holder afterwards.
+#[cold]
+fn is_ours(py: &Api, holder: *mut PyThreadState, usual: *mut PyThreadState) -> bool {
+    if usual.is_null() {
+        // A thread that creates a thread state is given it as its usual one. Without any,
+        // `holder` was not created here.
+        return false;
+    }
+    let Some(layout) = Layout::of(py.version) else {
+        return false;
+    };
+    let mut words = [0usize; LONGEST_LAYOUT];
+    let words = &mut words[..layout.words];
+    // SAFETY: see above; may be called by any thread at any time.
+    if !read_without_faulting(holder.cast(), words) || unsafe { py.unchecked_current() } != holder {
+        return false;
+    }
+    // SAFETY: no preconditions.
+    let this_thread = unsafe { libc::pthread_self() } as usize;
+    if words[layout.thread_id] != this_thread {
+        return false;
+    }
+    // This thread created the holder, but may have handed it to another one, which runs with
+    // it now. What runs Python code leaves a trace of where.
+    match layout.trace {
+        Trace::CFrame { word, own } => {
+            let cframe = words[word];
+            cframe == holder as usize + own || on_this_stack(cframe)
+        }
+        Trace::Frame { word } => {
+            // A heap object, which tells nothing of the thread. A second thread state of one
+            // interpreter that runs Python code is far more likely a worker's than ours.
+            // SAFETY: `usual` is this thread's own.
+            let interpreter = unsafe { py.PyThreadState_GetInterpreter(usual) };
+            words[word] == 0 || words[INTERPRETER] != interpreter as usize
+        }
+    }
+}
+
+/// `PyThreadState` in the versions where it must be looked into, in words. These structures
+/// are fixed: 3.9 to 3.11 get no new features.
+struct Layout {
+    words: usize,
+    thread_id: usize,
+    trace: Trace,
+}
+
+enum Trace {
+    /// `frame`: the innermost Python frame.
+    Frame { word: usize },
+    /// `cframe`: points into the C stack of the thread that runs Python code, or, when none
+    /// does, to the field at byte `own` of the thread state.
+    CFrame { word: usize, own: usize },
+}
+
+const INTERPRETER: usize = 2;
+const LONGEST_LAYOUT: usize = 23;
+
+impl Layout {
+    fn of(version: u16) -> Option<Layout> {
+        Some(match version {
+            0x0309 => Layout { words: 23, thread_id: 22, trace: Trace::Frame { word: 3 } },
+            0x030a => {
+                Layout { words: 23, thread_id: 22, trace: Trace::CFrame { word: 6, own: 264 } }
+            }
+            0x030b => {
+                Layout { words: 20, thread_id: 19, trace: Trace::CFrame { word: 7, own: 336 } }
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// Copies memory that may have been freed, even unmapped, in the meantime.
+fn read_without_faulting(from: *const c_void, to: &mut [usize]) -> bool {
+    let bytes = std::mem::size_of_val(to);
+    #[cfg(target_os = "linux")]
+    {
+        let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: bytes };
+        let remote = libc::iovec { iov_base: from.cast_mut(), iov_len: bytes };
+        // SAFETY: the kernel checks `remote` and writes only to `local`, which is ours.
+        let read = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
+        if read == bytes as isize {
+            return true;
+        }
+        if std::io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT) {
+            return false;
+        }
+        // Forbidden, as in some sandboxes: ask another way.
+    }
+    read_through_pipe(from, to, bytes)
+}
+
+/// `write` checks the memory it reads from, on every system.
+fn read_through_pipe(from: *const c_void, to: &mut [usize], bytes: usize) -> bool {
+    let mut ends = [0; 2];
+    // SAFETY: `ends` has room for two descriptors; both are closed below. A few hundred bytes
+    // fit any pipe, so neither call blocks.
+    unsafe {
+        if libc::pipe(ends.as_mut_ptr()) != 0 {
+            return false;
+        }
+        let copied = libc::write(ends[1], from, bytes) == bytes as isize
+            && libc::read(ends[0], to.as_mut_ptr().cast(), bytes) == bytes as isize;
+        libc::close(ends[0]);
+        libc::close(ends[1]);
+        copied
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn on_this_stack(address: usize) -> bool {
+    // SAFETY: the attributes are initialized by the call that fills them, and destroyed.
+    unsafe {
+        let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
+        if libc::pthread_getattr_np(libc::pthread_self(), &mut attributes) != 0 {
+            return true;
+        }
+        let (mut low, mut size) = (std::ptr::null_mut(), 0);
+        libc::pthread_attr_getstack(&attributes, &mut low, &mut size);
+        libc::pthread_attr_destroy(&mut attributes);
+        (low as usize..low as usize + size).contains(&address)
+    }
+}
+
+#[cfg(target_os = "macos")]
+fn on_this_stack(address: usize) -> bool {
+    // SAFETY: both take any live thread.
+    let (top, size) = unsafe {
+        let this = libc::pthread_self();
+        (libc::pthread_get_stackaddr_np(this) as usize, libc::pthread_get_stacksize_np(this))
+    };
+    (top - size..top).contains(&address)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+fn on_this_stack(_address: usize) -> bool {
+    true
+}
+
+/// What `PyGILState` takes for this thread's thread state, changed for the time of an Ensure.
+///
+/// From 3.12 on attaching a thread state changes it. Before, it stays the first one that the
+/// thread ever had, so that within an Ensure of another interpreter `PyGILState_Ensure` would
+/// wait for the GIL that its own thread holds, and a debug build would end the process.
+/// CPython keeps it in a thread-specific key that no function tells; but a key is found by its
+/// effect.
+pub(crate) struct GilstateSlot {
+    key: libc::pthread_key_t,
+    before: *mut PyThreadState,
+}
+
+impl GilstateSlot {
+    /// `None`: nothing to change, or (never seen) no such key.
+    pub(crate) fn replace(py: &Api, state: *mut PyThreadState) -> Option<GilstateSlot> {
+        /// The key that worked last, plus one. A new run of the runtime may get another.
+        static KNOWN: AtomicU32 = AtomicU32::new(0);
+        const KEYS_MAX: libc::pthread_key_t = 1024;
+
+        // SAFETY: reads thread-local storage only.
+        let before = unsafe { py.PyGILState_GetThisThreadState() };
+        if py.version >= PER_THREAD || before.is_null() || before == state {
+            return None;
+        }
+        // Relaxed: a number to try first, nothing is published with it.
+        let known = KNOWN.load(Ordering::Relaxed).checked_sub(1).map(libc::pthread_key_t::from);
+        for key in known.into_iter().chain(0..KEYS_MAX) {
+            let slot = GilstateSlot { key, before };
+            // SAFETY: any key may be asked for; one that does not exist has no value. A value
+            // is changed only where it is `before`, and put back if CPython did not notice.
+            unsafe {
+                if libc::pthread_getspecific(key).cast() != before {
+                    continue;
+                }
+                if libc::pthread_setspecific(key, state.cast()) == 0 {
+                    if py.PyGILState_GetThisThreadState() == state {
+                        KNOWN.store(key as u32 + 1, Ordering::Relaxed);
+                        return Some(slot);
+                    }
+                    slot.restore();
+                }
+            }
+        }
+        None
+    }
+
+    pub(crate) fn restore(self) {
+        // SAFETY: the key held this value, for this thread, when the slot was made.
+        unsafe { libc::pthread_setspecific(self.key, self.before.cast()) };
+    }
+}

@@ -1,0 +1,162 @@
+//! Finding the interpreter in this process.
+
+use std::ffi::{c_char, c_int, c_void, CStr};
+use std::io::Write;
+
+use once_cell::sync::OnceCell;
+
+use super::{c_string, Api};
+
+/// Only success is remembered: a program may load the library first and Python later.
+static API: OnceCell<Api> = OnceCell::new();
+
+enum Absent {
+    NoPython,
+    TooOld(String),
+    Incomplete(&'static CStr),
+}
+
+impl Absent {
+    fn explain(&self) -> String {
+        match self {
+            Absent::NoPython => "there is no CPython in this process; \
+                call it from an extension module, or in a program that has loaded libpython"
+                .into(),
+            Absent::TooOld(version) => {
+                format!("this process runs Python {version}; CPython 3.9 or later is needed")
+            }
+            Absent::Incomplete(name) => format!(
+                "the Python in this process has no function {}; is it CPython?",
+                name.to_string_lossy()
+            ),
+        }
+    }
+}
+
+/// CPython's functions, or `None` in a process without it.
+pub(crate) fn get() -> Option<&'static Api> {
+    API.get_or_try_init(load).ok()
+}
+
+/// CPython's functions, or a fatal error that says why there are none.
+pub(crate) fn get_or_fatal(function: &str) -> &'static Api {
+    match API.get_or_try_init(load) {
+        Ok(api) => api,
+        Err(absent) => fatal_error(function, &absent.explain()),
+    }
+}
+
+fn load() -> Result<Api, Absent> {
+    let scope = Scope::of_python().ok_or(Absent::NoPython)?;
+    let get_version = scope.find(c"Py_GetVersion");
+    // SAFETY: the documented signature; needs neither an attached thread nor initialization.
+    let version = unsafe {
+        let get_version = std::mem::transmute::<
+            *mut c_void,
+            unsafe extern "C" fn() -> *const c_char,
+        >(get_version);
+        CStr::from_ptr(get_version()).to_string_lossy()
+    };
+    let version = version.split_whitespace().next().unwrap_or_default();
+    let mut numbers = version.split('.').map_while(|part| part.parse::<u8>().ok());
+    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if (major, minor) < (3, 9) {
+        return Err(Absent::TooOld(version.to_owned()));
+    }
+    let number = u16::from_be_bytes([major, minor]);
+    // SAFETY: `find` looks the names up in CPython, whose version was just checked.
+    unsafe { Api::load(number, |name| scope.find(name)) }.map_err(Absent::Incomplete)
+}
+
+/// Where CPython's names are looked up.
+pub(super) struct Scope(*mut c_void);
+
+impl Scope {
+    /// The process's global scope; or, for a libpython that a plugin host loaded privately
+    /// (`RTLD_LOCAL`), that library.
+    pub(super) fn of_python() -> Option<Scope> {
+        let global = Scope(libc::RTLD_DEFAULT);
+        if !global.find(c"Py_GetVersion").is_null() {
+            return Some(global);
+        }
+        private_libpython()
+    }
+
+    /// The object that holds the interpreter itself, past whatever was preloaded over it.
+    pub(super) fn of_interpreter_alone(&self) -> Option<Scope> {
+        let inside = self.find(c"Py_GetVersion");
+        // SAFETY: an all-zero Dl_info is valid; dladdr fills it.
+        let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
+        // SAFETY: `inside` is an address to ask about, `info` a valid place for the answer.
+        let found = unsafe { libc::dladdr(inside, &mut info) } != 0;
+        if !found || info.dli_fname.is_null() {
+            return None;
+        }
+        // SAFETY: dladdr gave a valid C string; RTLD_NOLOAD loads and runs nothing.
+        let handle = unsafe { libc::dlopen(info.dli_fname, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+        // The handle is kept: the interpreter is not unloaded.
+        (!handle.is_null()).then_some(Scope(handle))
+    }
+
+    pub(super) fn find(&self, name: &CStr) -> *mut c_void {
+        // SAFETY: a valid handle, or one of dlsym's constants, and a C string.
+        unsafe { libc::dlsym(self.0, name.as_ptr()) }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn private_libpython() -> Option<Scope> {
+    unsafe extern "C" fn visit(
+        info: *mut libc::dl_phdr_info,
+        _size: libc::size_t,
+        names: *mut c_void,
+    ) -> c_int {
+        // SAFETY: the loader passes a valid record; `names` is the vector given below.
+        unsafe {
+            let name = (*info).dlpi_name;
+            if !name.is_null() {
+                let name = CStr::from_ptr(name);
+                if name.to_bytes().windows(9).any(|part| part == b"libpython") {
+                    (*names.cast::<Vec<std::ffi::CString>>()).push(name.to_owned());
+                }
+            }
+        }
+        0
+    }
+    let mut names: Vec<std::ffi::CString> = Vec::new();
+    // The names are copied first: dlopen must not be called while the loader iterates.
+    // SAFETY: `visit` has the type that is asked for, and `names` outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(&mut names).cast()) };
+    names.into_iter().find_map(|name| {
+        // SAFETY: a C string; RTLD_NOLOAD loads and runs nothing.
+        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+        let scope = Scope(handle);
+        (!handle.is_null() && !scope.find(c"Py_GetVersion").is_null()).then_some(scope)
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn private_libpython() -> Option<Scope> {
+    None
+}
+
+/// See [`super::fatal`]. Finds its own way to CPython, because it also reports that there is none.
+#[cold]
+pub(super) fn fatal_error(function: &str, rule: &str) -> ! {
+    let (c_function, c_rule) = (c_string(function), c_string(rule));
+    if let Some(scope) = API.get().and_then(|_| Scope::of_python()) {
+        let report = scope.find(c"_Py_FatalErrorFunc");
+        if !report.is_null() {
+            // SAFETY: exported with this signature since 3.9; it does not return.
+            unsafe {
+                let report = std::mem::transmute::<
+                    *mut c_void,
+                    unsafe extern "C" fn(*const c_char, *const c_char) -> !,
+                >(report);
+                report(c_function.as_ptr(), c_rule.as_ptr())
+            }
+        }
+    }
+    let _ = writeln!(std::io::stderr(), "Fatal Python error: {function}: {rule}");
+    std::process::abort()
+}

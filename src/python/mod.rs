@@ -1,0 +1,191 @@
+//! The only code that touches CPython: its functions, found at run time, and what differs
+//! between its versions.
+
+mod api;
+mod current;
+mod find;
+mod native;
+pub(crate) mod threading;
+
+pub(crate) use api::{Api, PyInterpreterState, PyObject, PyThreadState};
+use api::{PyCFunction, PyMethodDef};
+pub(crate) use current::{attached, GilstateSlot};
+pub(crate) use find::{get, get_or_fatal};
+pub(crate) use native::native;
+
+use std::ffi::{c_int, CStr, CString};
+use std::ptr::null_mut;
+
+/// Ends the process as CPython's own fatal errors do: the function, the rule that was broken,
+/// the traceback where there is one, `abort()`.
+#[cold]
+pub(crate) fn fatal(function: &str, rule: &str) -> ! {
+    find::fatal_error(function, rule)
+}
+
+/// An owned reference, given up when dropped. Lives only while its thread is attached.
+pub(crate) struct Owned {
+    py: &'static Api,
+    object: *mut PyObject,
+}
+
+impl Owned {
+    /// Takes over a new reference; `None` for NULL, with CPython's exception left set.
+    pub(crate) fn new(py: &'static Api, object: *mut PyObject) -> Option<Owned> {
+        (!object.is_null()).then_some(Owned { py, object })
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut PyObject {
+        self.object
+    }
+
+    /// An attribute, or `None` with the exception cleared.
+    pub(crate) fn attribute(&self, name: &CStr) -> Option<Owned> {
+        // SAFETY: the thread is attached while an `Owned` lives, and the object is alive.
+        unsafe {
+            let value = self.py.PyObject_GetAttrString(self.object, name.as_ptr());
+            if value.is_null() {
+                self.py.PyErr_Clear();
+            }
+            Owned::new(self.py, value)
+        }
+    }
+
+    /// Calls it with one argument or none. `None`: failed, with the exception set.
+    pub(crate) fn call(&self, argument: Option<&Owned>) -> Option<Owned> {
+        // SAFETY: as above.
+        unsafe {
+            let arguments = tuple(self.py, argument.as_slice())?;
+            Owned::new(self.py, self.py.PyObject_CallObject(self.object, arguments.object))
+        }
+    }
+
+    /// The items of a list.
+    pub(crate) fn items(&self) -> Vec<Owned> {
+        // SAFETY: as above; the items are borrowed from the list, and then owned.
+        unsafe {
+            (0..self.py.PyList_Size(self.object))
+                .filter_map(|index| {
+                    let item = self.py.PyList_GetItem(self.object, index);
+                    if !item.is_null() {
+                        self.py.Py_IncRef(item);
+                    }
+                    Owned::new(self.py, item)
+                })
+                .collect()
+        }
+    }
+
+    pub(crate) fn is_true(&self) -> bool {
+        // SAFETY: as above.
+        unsafe {
+            let truth = self.py.PyObject_IsTrue(self.object);
+            if truth < 0 {
+                self.py.PyErr_Clear();
+            }
+            truth > 0
+        }
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: the reference is ours, and the thread is attached.
+        unsafe { self.py.Py_DecRef(self.object) }
+    }
+}
+
+/// A module that is loaded already; nothing is imported. Leaves no exception.
+///
+/// # Safety
+/// The thread is attached.
+pub(crate) unsafe fn loaded_module(py: &'static Api, name: &CStr) -> Option<Owned> {
+    // SAFETY: attached, says the caller.
+    unsafe {
+        let name = Owned::new(py, py.PyUnicode_FromString(name.as_ptr()));
+        let module = name.and_then(|name| Owned::new(py, py.PyImport_GetModule(name.as_ptr())));
+        if module.is_none() {
+            py.PyErr_Clear();
+        }
+        module
+    }
+}
+
+/// A function of ours that Python calls without arguments.
+pub(crate) struct MethodDef(PyMethodDef);
+
+// SAFETY: CPython only reads it, and so do we.
+unsafe impl Sync for MethodDef {}
+
+impl MethodDef {
+    pub(crate) const fn no_arguments(
+        name: &'static CStr,
+        function: PyCFunction,
+        doc: &'static CStr,
+    ) -> MethodDef {
+        const METH_NOARGS: c_int = 0x0004;
+        MethodDef(PyMethodDef {
+            name: name.as_ptr(),
+            function: Some(function),
+            flags: METH_NOARGS,
+            doc: doc.as_ptr(),
+        })
+    }
+
+    /// The function as an object, bound to `this`. `None`: out of memory, with an exception.
+    ///
+    /// # Safety
+    /// The calling thread is attached.
+    pub(crate) unsafe fn function(&'static self, py: &'static Api, this: &Owned) -> Option<Owned> {
+        let method = std::ptr::from_ref(&self.0).cast_mut();
+        // SAFETY: attached, says the caller; the definition lives for ever.
+        unsafe { Owned::new(py, py.PyCFunction_NewEx(method, this.object, null_mut())) }
+    }
+}
+
+/// A new tuple. `None`: out of memory, with an exception.
+///
+/// # Safety
+/// The calling thread is attached.
+pub(crate) unsafe fn tuple(py: &'static Api, items: &[&Owned]) -> Option<Owned> {
+    // SAFETY: attached, says the caller; the tuple takes over the references made for it.
+    unsafe {
+        let tuple = Owned::new(py, py.PyTuple_New(items.len() as isize))?;
+        for (index, item) in items.iter().enumerate() {
+            py.Py_IncRef(item.object);
+            py.PyTuple_SetItem(tuple.object, index as isize, item.object);
+        }
+        Some(tuple)
+    }
+}
+
+/// Puts the exception that is set now back when dropped, whatever happened in between.
+pub(crate) struct KeepException {
+    py: &'static Api,
+    saved: [*mut PyObject; 3],
+}
+
+impl KeepException {
+    /// # Safety
+    /// The thread is attached, and still is when the value is dropped.
+    pub(crate) unsafe fn new(py: &'static Api) -> Self {
+        let mut saved = [std::ptr::null_mut(); 3];
+        let [kind, value, trace] = &mut saved;
+        // SAFETY: attached; the three places are valid.
+        unsafe { py.PyErr_Fetch(kind, value, trace) };
+        KeepException { py, saved }
+    }
+}
+
+impl Drop for KeepException {
+    fn drop(&mut self) {
+        let [kind, value, trace] = self.saved;
+        // SAFETY: gives the three references back; attached, says `new`.
+        unsafe { self.py.PyErr_Restore(kind, value, trace) }
+    }
+}
+
+/// Text for C. Interior NULs cannot occur in our own messages; they would end the text.
+pub(crate) fn c_string(text: &str) -> CString {
+    CString::new(text.replace('\0', " ")).unwrap_or_default()
+}

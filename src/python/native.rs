@@ -1,0 +1,74 @@
+//! The interpreter's own PEP 788, from 3.15 on.
+
+use std::ffi::{c_void, CStr};
+
+use once_cell::sync::OnceCell;
+
+use super::find::Scope;
+use crate::settings;
+
+macro_rules! native {
+    ($($name:ident: fn($($arg:ty),*) $(-> $ret:ty)?;)*) => {
+        /// CPython's own functions of the accepted API.
+        #[allow(non_snake_case)]
+        pub(crate) struct Native {
+            $(pub(crate) $name: unsafe extern "C" fn($($arg),*) $(-> $ret)?,)*
+        }
+
+        impl Native {
+            fn find(scope: &Scope) -> Option<Native> {
+                Some(Native {
+                    $($name: {
+                        let name = concat!(stringify!($name), "\0");
+                        let name = CStr::from_bytes_with_nul(name.as_bytes()).ok()?;
+                        let found = scope.find(name);
+                        if found.is_null() || found == crate::capi::$name as *mut c_void {
+                            return None;
+                        }
+                        // SAFETY: 3.15's signature of this name; handles and tokens are
+                        // pointers that we only pass on.
+                        unsafe {
+                            std::mem::transmute::<
+                                *mut c_void, unsafe extern "C" fn($($arg),*) $(-> $ret)?,
+                            >(found)
+                        }
+                    },)*
+                })
+            }
+        }
+    };
+}
+
+native! {
+    PyInterpreterGuard_FromCurrent: fn() -> usize;
+    PyInterpreterGuard_FromView: fn(usize) -> usize;
+    PyInterpreterGuard_Close: fn(usize);
+    PyInterpreterView_FromCurrent: fn() -> usize;
+    PyInterpreterView_FromMain: fn() -> usize;
+    PyInterpreterView_Close: fn(usize);
+    PyThreadState_Ensure: fn(usize) -> usize;
+    PyThreadState_EnsureFromView: fn(usize) -> usize;
+    PyThreadState_Release: fn(usize);
+}
+
+/// The functions that serve accepted calls instead of ours, if the interpreter has them and
+/// `PEP788_ENGINE` does not ask for ours.
+pub(crate) fn native() -> Option<&'static Native> {
+    static NATIVE: OnceCell<Option<Native>> = OnceCell::new();
+    // Asked before Python is loaded, the answer is not final.
+    let py = super::get()?;
+    if py.version < 0x030f {
+        return None;
+    }
+    NATIVE
+        .get_or_init(|| {
+            if settings::get().backport {
+                return None;
+            }
+            let scope = Scope::of_python()?;
+            // A preloaded library comes before a shared libpython: then the names found
+            // first are ours, and the interpreter's own are asked of its object alone.
+            Native::find(&scope).or_else(|| Native::find(&scope.of_interpreter_alone()?))
+        })
+        .as_ref()
+}

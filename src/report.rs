@@ -1,0 +1,104 @@
+//! What the user is told while an exit waits.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Instant;
+
+use crate::interpreter::Record;
+use crate::python::Api;
+use crate::settings;
+
+/// One wait: what has been said of it.
+pub(crate) struct Wait {
+    record: &'static Record,
+    begun: Instant,
+    warned: bool,
+    interrupted: bool,
+}
+
+impl Wait {
+    pub(crate) fn new(record: &'static Record, begun: Instant) -> Wait {
+        Wait { record, begun, warned: false, interrupted: false }
+    }
+
+    /// Reports if it is time to, and follows signals.
+    ///
+    /// # Safety
+    /// The calling thread is attached.
+    pub(crate) unsafe fn look_around(
+        &mut self,
+        py: &'static Api,
+        guards_out: impl Fn() -> Vec<(&'static Record, usize)>,
+    ) {
+        let late = settings::get().wait_warn.is_some_and(|after| self.begun.elapsed() >= after);
+        if late && !self.warned {
+            self.warned = true;
+            self.explain(&guards_out());
+        }
+        // SAFETY: attached. Runs the program's signal handlers, if this is the main thread.
+        unsafe {
+            if py.PyErr_CheckSignals() != 0 {
+                self.interrupted_or_failed(py, guards_out);
+            }
+        }
+    }
+
+    /// Deals with an exception: Ctrl-C, or a failure that must not end the wait.
+    ///
+    /// # Safety
+    /// The calling thread is attached, with an exception set.
+    pub(crate) unsafe fn interrupted_or_failed(
+        &mut self,
+        py: &'static Api,
+        guards_out: impl Fn() -> Vec<(&'static Record, usize)>,
+    ) {
+        // SAFETY: attached, says the caller.
+        unsafe {
+            if py.PyErr_ExceptionMatches(py.PyExc_KeyboardInterrupt()) == 0 {
+                py.PyErr_WriteUnraisable(std::ptr::null_mut());
+                return;
+            }
+            py.PyErr_Clear();
+        }
+        if self.interrupted {
+            end_by_sigint();
+        }
+        self.interrupted = true;
+        self.explain(&guards_out());
+        say("libpep788: press Ctrl-C again to end the process without waiting\n");
+    }
+
+    fn explain(&self, guards_out: &[(&'static Record, usize)]) {
+        let mut text = String::new();
+        let _ = writeln!(
+            text,
+            "libpep788: the end of {} has waited {:.1} s for PEP 788 guards:",
+            self.record.name(),
+            self.begun.elapsed().as_secs_f64()
+        );
+        for (record, guards) in guards_out {
+            let _ = writeln!(text, "libpep788:   {}: {guards} not closed", record.name());
+        }
+        text.push_str(
+            "libpep788: each is ended by PyInterpreterGuard_Close, PyInterpreterRef_Close, or the \
+             PyThreadState_Release of an Ensure that holds the interpreter\n",
+        );
+        say(&text);
+    }
+}
+
+/// A broken stderr changes nothing.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// As if Python had not taken SIGINT over.
+fn end_by_sigint() -> ! {
+    // SAFETY: the default action ends the process.
+    unsafe {
+        libc::signal(libc::SIGINT, libc::SIG_DFL);
+        libc::raise(libc::SIGINT);
+        // Blocked: then as a shell would report it.
+        libc::_exit(128 + libc::SIGINT)
+    }
+}

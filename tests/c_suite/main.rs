@@ -1,0 +1,241 @@
+//! Runs the scenarios of `c_tests/` under every CPython found: one process per scenario, one named
+//! test per scenario and Python. `c_tests/README.md` tells how scenarios are written.
+//!
+//! - `python`   which Pythons there are, which are left out and why
+//! - `scenario` what a file of `c_tests/` declares
+//! - `build`    compilers, flags, what is up to date
+//! - `process`  one process: time limit, backtrace of a hang, what it was expected to do
+
+mod build;
+mod process;
+mod python;
+mod scenario;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use build::{Builder, Target};
+use python::Subject;
+use scenario::{Folder, Scenario, SourceFile};
+
+/// Where things are.
+pub struct Places {
+    /// `c_tests/`
+    pub scenarios: PathBuf,
+    /// `include/`, with the library's headers
+    pub headers: PathBuf,
+    /// `target/c_suite/`, where everything built or written goes
+    pub output: PathBuf,
+    /// The folder with the library
+    pub library: PathBuf,
+}
+
+impl Places {
+    fn find() -> Places {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        // target/<profile>/deps/c_suite-<hash>
+        let executable = std::env::current_exe().expect("a running test knows its own path");
+        let deps = executable.parent().unwrap();
+        let profile = deps.parent().unwrap();
+        let given = std::env::var_os("PEP788_LIB_DIR").filter(|folder| !folder.is_empty());
+        let library = match given {
+            Some(folder) => PathBuf::from(folder),
+            None if profile.join(build::LIBRARY).exists() => profile.to_owned(),
+            None => deps.to_owned(),
+        };
+        Places {
+            scenarios: root.join("c_tests"),
+            headers: root.join("include"),
+            output: profile.parent().unwrap().join("c_suite"),
+            library: library.canonicalize().unwrap_or(library),
+        }
+    }
+
+    pub fn library_file(&self) -> PathBuf {
+        self.library.join(build::LIBRARY)
+    }
+}
+
+/// One test: this scenario of this file, under this Python.
+struct Case {
+    subject: Arc<Subject>,
+    file: Arc<SourceFile>,
+    scenario: Scenario,
+}
+
+impl Case {
+    fn name(&self) -> String {
+        format!("{}::{}::{}", self.subject.label, self.file.name, self.scenario.name)
+    }
+
+    /// Why this scenario is not for this Python, if it is not.
+    fn ignored(&self) -> Option<String> {
+        self.scenario.ignored(&self.subject)
+    }
+
+    fn target(&self) -> Target {
+        Target { subject: self.subject.clone(), file: self.file.clone() }
+    }
+}
+
+/// How many passed, failed and were ignored, by the label of the Python.
+type Tally = Arc<Mutex<BTreeMap<String, [usize; 3]>>>;
+
+fn main() -> ExitCode {
+    let (arguments, words) = arguments();
+    let places = Arc::new(Places::find());
+    let builder = Arc::new(Builder::new(places.clone()));
+
+    if builder.c_compiler().is_none() {
+        eprintln!("c_suite: no C compiler found; install one (Debian and Ubuntu: package `gcc`)");
+        return ExitCode::FAILURE;
+    }
+    let subjects = python::find(&places);
+    if subjects.iter().all(|subject| subject.python.is_none()) {
+        eprintln!("c_suite: no usable CPython (3.9 or later, with its headers); see the list above");
+        return ExitCode::FAILURE;
+    }
+
+    let (files, complaints) = scenario::read_all(&places.scenarios);
+    let mut cases = cases(&subjects, &files);
+    let chosen = |name: &str| is_chosen(&arguments, &words, name);
+    cases.retain(|case| chosen(&case.name()));
+
+    if !arguments.list {
+        let runnable: Vec<&Case> = cases.iter().filter(|case| case.ignored().is_none()).collect();
+        if runnable.iter().any(|case| case.target().needs_library()) && !places.library_file().exists() {
+            eprintln!(
+                "c_suite: {} does not exist; run `cargo build` first, or set PEP788_LIB_DIR",
+                places.library_file().display()
+            );
+            return ExitCode::FAILURE;
+        }
+        builder.build_all(runnable.iter().map(|case| case.target()));
+    }
+
+    let tally: Tally = Tally::default();
+    let mut trials: Vec<Trial> = Vec::new();
+    for (file, complaint) in complaints {
+        let name = format!("c_tests::{file}::declarations");
+        if chosen(&name) {
+            trials.push(Trial::test(name, move || Err(Failed::from(complaint))));
+        }
+    }
+    for case in cases {
+        let (builder, tally) = (builder.clone(), tally.clone());
+        trials.push(Trial::ignorable_test(case.name(), move || {
+            let outcome = run_case(&builder, &case);
+            let column = match &outcome {
+                Ok(Completion::Completed) => 0,
+                Ok(_) => 2,
+                Err(_) => 1,
+            };
+            let mut tally = tally.lock().unwrap();
+            tally.entry(case.subject.label.clone()).or_default()[column] += 1;
+            outcome
+        }));
+    }
+
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    print_tally(&tally.lock().unwrap());
+    conclusion.exit_code()
+}
+
+/// The command line. libtest-mimic takes one filter; here every word must be part of the name, so
+/// that `3.11 guard` picks the guard scenarios of one Python.
+fn arguments() -> (Arguments, Vec<String>) {
+    const WITH_VALUE: [&str; 6] =
+        ["--test-threads", "--logfile", "--skip", "--color", "--format", "-Z"];
+    let mut options = Vec::new();
+    let mut words = Vec::new();
+    let mut given = std::env::args();
+    options.extend(given.next());
+    while let Some(argument) = given.next() {
+        if WITH_VALUE.contains(&argument.as_str()) {
+            options.push(argument);
+            options.extend(given.next());
+        } else if argument.starts_with('-') {
+            options.push(argument);
+        } else {
+            words.push(argument);
+        }
+    }
+    let mut arguments = Arguments::from_iter(options);
+    // A single word stays libtest-mimic's own filter, which counts what it leaves out.
+    if words.len() == 1 {
+        arguments.filter = words.pop();
+    }
+    // Two at once: many scenarios are about races, and need the other cores for themselves.
+    arguments.test_threads.get_or_insert(2);
+    (arguments, words)
+}
+
+fn is_chosen(arguments: &Arguments, words: &[String], name: &str) -> bool {
+    words.iter().all(|word| name.contains(word))
+        && (arguments.list || !arguments.is_filtered_out(&Trial::test(name, || Ok(()))))
+}
+
+/// Every scenario under every Python it concerns.
+fn cases(subjects: &[Arc<Subject>], files: &[Arc<SourceFile>]) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for subject in subjects {
+        for file in files.iter().filter(|file| file.concerns(subject)) {
+            cases.extend(file.scenarios.iter().map(|scenario| Case {
+                subject: subject.clone(),
+                file: file.clone(),
+                scenario: scenario.clone(),
+            }));
+        }
+    }
+    cases
+}
+
+fn run_case(builder: &Builder, case: &Case) -> Result<Completion, Failed> {
+    if let Some(reason) = case.ignored() {
+        return Ok(Completion::ignored_with(reason));
+    }
+    let command = builder.command(&case.target(), &case.scenario)?;
+    for round in 1..=case.scenario.repeat {
+        let ended = process::run(&command, case.scenario.time_limit);
+        if let Err(what) = process::judge(&ended, &case.scenario.expected) {
+            let round = match case.scenario.repeat {
+                1 => String::new(),
+                rounds => format!(" (run {round} of {rounds})"),
+            };
+            return Err(Failed::from(format!(
+                "{what}{round}\n  checks: {}\n  at: {}:{}\n  run: {}\n{}",
+                case.scenario.sentence,
+                case.file.path.display(),
+                case.scenario.line,
+                command.shown(),
+                ended.shown(),
+            )));
+        }
+    }
+    Ok(Completion::Completed)
+}
+
+fn print_tally(tally: &BTreeMap<String, [usize; 3]>) {
+    if tally.is_empty() {
+        return;
+    }
+    println!("{:<20}{:>8}{:>8}{:>8}", "", "passed", "failed", "ignored");
+    for (label, [passed, failed, ignored]) in tally {
+        println!("{label:<20}{passed:>8}{failed:>8}{ignored:>8}");
+    }
+    println!();
+}
+
+/// Which kind of program or module a folder of `c_tests/` holds decides how it is linked.
+impl Target {
+    pub fn needs_library(&self) -> bool {
+        match self.file.folder {
+            Folder::Accepted | Folder::Scripts => !self.subject.is_native(),
+            Folder::Preload | Folder::Linked => true,
+        }
+    }
+}
