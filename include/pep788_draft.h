@@ -93,9 +93,9 @@ int PyInterpreterRef_Main(PyInterpreterRef *ref);
 /**
  * A strong reference to the interpreter at an address.
  *
- * Caller: any thread, attached or not. The address is not followed: it may be of an interpreter
- * that is gone. The main interpreter, the current one, and those in which this library was used
- * before are known.
+ * Caller: any thread, attached or not. The address may be of an interpreter that is gone, or of
+ * anything. With nothing attached, only the main interpreter is known, and those in which this
+ * library was used before.
  *
  * Returns 0 and sets `*ref`. Fails with -1, no exception, and zero in `*ref`: the interpreter is
  * done waiting for references, or not known.

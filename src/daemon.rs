@@ -150,8 +150,8 @@ unsafe fn keep(py: &'static Api, hold: Hold) -> bool {
             return false;
         };
         let dict = py.PyThreadState_GetDict();
-        let kept = !dict.is_null()
-            && py.PyDict_SetItemString(dict, KEPT.as_ptr(), capsule.as_ptr()) == 0;
+        let kept =
+            !dict.is_null() && py.PyDict_SetItemString(dict, KEPT.as_ptr(), capsule.as_ptr()) == 0;
         if !kept {
             py.PyErr_Clear();
         }
@@ -197,7 +197,9 @@ unsafe fn is_main_thread(py: &'static Api, state: *mut PyThreadState) -> bool {
     unsafe {
         let interpreter = py.PyThreadState_GetInterpreter(state);
         if interpreter == py.PyInterpreterState_Main() {
-            return py._PyOS_IsMainThread() != 0;
+            if let Some(is_main) = py._PyOS_IsMainThread() {
+                return is_main != 0;
+            }
         }
         let mut last = py.PyInterpreterState_ThreadHead(interpreter);
         loop {

@@ -138,11 +138,11 @@ unsafe fn names_run_exitfuncs(py: &'static Api, frame: *mut PyObject) -> bool {
 ///
 /// # Safety
 /// The calling thread is attached to the interpreter of `record`.
-unsafe fn wait_for_guards(
-    py: &'static Api,
-    record: &'static Record,
-    joined: Option<JoinedByExit>,
-) {
+unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Option<JoinedByExit>) {
+    if record.gate.is_closed() {
+        // The main interpreter's wait covered this one.
+        return;
+    }
     give_up_own_holds(record);
     let begun = Instant::now();
     let grace_over = settings::get().drain_grace.map(|grace| begun + grace);

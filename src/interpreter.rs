@@ -6,6 +6,7 @@ use std::ffi::{c_int, c_void, CStr};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
+use crate::attach::{Hold, Receipt};
 use crate::gate::{Claim, Gate, Lobby};
 use crate::python::{Api, KeepException, Owned, PyInterpreterState, PyObject, PyThreadState};
 use crate::sync::lock;
@@ -111,7 +112,7 @@ impl Record {
     }
 
     /// Whether the exit callback is in place.
-    fn is_installed(&self) -> bool {
+    pub(crate) fn is_installed(&self) -> bool {
         // Acquire: pairs with the registration. That a callback is dropped at the same time is
         // no worse than its being dropped right after.
         self.callbacks.load(Ordering::Acquire) != 0
@@ -155,7 +156,7 @@ impl Record {
     /// This record in the life it has now, as an address for a capsule.
     pub(crate) fn ticket(&'static self) -> *mut c_void {
         let address = std::ptr::from_ref(self) as usize;
-        (address | self.life() % RECORD_ALIGN) as *mut c_void
+        (address | (self.life() % RECORD_ALIGN)) as *mut c_void
     }
 
     /// The record of a ticket, if it is still in that life.
@@ -310,7 +311,9 @@ unsafe fn find_or_install(
         };
         if watch_death(py, interpreter, record) && finalize::install(py, record, &register) {
             if !is_main && !MAIN.is_installed() {
-                visit_main(py);
+                // The end of the main interpreter ends them all, so it has to wait for the
+                // guards of this one too, even if nobody uses the library in it.
+                visit(py, &MAIN);
             }
             return Ok(record);
         }
@@ -322,24 +325,23 @@ unsafe fn find_or_install(
     }
 }
 
-/// The end of the main interpreter ends them all, so it has to wait for the guards of a
-/// subinterpreter too, even if nobody else uses the library in it.
-///
-/// # Safety
-/// The calling thread is attached, to another interpreter.
-unsafe fn visit_main(py: &'static Api) {
-    if MAIN.promote(py).is_err() {
-        return;
+/// Has the exit callback of `record` installed, from a thread that is attached to another
+/// interpreter or to none.
+fn visit(py: &'static Api, record: &'static Record) -> bool {
+    if record.promote(py).is_err() {
+        return false;
     }
-    let hold = attach::Hold::of(&MAIN);
-    // SAFETY: main is held. What `ensure` attaches is attached where `of` looks at it.
+    let hold = Hold::of(record);
+    // SAFETY: the interpreter is alive, and held as soon as the visit has had its effect.
+    // `attached` is what `ensure` attached.
     unsafe {
-        if attach::ensure(py, &MAIN, Some(hold), attach::Receipt::None).is_some() {
-            let _ = of(py, attach::attached(py));
-            attach::release(py, "libpep788", 0);
-        } else {
+        if attach::ensure(py, record, Some(hold), Receipt::None).is_none() {
             let _ = hold.give_back();
+            return false;
         }
+        let installed = of(py, attach::attached(py)).is_ok();
+        attach::release(py, "libpep788", 0);
+        installed
     }
 }
 
@@ -512,5 +514,17 @@ pub(crate) fn by_address(
             return of(py, attached).ok();
         }
     }
-    registry().live().find(|record| record.interpreter() == address)
+    let known = registry().live().find(|record| record.interpreter() == address);
+    if known.is_some() || attached.is_null() {
+        return known;
+    }
+    // Never used from inside.
+    // SAFETY: attached.
+    let id = unsafe { python::live_interpreter(py, address) }?;
+    let record = create(address, id, false).ok()?;
+    if !visit(py, record) {
+        record.bury(&mut registry());
+        return None;
+    }
+    Some(record)
 }

@@ -1,16 +1,42 @@
-//! PEP 788 for every CPython.
+//! PEP 788 for every CPython: native threads that call into Python survive its end.
+//!
+//! A *guard* keeps an interpreter from finalizing; a *view* names one, and is promoted to a guard
+//! as long as that is safe; *Ensure* attaches the calling thread, *Release* restores what was
+//! attached before. CPython has these from 3.15 on, and this library gives them to 3.9 and later,
+//! in two dialects: the API that was accepted, and a draft of it with strong and weak references.
+//!
+//! How the parts work together, with the way of a call from top to bottom:
+//!
+//! - [`capi`] holds the exported functions: it checks arguments, turns handles into records and
+//!   failures into what each dialect promises. A guard handle is a record's address and a few bits.
+//! - `attach` gives a thread its thread state, and keeps a stack of Ensures per thread; `daemon`
+//!   knows which thread states hold their interpreter; `interpreter` finds the record of an
+//!   interpreter, and makes one at first use.
+//! - `gate` counts, per record, the guards that are out, and says who may still take one. It
+//!   knows nothing of Python.
+//! - `finalize` is the other side: a callback in the interpreter's own `atexit`, installed at first
+//!   use, that waits until the gate can be closed, while `report` tells the user for whom.
+//! - `fork` makes a forked child start afresh; `settings` are the environment variables.
+//! - `python` is the only part that calls CPython, by functions found at run time.
+//!
+//! `docs/design.md` gives the reasons.
 
-#![deny(unsafe_op_in_unsafe_fn)]
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
-mod attach;
 #[allow(non_snake_case)]
 pub mod capi;
+
+mod attach;
 mod daemon;
-mod finalize;
-mod fork;
-mod gate;
 mod interpreter;
-mod python;
+
+mod gate;
+
+mod finalize;
 mod report;
+
+mod fork;
 mod settings;
 mod sync;
+
+mod python;

@@ -50,8 +50,5 @@ fn choice(name: &str, choices: &[&str]) -> Option<usize> {
 
 /// A setting that cannot be understood is not worth a process; it is said, and not followed.
 fn complain(name: &str, text: &str, wanted: &str) {
-    let _ = writeln!(
-        std::io::stderr(),
-        "libpep788: {name}={text:?} is ignored: it takes {wanted}"
-    );
+    let _ = writeln!(std::io::stderr(), "libpep788: {name}={text:?} is ignored: it takes {wanted}");
 }

@@ -146,6 +146,7 @@ static void other_interpreter_is_last(void *guards)
 {
     PyInterpreterGuard **pair = guards;
     PyThreadStateToken *token = ensure(pair[1]);
+    CHECK(attached_interpreter() != PyInterpreterState_Main());
     PyThreadState *sub_state = PyEval_SaveThread();
     /* Nothing attached, and the last used one belongs to the subinterpreter: no match. */
     PyThreadStateToken *inner = ensure(pair[0]);

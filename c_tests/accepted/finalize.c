@@ -218,7 +218,7 @@ static void start_a_python_thread(void *guard)
     event_wait(&exiting);
     PyThreadStateToken *token = PyThreadState_Ensure(guard);
     CHECK(token != NULL);
-    run("threading.Thread(target=body).start()");
+    run("threading.Thread(target=body, daemon=False).start()");
     PyThreadState_Release(token);
     log_event("closed");
     PyInterpreterGuard_Close(guard);
@@ -228,7 +228,8 @@ static void start_a_python_thread(void *guard)
 static void wait_until_closed(void)
 {
     py_event_wait(&closed);
-    for (int i = 0; i < 1000; i++) {
+    /* Long enough for a main thread that does not wait for this one. */
+    for (int i = 0; i < 20000; i++) {
         run("x = sum(range(1000))");
         Py_BEGIN_ALLOW_THREADS
         Py_END_ALLOW_THREADS

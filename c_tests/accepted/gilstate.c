@@ -217,6 +217,7 @@ static void gilstate_in_a_subinterpreter_body(void *guard)
 {
     PyThreadStateToken *token = ensure(guard);
     PyThreadState *state = PyThreadState_Get();
+    CHECK(attached_interpreter() != PyInterpreterState_Main());
     PyGILState_STATE legacy = PyGILState_Ensure();
     CHECK_PTR(PyThreadState_Get(), state);
     PyGILState_Release(legacy);
@@ -246,6 +247,7 @@ static void gilstate_two_interpreters_body(void *guards)
     PyThreadStateToken *outer = ensure(pair[0]);
     PyThreadStateToken *inner = ensure(pair[1]);
     PyThreadState *state = PyThreadState_Get();
+    CHECK(attached_interpreter() != PyInterpreterState_Main());
     PyGILState_STATE legacy = PyGILState_Ensure();
     CHECK_PTR(PyThreadState_Get(), state);
     PyGILState_Release(legacy);

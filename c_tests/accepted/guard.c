@@ -216,9 +216,12 @@ SCENARIO(outlives_the_thread_that_took_it,
     expect_log("closed,finalized");
 }
 
+static event torn_down = EVENT_INIT;
+
 static void close_only(void *guard)
 {
     event_wait(&exiting);
+    CHECK(!event_wait_ms(&torn_down, 100));
     log_event("closed");
     PyInterpreterGuard_Close(guard);
 }
@@ -230,6 +233,7 @@ SCENARIO(closed_by_a_thread_that_never_attached,
     PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
     CHECK(guard != NULL);
     at_exit(set_event, &exiting);
+    at_teardown(set_event, &torn_down);
     pthread_t thread = thread_start(close_only, guard);
     py_finalize();
     log_event("finalized");

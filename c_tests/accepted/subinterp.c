@@ -75,9 +75,12 @@ SCENARIO(end_of_an_isolated_one_waits, "While a guard is open its interpreter do
     end_waits(sub_new_isolated);
 }
 
+static event torn_down = EVENT_INIT;
+
 static void close_only(void *guard)
 {
     event_wait(&exiting);
+    CHECK(!event_wait_ms(&torn_down, 100));
     log_event("closed");
     PyInterpreterGuard_Close(guard);
 }
@@ -91,6 +94,7 @@ SCENARIO(end_waits_until_closed_without_a_thread_state,
     PyInterpreterGuard *guard = guard_of(sub);
     swap(main_state, sub);
     at_exit(set_event, &exiting);
+    at_teardown(set_event, &torn_down);
     swap(sub, main_state);
     pthread_t thread = thread_start(close_only, guard);
     sub_end(sub);
@@ -104,6 +108,7 @@ static void attach_and_stay(void *view)
 {
     PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
     CHECK(token != NULL);
+    CHECK(attached_interpreter() != PyInterpreterState_Main());
     log_event("inside");
     event_set(&exiting);
     run("x = sum(range(10000))");

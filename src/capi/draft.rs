@@ -68,9 +68,9 @@ pub unsafe extern "C" fn PyInterpreterRef_Main(r#ref: *mut PyInterpreterRef) -> 
 
 /// A strong reference to the interpreter at an address.
 ///
-/// Caller: any thread, attached or not. The address is not followed: it may be of an interpreter
-/// that is gone. The main interpreter, the current one, and those in which this library was used
-/// before are known.
+/// Caller: any thread, attached or not. The address may be of an interpreter that is gone, or of
+/// anything. With nothing attached, only the main interpreter is known, and those in which this
+/// library was used before.
 ///
 /// Returns 0 and sets `*ref`. Fails with -1, no exception, and zero in `*ref`: the interpreter is
 /// done waiting for references, or not known.

@@ -8,7 +8,7 @@ use super::handle::{self, decode, Kind};
 use super::open_or_fatal;
 use crate::attach::{self, Hold, Receipt};
 use crate::gate::Claim;
-use crate::interpreter::{Record, LOBBY};
+use crate::interpreter::{self, Record, LOBBY};
 use crate::python::{self, native, Api};
 
 /// 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
@@ -56,11 +56,19 @@ fn ensure_from_view(py: &'static Api, record: &'static Record) -> usize {
     }
     let hold = Hold::of(record);
     // SAFETY: the hold keeps the interpreter alive.
-    let token = unsafe { attach::ensure(py, record, Some(hold), Receipt::Token) };
-    if token.is_none() {
+    let Some(token) = (unsafe { attach::ensure(py, record, Some(hold), Receipt::Token) }) else {
         let _ = hold.give_back();
+        return 0;
+    };
+    if !record.is_installed() {
+        // The first use of the main interpreter, or somebody cleared the exit callbacks.
+        // SAFETY: what `ensure` attached is attached.
+        if unsafe { interpreter::of(py, attach::attached(py)) }.is_err() {
+            attach::release(py, "PyThreadState_EnsureFromView", token);
+            return 0;
+        }
     }
-    token.unwrap_or(0)
+    token
 }
 
 #[doc(hidden)]

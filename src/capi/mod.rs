@@ -100,8 +100,5 @@ fn open_or_fatal(function: &str, strong: &Handle, kind: Kind) {
 }
 
 fn already_closed(function: &str, kind: Kind) -> ! {
-    fatal(
-        function,
-        &format!("this {} is closed already; each is closed once", kind.name()),
-    )
+    fatal(function, &format!("this {} is closed already; each is closed once", kind.name()))
 }

@@ -38,11 +38,13 @@ const fn c_name(with_nul: &'static str) -> &'static CStr {
 }
 
 /// Declares [`Api`]: `direct` functions return to their caller whatever happens; those under
-/// `trampoline` may wait for the interpreter or run Python code, and so may end the thread.
+/// `trampoline` may wait for the interpreter or run Python code, and so may end the thread;
+/// `optional` ones need not exist.
 macro_rules! api {
     (
         direct { $(fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)* }
         trampoline { $(fn $tname:ident($($targ:ident: $tty:ty),*) $(-> $tret:ty)? = $via:ident;)* }
+        optional { $(fn $oname:ident($($oarg:ident: $oty:ty),*) -> $oret:ty;)* }
         data { $($dname:ident;)* }
     ) => {
         /// The functions of CPython that the library uses, of the version found.
@@ -52,6 +54,7 @@ macro_rules! api {
             pub version: u16,
             $($name: unsafe extern "C" fn($($ty),*) $(-> $ret)?,)*
             $($tname: *const c_void,)*
+            $($oname: Option<unsafe extern "C" fn($($oty),*) -> $oret>,)*
             $($dname: *mut *mut PyObject,)*
             current: unsafe extern "C" fn() -> *mut PyThreadState,
             finalization_error: *mut *mut PyObject,
@@ -79,6 +82,13 @@ macro_rules! api {
                         let found = find(NAME);
                         if found.is_null() { return Err(NAME); }
                         found
+                    },)*
+                    $($oname: {
+                        const NAME: &CStr = c_name(concat!(stringify!($oname), "\0"));
+                        let found = find(NAME);
+                        // SAFETY: as above, and NULL is `None`.
+                        unsafe { std::mem::transmute::<
+                            *mut c_void, Option<unsafe extern "C" fn($($oty),*) -> $oret>>(found) }
                     },)*
                     $($dname: {
                         const NAME: &CStr = c_name(concat!(stringify!($dname), "\0"));
@@ -117,6 +127,14 @@ macro_rules! api {
                 }
             )*
             $(
+                /// `None`: this version does not have the function.
+                #[allow(non_snake_case, clippy::missing_safety_doc)]
+                pub(crate) unsafe fn $oname(&self, $($oarg: $oty),*) -> Option<$oret> {
+                    // SAFETY: the caller keeps CPython's rules for this function.
+                    self.$oname.map(|function| unsafe { function($($oarg),*) })
+                }
+            )*
+            $(
                 /// The object behind this variable of CPython's. Borrowed; immortal while
                 /// the interpreter lives.
                 #[allow(non_snake_case)]
@@ -148,7 +166,6 @@ api! {
         fn PyInterpreterState_GetDict(interpreter: *mut PyInterpreterState) -> *mut PyObject;
         fn PyInterpreterState_GetID(interpreter: *mut PyInterpreterState) -> i64;
         fn PyThread_get_thread_ident() -> c_ulong;
-        fn _PyOS_IsMainThread() -> c_int;
         // Errors.
         fn PyErr_SetString(kind: *mut PyObject, message: *const c_char);
         fn PyErr_NoMemory() -> *mut PyObject;
@@ -188,6 +205,11 @@ api! {
         fn PyErr_CheckSignals() -> c_int = pep788_int;
         fn PyImport_ImportModule(name: *const c_char) -> *mut PyObject = pep788_p_p;
         fn PyObject_CallObject(callable: *mut PyObject, arguments: *mut PyObject) -> *mut PyObject = pep788_p_pp;
+    }
+    // Private, so they may go; there is a way without them.
+    optional {
+        fn _PyInterpreterState_LookUpID(id: i64) -> *mut PyInterpreterState;
+        fn _PyOS_IsMainThread() -> c_int;
     }
     data {
         PyExc_RuntimeError;

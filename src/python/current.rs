@@ -4,9 +4,10 @@
 //! that holds the GIL, whichever thread that is, and the calling thread has to recognize its own.
 
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::api::{Api, PyThreadState};
+use super::api::{Api, PyInterpreterState, PyThreadState};
+use super::KeepException;
 
 const PER_THREAD: u16 = 0x030c;
 
@@ -172,6 +173,36 @@ fn on_this_stack(_address: usize) -> bool {
     true
 }
 
+/// Whether an interpreter is alive at this address, which may be anything; and its number.
+///
+/// # Safety
+/// The calling thread is attached, to whichever interpreter. Leaves no exception.
+pub(crate) unsafe fn live_interpreter(
+    py: &'static Api,
+    address: *mut PyInterpreterState,
+) -> Option<i64> {
+    // The number is somewhere near the beginning of a structure of many pages.
+    const PAGE: usize = 4096;
+    const PAGES: usize = 4;
+    if address.is_null() || address as usize % std::mem::align_of::<usize>() != 0 {
+        return None;
+    }
+    for page in 0..PAGES {
+        let word = (address as usize).checked_add(page * PAGE)?;
+        if !read_without_faulting(word as *const c_void, &mut [0]) {
+            return None;
+        }
+    }
+    // SAFETY: reads one word of memory that was readable a moment ago. Whatever it is, it is only
+    // taken for a number, and believed if CPython knows an interpreter of that number there.
+    unsafe {
+        let _exception = KeepException::new(py);
+        let id = py.PyInterpreterState_GetID(address);
+        let found = py._PyInterpreterState_LookUpID(id)?;
+        (found == address).then_some(id)
+    }
+}
+
 /// What `PyGILState` takes for this thread's thread state, changed for the time of an Ensure.
 ///
 /// From 3.12 on attaching a thread state changes it. Before, it stays the first one that the
@@ -188,7 +219,7 @@ impl GilstateSlot {
     /// `None`: nothing to change, or (never seen) no such key.
     pub(crate) fn replace(py: &Api, state: *mut PyThreadState) -> Option<GilstateSlot> {
         /// The key that worked last, plus one. A new run of the runtime may get another.
-        static KNOWN: AtomicU32 = AtomicU32::new(0);
+        static KNOWN: AtomicUsize = AtomicUsize::new(0);
         const KEYS_MAX: libc::pthread_key_t = 1024;
 
         // SAFETY: reads thread-local storage only.
@@ -197,7 +228,8 @@ impl GilstateSlot {
             return None;
         }
         // Relaxed: a number to try first, nothing is published with it.
-        let known = KNOWN.load(Ordering::Relaxed).checked_sub(1).map(libc::pthread_key_t::from);
+        let known =
+            KNOWN.load(Ordering::Relaxed).checked_sub(1).map(|key| key as libc::pthread_key_t);
         for key in known.into_iter().chain(0..KEYS_MAX) {
             let slot = GilstateSlot { key, before };
             // SAFETY: any key may be asked for; one that does not exist has no value. A value
@@ -208,7 +240,7 @@ impl GilstateSlot {
                 }
                 if libc::pthread_setspecific(key, state.cast()) == 0 {
                     if py.PyGILState_GetThisThreadState() == state {
-                        KNOWN.store(key as u32 + 1, Ordering::Relaxed);
+                        KNOWN.store(key as usize + 1, Ordering::Relaxed);
                         return Some(slot);
                     }
                     slot.restore();

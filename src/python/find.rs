@@ -51,10 +51,9 @@ fn load() -> Result<Api, Absent> {
     let get_version = scope.find(c"Py_GetVersion");
     // SAFETY: the documented signature; needs neither an attached thread nor initialization.
     let version = unsafe {
-        let get_version = std::mem::transmute::<
-            *mut c_void,
-            unsafe extern "C" fn() -> *const c_char,
-        >(get_version);
+        let get_version = std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *const c_char>(
+            get_version,
+        );
         CStr::from_ptr(get_version()).to_string_lossy()
     };
     let version = version.split_whitespace().next().unwrap_or_default();

@@ -128,8 +128,8 @@ impl JoinedByExit {
 unsafe fn all(py: &'static Api) -> Vec<Owned> {
     // SAFETY: attached, says the caller.
     unsafe {
-        let enumerate = loaded_module(py, THREADING)
-            .and_then(|threading| threading.attribute(c"enumerate"));
+        let enumerate =
+            loaded_module(py, THREADING).and_then(|threading| threading.attribute(c"enumerate"));
         let Some(enumerate) = enumerate else { return Vec::new() };
         let Some(threads) = enumerate.call(None) else {
             py.PyErr_Clear();

@@ -52,7 +52,7 @@ impl Builder {
     }
 
     /// Only some files want it, so it is looked for when one does.
-    fn cxx_compiler(&self) -> Option<&cc::Tool> {
+    pub fn cxx_compiler(&self) -> Option<&cc::Tool> {
         self.cxx.get_or_init(|| compiler(&self.places.output, true)).as_ref()
     }
 
@@ -60,7 +60,11 @@ impl Builder {
     pub fn build_all(&self, targets: impl Iterator<Item = Target>) {
         let distinct: BTreeMap<PathBuf, Target> =
             targets.map(|target| (target.key(), target)).collect();
-        eprintln!("c_suite: building {} targets in {}", distinct.len(), self.places.output.display());
+        eprintln!(
+            "c_suite: building {} targets in {}",
+            distinct.len(),
+            self.places.output.display()
+        );
         let queue = Mutex::new(distinct.into_iter());
         let work = || loop {
             let next = queue.lock().unwrap().next();
@@ -92,7 +96,12 @@ impl Builder {
         }
         let (program, arguments) = match (&target.subject.python, target.file.folder) {
             (Some(python), Folder::Scripts) => {
-                set("PYTHONPATH", built.display().to_string());
+                let mut path = built.display().to_string();
+                if matches!(target.subject.engine, Engine::Handover | Engine::Backport) {
+                    let first = self.places.scenarios.join("modules/library_first");
+                    path = format!("{path}:{}", first.display());
+                }
+                set("PYTHONPATH", path);
                 (python.executable.clone(), vec![target.file.path.display().to_string()])
             }
             (Some(python), _) => {
@@ -185,17 +194,17 @@ impl Builder {
     ) -> Result<(), String> {
         let sources: Vec<&PathBuf> = sources.collect();
         let is_cxx = |path: &&&PathBuf| path.extension().is_some_and(|e| e == "cc");
-        let (cxx, c): (Vec<&PathBuf>, Vec<&PathBuf>) =
-            (sources.iter().filter(is_cxx).copied().collect(), sources.iter().filter(|p| !is_cxx(p)).copied().collect());
+        let (cxx, c): (Vec<&PathBuf>, Vec<&PathBuf>) = (
+            sources.iter().filter(is_cxx).copied().collect(),
+            sources.iter().filter(|p| !is_cxx(p)).copied().collect(),
+        );
         // A program with C++ in it is linked by the C++ compiler, its C parts compiled before.
         let mut objects = Vec::new();
         let mut commands = Vec::new();
         if !cxx.is_empty() {
             for source in &c {
-                let object = product.with_extension(format!(
-                    "{}.o",
-                    source.file_stem().unwrap().to_string_lossy()
-                ));
+                let object = product
+                    .with_extension(format!("{}.o", source.file_stem().unwrap().to_string_lossy()));
                 let mut command = self.compiler_command(target, false)?;
                 command.args(flags).arg("-c").arg(source).arg("-o").arg(&object);
                 commands.push(command);
@@ -218,7 +227,8 @@ impl Builder {
         let _ = std::fs::remove_file(&stamp);
         std::fs::create_dir_all(product.parent().unwrap()).map_err(|error| error.to_string())?;
         for command in &mut commands {
-            let output = command.output().map_err(|error| format!("{}: {error}", shown(command)))?;
+            let output =
+                command.output().map_err(|error| format!("{}: {error}", shown(command)))?;
             if !output.status.success() {
                 let complaint = String::from_utf8_lossy(&output.stderr);
                 return Err(format!("\n{}\n{complaint}", shown(command)));
@@ -229,7 +239,7 @@ impl Builder {
 
     fn compiler_command(&self, target: &Target, cxx: bool) -> Result<Command, String> {
         let tool = if cxx { self.cxx_compiler() } else { self.c_compiler() };
-        let tool = tool.ok_or("no C++ compiler (Debian and Ubuntu: package `g++`)")?;
+        let tool = tool.ok_or("there is no C++ compiler")?;
         let mut command = tool.to_command();
         command.arg(if cxx { "-std=c++17" } else { "-std=c11" });
         command.args(["-Wall", "-Wextra", "-Werror", "-pthread", "-I"]).arg(&self.places.scenarios);
@@ -287,6 +297,7 @@ fn compiler(output: &Path, cxx: bool) -> Option<cc::Tool> {
         .out_dir(output)
         .try_get_compiler()
         .ok()?;
-    let runs = tool.to_command().arg("--version").output().is_ok_and(|output| output.status.success());
+    let runs =
+        tool.to_command().arg("--version").output().is_ok_and(|output| output.status.success());
     runs.then_some(tool)
 }

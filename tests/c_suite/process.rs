@@ -161,11 +161,12 @@ pub fn judge(ended: &Ended, expected: &Expected) -> Result<(), String> {
             return Err(format!("stderr has no \"{start}...{text}...\""));
         }
     }
-    let said = |stream: &str, all: &str, parts: &[String]| {
-        match parts.iter().find(|part| !all.contains(*part)) {
-            Some(part) => Err(format!("{stream} has no \"{part}\"")),
-            None => Ok(()),
-        }
+    let said = |stream: &str, all: &str, parts: &[String]| match parts
+        .iter()
+        .find(|part| !all.contains(*part))
+    {
+        Some(part) => Err(format!("{stream} has no \"{part}\"")),
+        None => Ok(()),
     };
     said("stdout", &ended.stdout, &expected.stdout)?;
     said("stderr", &ended.stderr, &expected.stderr)

@@ -184,7 +184,8 @@ fn inspect(candidate: &Path, script: &Path) -> Result<(String, Python), Skipped>
             ),
         });
     }
-    let words = |key: &str| Ok::<_, Skipped>(fact(key)?.split_whitespace().map(str::to_owned).collect());
+    let words =
+        |key: &str| Ok::<_, Skipped>(fact(key)?.split_whitespace().map(str::to_owned).collect());
     let python = Python {
         hexversion,
         free_threaded: fact("gil_disabled")? == "1",

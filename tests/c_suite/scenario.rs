@@ -35,6 +35,13 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
+    pub fn is_cxx(&self) -> bool {
+        [&self.path]
+            .into_iter()
+            .chain(&self.sources)
+            .any(|path| path.extension().is_some_and(|e| e == "cc"))
+    }
+
     /// Whether any scenario of this file is to be run under this subject.
     pub fn concerns(&self, subject: &Subject) -> bool {
         if self.without_python || subject.python.is_none() {
@@ -50,7 +57,7 @@ impl SourceFile {
     }
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Scenario {
     pub name: String,
     /// The sentence of the contract it checks
@@ -79,7 +86,10 @@ pub enum End {
     /// By this signal, named `SIGINT`
     Signal(String),
     /// By CPython's fatal error, said by this function and with this text
-    Fatal { function: String, text: String },
+    Fatal {
+        function: String,
+        text: String,
+    },
 }
 
 impl Default for Expected {
@@ -88,11 +98,23 @@ impl Default for Expected {
     }
 }
 
-impl Scenario {
-    fn new() -> Scenario {
-        Scenario { repeat: 1, time_limit: Duration::from_secs(60), ..Scenario::default() }
+impl Default for Scenario {
+    fn default() -> Self {
+        Scenario {
+            name: String::new(),
+            sentence: String::new(),
+            line: 1,
+            expected: Expected::default(),
+            environment: Vec::new(),
+            repeat: 1,
+            time_limit: Duration::from_secs(60),
+            pythons: Vec::new(),
+            not_native: None,
+        }
     }
+}
 
+impl Scenario {
     /// Why this scenario is not run under this subject, if it is not.
     pub fn ignored(&self, subject: &Subject) -> Option<String> {
         if let (Some(reason), true) = (&self.not_native, subject.is_served_natively()) {
@@ -180,11 +202,8 @@ fn bound_of(condition: &str) -> Option<(&str, u32)> {
     [">=", "<", "!="].contains(&relation).then_some((relation, 0x0300_0000 | minor << 16))
 }
 
-/// A file's name, and what is wrong with its declarations.
-pub type Complaint = (String, String);
-
-/// Reads every program and script below `c_tests/`.
-pub fn read_all(root: &Path) -> (Vec<Arc<SourceFile>>, Vec<Complaint>) {
+/// Reads every program and script below `c_tests/`; besides, what is wrong with their declarations.
+pub fn read_all(root: &Path) -> (Vec<Arc<SourceFile>>, Vec<String>) {
     let mut files = Vec::new();
     let mut complaints = Vec::new();
     for path in sources_below(root) {
@@ -194,7 +213,7 @@ pub fn read_all(root: &Path) -> (Vec<Arc<SourceFile>>, Vec<Complaint>) {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) => {
-                complaints.push((name, error.to_string()));
+                complaints.push(format!("{}: {error}", path.display()));
                 continue;
             }
         };
@@ -205,7 +224,7 @@ pub fn read_all(root: &Path) -> (Vec<Arc<SourceFile>>, Vec<Complaint>) {
         };
         match read {
             Ok(file) => files.push(Arc::new(file)),
-            Err(complaint) => complaints.push((name, complaint)),
+            Err(complaint) => complaints.push(complaint),
         }
     }
     (files, complaints)
@@ -243,7 +262,8 @@ fn list(folder: &Path) -> Vec<PathBuf> {
 /// `// key: value` is a directive when the key is one lowercase word; other comments are prose.
 fn directive<'a>(line: &'a str, comment: &str) -> Option<(&'a str, &'a str)> {
     let (key, value) = line.strip_prefix(comment)?.strip_prefix(' ')?.split_once(": ")?;
-    let is_word = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    let is_word =
+        !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
     is_word.then_some((key, value.trim_end()))
 }
 
@@ -272,9 +292,10 @@ fn read_program(path: &Path, name: &str, folder: &str, text: &str) -> Result<Sou
     for (index, line) in lines.iter().enumerate() {
         let at = |what: String| format!("{}:{}: {what}", path.display(), index + 1);
         if let Some(rest) = line.strip_prefix("SCENARIO(") {
-            let mut scenario = pending.take().unwrap_or_else(Scenario::new);
-            let (scenario_name, _) =
-                rest.split_once(',').ok_or_else(|| at("SCENARIO wants a name and a sentence".to_owned()))?;
+            let mut scenario = pending.take().unwrap_or_default();
+            let (scenario_name, _) = rest
+                .split_once(',')
+                .ok_or_else(|| at("SCENARIO wants a name and a sentence".to_owned()))?;
             scenario.name = scenario_name.trim().to_owned();
             scenario.sentence = sentence(&lines[index..]);
             scenario.line = index + 1;
@@ -282,12 +303,12 @@ fn read_program(path: &Path, name: &str, folder: &str, text: &str) -> Result<Sou
             continue;
         }
         match directive(line, "//") {
-            Some(("sources", names)) => file
-                .sources
-                .extend(names.split_whitespace().map(|name| path.with_file_name(name))),
+            Some(("sources", names)) => {
+                file.sources.extend(names.split_whitespace().map(|name| path.with_file_name(name)))
+            }
             Some(("link", "no-python")) => file.without_python = true,
             Some((key, value)) => {
-                pending.get_or_insert_with(Scenario::new).direct(key, value).map_err(at)?;
+                pending.get_or_insert_default().direct(key, value).map_err(at)?;
             }
             None if pending.is_some() && !line.starts_with("//") => {
                 return Err(at("the directives above stand above no SCENARIO".to_owned()));
@@ -311,17 +332,15 @@ fn sentence(lines: &[&str]) -> String {
 
 /// A script's directives and sentence are the comments at its top.
 fn read_script(path: &Path, stem: &str, text: &str) -> Result<SourceFile, String> {
-    let mut scenario = Scenario::new();
-    scenario.name = stem.to_owned();
-    scenario.line = 1;
+    let mut scenario = Scenario { name: stem.to_owned(), ..Scenario::default() };
     let mut prose = Vec::new();
     let mut with_library = false;
     for line in text.lines().take_while(|line| line.starts_with('#')) {
         match directive(line, "#") {
             Some(("link", "library")) => with_library = true,
-            Some((key, value)) => scenario
-                .direct(key, value)
-                .map_err(|what| format!("{}: {what}", path.display()))?,
+            Some((key, value)) => {
+                scenario.direct(key, value).map_err(|what| format!("{}: {what}", path.display()))?
+            }
             None => prose.push(line.trim_start_matches('#').trim()),
         }
     }

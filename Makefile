@@ -1,0 +1,45 @@
+# libpep788. `make help` lists the targets.
+
+PYTHON ?=
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: all help lib headers demo check lint check-rust check-c clean
+
+all: headers lib
+
+help:
+	@echo 'make            the library (target/release) and the headers (include)'
+	@echo 'make demo       what becomes of native threads at exit, without PEP 788 and with it'
+	@echo 'make check      every test, on every CPython from 3.9 on that is found'
+	@echo 'make lint       formatting and lints'
+	@echo 'make headers    write include/*.h from src/capi'
+	@echo 'PYTHON=/path/to/python3.x with demo and check: this one only'
+
+lib:
+	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust (Debian: apt install cargo)'; exit 2; }
+	@command -v $${CC:-cc} >/dev/null || { echo 'a C compiler is missing (Debian: apt install gcc)'; exit 2; }
+	$(CARGO) build --release
+
+headers: lib
+	PEP788_WRITE_HEADERS=1 $(CARGO) test --quiet --test headers
+
+demo: lib
+	sh examples/demo/demo.sh $(or $(PYTHON),python3)
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+
+check: check-rust check-c
+
+# The library's own tests, the headers, the exported symbols, the README's code.
+check-rust: lib
+	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --lib --test headers --test surface
+
+# The C suite: c_tests/, one process per scenario and Python.
+check-c: lib
+	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test c_suite
+
+clean:
+	$(CARGO) clean
