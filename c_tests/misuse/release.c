@@ -1,0 +1,270 @@
+/* PyThreadState_Release: the wrong token, in the wrong thread, with the wrong thread state. */
+
+#include "harness.h"
+
+static event ready = EVENT_INIT;
+static event never = EVENT_INIT;
+
+static PyInterpreterGuard *guard_here(void)
+{
+    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
+    CHECK(guard != NULL);
+    return guard;
+}
+
+static PyThreadStateToken *ensure(PyInterpreterGuard *guard)
+{
+    PyThreadStateToken *token = PyThreadState_Ensure(guard);
+    CHECK(token != NULL);
+    return token;
+}
+
+/* Anything, as long as nobody was given it as a token. */
+static int something;
+
+/* --- Too many -------------------------------------------------------------------------------------- */
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "no Ensure to release"
+SCENARIO(without_any_ensure, "A Release without an Ensure is a fatal error, attached")
+{
+    py_init();
+    PyThreadState_Release(&something);
+}
+
+static void release_something(void *unused)
+{
+    (void)unused;
+    PyThreadState_Release(&something);
+    _exit(0);
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "no Ensure to release"
+SCENARIO(without_any_ensure_detached, "A Release without an Ensure is a fatal error, detached")
+{
+    py_init();
+    py_thread_join(thread_start(release_something, NULL));
+}
+
+static void release_a_gilstate(void *unused)
+{
+    (void)unused;
+    PyGILState_Ensure();
+    PyThreadState_Release(&something);
+    _exit(0);
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "no Ensure to release"
+SCENARIO(of_a_gilstate_ensure, "PyGILState_Ensure is not undone by PyThreadState_Release")
+{
+    py_init();
+    py_thread_join(thread_start(release_a_gilstate, NULL));
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "no Ensure to release"
+SCENARIO(one_too_many, "One Release too many is a fatal error, with the thread's own state attached")
+{
+    py_init();
+    PyInterpreterGuard *guard = guard_here();
+    PyThreadStateToken *outer = ensure(guard);
+    PyThreadStateToken *inner = ensure(guard);
+    PyThreadState_Release(inner);
+    PyThreadState_Release(outer);
+    PyThreadState_Release(outer);
+}
+
+static void release_twice(void *guard)
+{
+    PyThreadStateToken *token = ensure(guard);
+    PyThreadState_Release(token);
+    PyThreadState_Release(token);
+    _exit(0);
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "no Ensure to release"
+SCENARIO(one_too_many_in_a_thread, "One Release too many is a fatal error, with the thread state gone")
+{
+    py_init();
+    py_thread_join(thread_start(release_twice, guard_here()));
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "no Ensure to release"
+SCENARIO(one_too_many_from_view, "One Release too many of EnsureFromView is a fatal error")
+{
+    py_init();
+    PyInterpreterView *view = PyInterpreterView_FromMain();
+    CHECK(view != NULL);
+    PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
+    CHECK(token != NULL);
+    PyThreadState_Release(token);
+    PyThreadState_Release(token);
+}
+
+/* --- The wrong token --------------------------------------------------------------------------------- */
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "not that of this thread's most recent Ensure"
+SCENARIO(outer_token_first, "Tokens are released in reverse order")
+{
+    py_init();
+    PyInterpreterGuard *guard = guard_here();
+    PyThreadStateToken *outer = ensure(guard);
+    ensure(guard);
+    PyThreadState_Release(outer);
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "not that of this thread's most recent Ensure"
+SCENARIO(outer_token_first_from_view, "Tokens of EnsureFromView are released in reverse order")
+{
+    py_init();
+    PyInterpreterView *view = PyInterpreterView_FromMain();
+    CHECK(view != NULL);
+    PyThreadStateToken *outer = PyThreadState_EnsureFromView(view);
+    PyThreadStateToken *inner = PyThreadState_EnsureFromView(view);
+    CHECK(outer != NULL && inner != NULL);
+    PyThreadState_Release(outer);
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "not that of this thread's most recent Ensure"
+SCENARIO(inner_token_twice, "The token of an Ensure that was released does not release the one around it")
+{
+    py_init();
+    PyInterpreterGuard *guard = guard_here();
+    ensure(guard);
+    PyThreadStateToken *inner = ensure(guard);
+    PyThreadState_Release(inner);
+    PyThreadState_Release(inner);
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "not that of this thread's most recent Ensure"
+SCENARIO(token_of_an_earlier_ensure, "The token of an Ensure that was released does not release the next one")
+{
+    py_init();
+    PyInterpreterGuard *guard = guard_here();
+    PyThreadStateToken *earlier = ensure(guard);
+    PyThreadState_Release(earlier);
+    ensure(guard);
+    PyThreadState_Release(earlier);
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "not that of this thread's most recent Ensure"
+SCENARIO(null_token, "NULL, what an Ensure returns that failed, is no token")
+{
+    py_init();
+    ensure(guard_here());
+    PyThreadState_Release(NULL);
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "not that of this thread's most recent Ensure"
+SCENARIO(garbage_token, "What no Ensure returned is no token")
+{
+    py_init();
+    ensure(guard_here());
+    PyThreadState_Release(&something);
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "not that of this thread's most recent Ensure"
+SCENARIO(guard_as_a_token, "The guard is not the token")
+{
+    py_init();
+    PyInterpreterGuard *guard = guard_here();
+    ensure(guard);
+    PyThreadState_Release(guard);
+}
+
+static PyInterpreterGuard *shared_guard;
+static PyThreadStateToken *shared_token;
+
+static void share_a_token(void *unused)
+{
+    (void)unused;
+    shared_token = ensure(shared_guard);
+    Py_BEGIN_ALLOW_THREADS
+    event_set(&ready);
+    event_wait(&never);
+    Py_END_ALLOW_THREADS
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "not that of this thread's most recent Ensure"
+SCENARIO(token_of_another_thread, "A token is released in its own thread, not in another one's Ensure")
+{
+    py_init();
+    shared_guard = guard_here();
+    thread_start(share_a_token, NULL);
+    py_event_wait(&ready);
+    ensure(shared_guard);
+    PyThreadState_Release(shared_token);
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "no Ensure to release"
+SCENARIO(token_of_another_thread_without_an_ensure, "A token is released in its own thread, not in one without an Ensure")
+{
+    py_init();
+    shared_guard = guard_here();
+    thread_start(share_a_token, NULL);
+    py_event_wait(&ready);
+    PyThreadState_Release(shared_token);
+}
+
+/* --- The wrong thread state --------------------------------------------------------------------------- */
+
+static void release_detached(void *guard)
+{
+    PyThreadStateToken *token = ensure(guard);
+    PyEval_SaveThread();
+    PyThreadState_Release(token);
+    _exit(0);
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "is not attached"
+SCENARIO(detached, "A Release without an attached thread state is a fatal error: nobody has the GIL")
+{
+    py_init();
+    py_thread_join(thread_start(release_detached, guard_here()));
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "is not attached"
+SCENARIO(detached_in_the_main_thread, "A Release without an attached thread state is a fatal error in the main thread")
+{
+    py_init();
+    release_detached(guard_here());
+}
+
+static PyThreadStateToken *token_to_release;
+
+static void detach_and_tell(void *guard)
+{
+    token_to_release = ensure(guard);
+    PyEval_SaveThread();
+    event_set(&ready);
+    event_wait(&never);
+}
+
+static void release_while_another_runs(void *guard)
+{
+    PyThreadStateToken *token = ensure(guard);
+    PyEval_SaveThread();
+    /* Its thread state is not this thread's. */
+    static event holding = EVENT_INIT;
+    event_set(&ready);
+    (void)event_wait_ms(&holding, 0);
+    static event *const go = &never;
+    event_wait(go);
+    PyThreadState_Release(token);
+    _exit(0);
+}
