@@ -246,3 +246,7 @@ pub(crate) fn close_together(
     }
     all_free
 }
+
+#[cfg(all(test, loom))]
+#[path = "gate_model.rs"]
+mod model;

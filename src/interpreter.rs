@@ -300,10 +300,13 @@ unsafe fn find_or_install(
         // Imported before anything is made: in an interpreter that is being taken apart the
         // import fails, and nothing is left behind.
         let atexit = Owned::new(py, py.PyImport_ImportModule(c"atexit".as_ptr()));
-        let register = atexit.and_then(|atexit| atexit.attribute(c"register"));
+        let register = atexit.and_then(|atexit| {
+            Owned::new(py, py.PyObject_GetAttrString(atexit.as_ptr(), c"register".as_ptr()))
+        });
         let Some(register) = register else {
+            let no_memory = py.PyErr_ExceptionMatches(py.PyExc_MemoryError()) != 0;
             py.PyErr_Clear();
-            return Err(Refusal::Unavailable);
+            return Err(if no_memory { Refusal::OutOfMemory } else { Refusal::Unavailable });
         };
         let record = match known {
             Some(record) => record,

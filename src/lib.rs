@@ -23,20 +23,31 @@
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+#[cfg(not(loom))]
 #[allow(non_snake_case)]
 pub mod capi;
 
+#[cfg(not(loom))]
 mod attach;
+#[cfg(not(loom))]
 mod daemon;
+#[cfg(not(loom))]
 mod interpreter;
 
+// `--cfg loom` builds the gate alone, for `make model`.
+#[cfg_attr(loom, allow(dead_code))]
 mod gate;
 
+#[cfg(not(loom))]
 mod finalize;
+#[cfg(not(loom))]
 mod report;
 
+#[cfg(not(loom))]
 mod fork;
+#[cfg(not(loom))]
 mod settings;
 mod sync;
 
+#[cfg(not(loom))]
 mod python;

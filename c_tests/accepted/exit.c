@@ -122,7 +122,7 @@ SCENARIO(exit_from_a_callback, "An atexit callback that prints, and one that fai
 // expect: stdout "thread done"
 SCENARIO(with_a_threading_thread, "Threads of `threading` are joined as ever, and the wait holds besides")
 {
-    python_main("import native, threading, time\n"
+    python_main("import native, threading\n"
                 "def body():\n"
                 "    native.start(lambda: sum(range(100)))\n"
                 "    threading.main_thread().join()\n"
@@ -130,7 +130,7 @@ SCENARIO(with_a_threading_thread, "Threads of `threading` are joined as ever, an
                 "threading.Thread(target=body).start()");
 }
 
-// expect: exit 99
+// expect: exit 9
 // expect: stderr "PythonFinalizationError"
 // pythons: >=3.13
 SCENARIO(too_late, "The exception that finalizers get is an ordinary one: printed where nobody catches it")
@@ -143,6 +143,6 @@ SCENARIO(too_late, "The exception that finalizers get is an ordinary one: printe
                 "            start(print)\n"
                 "        except RuntimeError:\n"
                 "            tell()\n"
-                "            leave(99)\n"
+                "            leave(9)\n"
                 "last = Last()");
 }

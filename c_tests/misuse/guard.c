@@ -317,18 +317,19 @@ SCENARIO(ensure_from_a_closed_view, "A closed view of an interpreter that is gon
 
 /* --- Never made ----------------------------------------------------------------------------------- */
 
-/* Readable memory with nothing of ours in it. */
-static _Alignas(4096) char memory[8192];
-
-/* What the low bits of a view are is the library's affair; memory aligned for guards is not for
- * views, and the message may say so. */
+/* Readable memory with nothing of ours in it, at an address like that of a handle. */
+static void *memory_like(void *handle)
+{
+    static _Alignas(4096) char memory[8192];
+    return memory + 4096 + (uintptr_t)handle % 1024;
+}
 
 // native: no, its functions trust their callers
 // expect: fatal PyInterpreterGuard_Close "not a PyInterpreterGuard"
 SCENARIO(memory_as_a_guard_to_close, "Memory that is not a guard is not closed")
 {
     py_init();
-    PyInterpreterGuard_Close((void *)(memory + 4096));
+    PyInterpreterGuard_Close(memory_like(guard_here()));
 }
 
 // native: no, its functions trust their callers
@@ -336,8 +337,34 @@ SCENARIO(memory_as_a_guard_to_close, "Memory that is not a guard is not closed")
 SCENARIO(memory_as_a_guard_to_ensure, "Memory that is not a guard lets nobody in")
 {
     py_init();
-    PyThreadState_Ensure((void *)(memory + 4096));
+    PyThreadState_Ensure(memory_like(guard_here()));
 }
+
+// native: no, its functions trust their callers
+// expect: fatal PyInterpreterView_Close "not a PyInterpreterView"
+SCENARIO(memory_as_a_view_to_close, "Memory that is not a view is not closed")
+{
+    py_init();
+    PyInterpreterView_Close(memory_like(view_here()));
+}
+
+// native: no, its functions trust their callers
+// expect: fatal PyInterpreterGuard_FromView "not a PyInterpreterView"
+SCENARIO(memory_as_a_view_to_promote, "Memory that is not a view is not asked for guards")
+{
+    py_init();
+    PyInterpreterGuard_FromView(memory_like(view_here()));
+}
+
+// native: no, its functions trust their callers
+// expect: fatal PyThreadState_EnsureFromView "not a PyInterpreterView"
+SCENARIO(memory_as_a_view_to_ensure, "Memory that is not a view lets nobody in")
+{
+    py_init();
+    PyThreadState_EnsureFromView(memory_like(view_here()));
+}
+
+/* What one would have passed before there were guards. */
 
 // native: no, its functions trust their callers
 // expect: fatal PyThreadState_Ensure ""
@@ -348,27 +375,17 @@ SCENARIO(an_interpreter_as_a_guard, "An interpreter is no guard")
 }
 
 // native: no, its functions trust their callers
-// expect: fatal PyInterpreterView_Close ""
-SCENARIO(memory_as_a_view_to_close, "Memory that is not a view is not closed")
+// expect: fatal PyThreadState_EnsureFromView ""
+SCENARIO(an_interpreter_as_a_view, "An interpreter is no view")
 {
     py_init();
-    PyInterpreterView_Close((void *)(memory + 4096));
+    PyThreadState_EnsureFromView((void *)PyInterpreterState_Get());
 }
 
 // native: no, its functions trust their callers
-// expect: fatal PyInterpreterGuard_FromView ""
-SCENARIO(memory_as_a_view_to_promote, "Memory that is not a view is not asked for guards")
+// expect: fatal PyThreadState_Ensure ""
+SCENARIO(a_thread_state_as_a_guard, "A thread state is no guard")
 {
     py_init();
-    PyInterpreterGuard_FromView((void *)(memory + 4096));
-}
-
-// native: no, its functions trust their callers
-// expect: fatal PyThreadState_EnsureFromView "not a PyInterpreterView"
-SCENARIO(memory_as_a_view_to_ensure, "Memory that is not a view lets nobody in, whatever its address")
-{
-    py_init();
-    /* All low bits that a view can have. */
-    uintptr_t low_bits = (uintptr_t)view_here() % 1024;
-    PyThreadState_EnsureFromView((void *)(memory + 4096 + low_bits));
+    PyThreadState_Ensure((void *)PyThreadState_Get());
 }

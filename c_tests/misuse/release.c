@@ -245,26 +245,73 @@ SCENARIO(detached_in_the_main_thread, "A Release without an attached thread stat
     release_detached(guard_here());
 }
 
-static PyThreadStateToken *token_to_release;
-
-static void detach_and_tell(void *guard)
-{
-    token_to_release = ensure(guard);
-    PyEval_SaveThread();
-    event_set(&ready);
-    event_wait(&never);
-}
+static event held = EVENT_INIT;
 
 static void release_while_another_runs(void *guard)
 {
     PyThreadStateToken *token = ensure(guard);
     PyEval_SaveThread();
-    /* Its thread state is not this thread's. */
-    static event holding = EVENT_INIT;
     event_set(&ready);
-    (void)event_wait_ms(&holding, 0);
-    static event *const go = &never;
-    event_wait(go);
+    event_wait(&held);
     PyThreadState_Release(token);
     _exit(0);
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "is not attached"
+SCENARIO(detached_while_another_has_the_gil,
+         "A Release without an attached thread state is a fatal error: another thread has the GIL")
+{
+    py_init();
+    thread_start(release_while_another_runs, guard_here());
+    py_event_wait(&ready);
+    /* Has the GIL, and keeps it. */
+    event_set(&held);
+    event_wait(&never);
+}
+
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "is not attached"
+SCENARIO(attached_to_another_interpreter, "A Release needs the thread state of its Ensure, not one of another interpreter")
+{
+    py_init();
+    PyThreadState *sub = sub_new();
+    PyThreadStateToken *token = ensure(guard_here());
+    swap(PyThreadState_Get(), sub);
+    PyThreadState_Release(token);
+}
+
+/* A debug build up to 3.11 does not allow the second thread state. */
+// pythons: release
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "is not attached"
+SCENARIO(attached_to_another_thread_state, "A Release needs the thread state of its Ensure, not another one of the interpreter")
+{
+    py_init();
+    PyThreadState *other = PyThreadState_New(PyInterpreterState_Get());
+    PyThreadStateToken *token = ensure(guard_here());
+    swap(PyThreadState_Get(), other);
+    PyThreadState_Release(token);
+}
+
+static void release_the_outer_state(void *guard)
+{
+    PyGILState_Ensure();
+    PyThreadState *outer = PyEval_SaveThread();
+    PyThreadState *sub = PyThreadState_New(PyThreadState_GetInterpreter(outer));
+    PyEval_RestoreThread(sub);
+    PyThreadStateToken *token = ensure(guard);
+    PyThreadState_Swap(outer);
+    PyThreadState_Release(token);
+    _exit(0);
+}
+
+/* Before 3.12 a thread cannot have two thread states of one interpreter, as far as PyGILState goes. */
+// pythons: >=3.12
+// native: no, its Release trusts its callers
+// expect: fatal PyThreadState_Release "is not attached"
+SCENARIO(attached_to_the_threads_usual_state, "A Release needs the thread state of its Ensure, not the thread's usual one")
+{
+    py_init();
+    py_thread_join(thread_start(release_the_outer_state, guard_here()));
 }

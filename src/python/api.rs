@@ -213,6 +213,7 @@ api! {
     }
     data {
         PyExc_RuntimeError;
+        PyExc_MemoryError;
         PyExc_KeyboardInterrupt;
     }
 }

@@ -1,0 +1,178 @@
+//! The gate under `loom`: all interleavings of a few threads. Run by `make model`.
+//!
+//! What a guard protects is a cell that guarded threads read, and that finalization writes once
+//! it has closed the gate. `loom` reports a read that a write does not come after, or a thread
+//! that sleeps for ever.
+
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::thread;
+
+use super::{close_together, Claim, Gate, Lobby};
+
+struct House {
+    gates: [Gate; 2],
+    lobby: Lobby,
+    /// What the guards of each gate protect.
+    interpreters: [UnsafeCell<bool>; 2],
+}
+
+impl House {
+    fn new() -> Arc<House> {
+        Arc::new(House {
+            gates: [Gate::new(), Gate::new()],
+            lobby: Lobby::new(),
+            interpreters: [UnsafeCell::new(true), UnsafeCell::new(true)],
+        })
+    }
+
+    fn work(&self, index: usize) {
+        // SAFETY: loom checks that this does not race with the write in `finalize`.
+        assert!(
+            self.interpreters[index].with(|alive| unsafe { *alive }),
+            "worked on after its end"
+        );
+    }
+
+    fn enter(&self, index: usize, claim: Claim) -> bool {
+        self.gates[index].enter(claim, &self.lobby)
+    }
+
+    fn leave(&self, index: usize) {
+        assert!(self.gates[index].leave(&self.lobby).is_ok());
+    }
+
+    /// Waits as `finalize.rs` does, and ends what the gates protect.
+    fn finalize(&self, indices: &[usize], honour_views: bool) {
+        let gates: Vec<&Gate> = indices.iter().map(|index| &self.gates[*index]).collect();
+        loop {
+            for gate in &gates {
+                gate.drain(honour_views);
+            }
+            let seat = self.lobby.enter();
+            if close_together(&gates, honour_views, &seat) {
+                break;
+            }
+            if gates.iter().any(|gate| gate.guards() != 0) {
+                drop(self.lobby.wait(seat, None));
+            }
+        }
+        for index in indices {
+            // SAFETY: loom checks that no guarded thread reads at the same time.
+            self.interpreters[*index].with_mut(|alive| unsafe { *alive = false });
+        }
+    }
+}
+
+/// One callback through a view. Whether it got in.
+fn call(house: &House, index: usize) -> bool {
+    let entered = house.enter(index, Claim::View);
+    if entered {
+        house.work(index);
+        house.leave(index);
+    }
+    entered
+}
+
+#[test]
+fn two_callbacks_and_an_exit() {
+    loom::model(|| {
+        let house = House::new();
+        let threads = [0, 1].map(|_| {
+            let house = house.clone();
+            thread::spawn(move || {
+                if !call(&house, 0) {
+                    assert!(!call(&house, 0), "refused, and then not");
+                }
+            })
+        });
+        house.finalize(&[0], true);
+        assert!(!house.enter(0, Claim::View) && !house.enter(0, Claim::Holder));
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_holder_takes_more_when_views_are_refused() {
+    loom::model(|| {
+        let house = House::new();
+        assert!(house.enter(0, Claim::View));
+        let holder = thread::spawn({
+            let house = house.clone();
+            move || {
+                assert!(house.enter(0, Claim::Holder), "a holder is never refused");
+                house.leave(0);
+                house.work(0);
+                house.leave(0);
+            }
+        });
+        let knocker = thread::spawn({
+            let house = house.clone();
+            move || call(&house, 0)
+        });
+        house.finalize(&[0], false);
+        holder.join().unwrap();
+        knocker.join().unwrap();
+    });
+}
+
+#[test]
+fn an_exit_that_covers_two_interpreters() {
+    loom::model(|| {
+        let house = House::new();
+        // Whoever works in the one makes work in the other: neither may close before both can.
+        // The free one is looked at first.
+        assert!(house.enter(1, Claim::View));
+        let worker = thread::spawn({
+            let house = house.clone();
+            move || {
+                assert!(call(&house, 0), "refused on account of an attempt to close");
+                house.work(1);
+                house.leave(1);
+            }
+        });
+        house.finalize(&[0, 1], true);
+        worker.join().unwrap();
+        assert!(!house.enter(1, Claim::Holder));
+    });
+}
+
+#[test]
+fn two_exits_at_once() {
+    loom::model(|| {
+        let house = House::new();
+        assert!(house.enter(1, Claim::View));
+        // A subinterpreter ends while the main interpreter, which covers it, finalizes.
+        let sub = thread::spawn({
+            let house = house.clone();
+            move || {
+                let seat = house.lobby.enter();
+                house.gates[1].drain(true);
+                close_together(&[&house.gates[1]], true, &seat)
+            }
+        });
+        let worker = thread::spawn({
+            let house = house.clone();
+            move || {
+                house.work(1);
+                house.leave(1);
+            }
+        });
+        house.finalize(&[0, 1], true);
+        sub.join().unwrap();
+        worker.join().unwrap();
+    });
+}
+
+#[test]
+fn a_guard_given_back_twice_is_seen() {
+    loom::model(|| {
+        let house = House::new();
+        assert!(house.enter(0, Claim::View));
+        house.leave(0);
+        assert!(house.gates[0].leave(&house.lobby).is_err());
+        assert!(house.enter(0, Claim::View), "the gate is as it was");
+    });
+}
