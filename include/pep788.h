@@ -96,9 +96,7 @@ void PyInterpreterGuard_Close(PyInterpreterGuard *guard);
  *
  * Returns a view, to be closed with PyInterpreterView_Close() once, by any thread, at any time.
  *
- * Fails with NULL and an exception: MemoryError when out of memory, PythonFinalizationError
- * (RuntimeError before 3.13) when the first use of this library in an interpreter comes while it
- * finalizes.
+ * Fails with NULL and an exception, MemoryError, only when out of memory.
  *
  * Contract: PEP 788, PyInterpreterView_FromCurrent.
  */

@@ -301,6 +301,7 @@ pub(crate) fn release(py: &'static Api, function: &str, token: usize) {
         match level.way {
             Way::Reused => daemon::restore(py, level.record, level.dropped),
             Way::Reattached => {
+                daemon::restore(py, level.record, level.dropped);
                 py.PyEval_SaveThread();
             }
             Way::Created { outer: before, slot } => {

@@ -6,8 +6,7 @@
 use std::ffi::{c_void, CStr};
 
 use crate::attach::{self, Hold};
-use crate::gate::Claim;
-use crate::interpreter::{self, Record, LOBBY};
+use crate::interpreter::{self, Record};
 use crate::python::{self, threading, Api, KeepException, Owned, PyObject, PyThreadState};
 
 /// The key in the thread state's dict, which is emptied when the thread state is cleared.
@@ -43,8 +42,7 @@ pub(crate) unsafe fn set(py: &'static Api, state: *mut PyThreadState, daemon: bo
         let Ok(record) = interpreter::of(py, state) else {
             return false;
         };
-        let claim = if attach::is_inside(record) { Claim::Holder } else { Claim::View };
-        if !record.gate.enter(claim, &LOBBY) {
+        if record.take_guard(py).is_err() {
             return false;
         }
         let hold = Hold::of(record);
@@ -56,6 +54,21 @@ pub(crate) unsafe fn set(py: &'static Api, state: *mut PyThreadState, daemon: bo
             }
             None => keep(py, hold),
         }
+    }
+}
+
+/// Whether the calling thread keeps this interpreter from finalizing, as far as it is to be seen:
+/// it is inside an Ensure of it, or attached to it with a thread state that holds it.
+pub(crate) fn is_holder(py: &'static Api, record: &'static Record) -> bool {
+    if attach::is_inside(record) {
+        return true;
+    }
+    let state = attach::attached(py);
+    // SAFETY: `state` is attached.
+    unsafe {
+        !state.is_null()
+            && py.PyThreadState_GetInterpreter(state) == record.interpreter()
+            && holds_by_itself(py)
     }
 }
 

@@ -3,14 +3,14 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void, CStr};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use crate::attach::{Hold, Receipt};
 use crate::gate::{Claim, Gate, Lobby};
 use crate::python::{Api, KeepException, Owned, PyInterpreterState, PyObject, PyThreadState};
 use crate::sync::lock;
-use crate::{attach, finalize, fork, python};
+use crate::{attach, daemon, finalize, fork, python};
 
 /// Records are this far apart, so that a handle has low bits to spare (`capi/handle.rs`).
 pub(crate) const RECORD_ALIGN: usize = 1024;
@@ -28,8 +28,8 @@ pub(crate) struct Record {
     id: AtomicI64,
     /// How many exit callbacks are in place. Not zero means that finalization will wait.
     pub(crate) callbacks: AtomicUsize,
-    /// Views, plus one while the interpreter lives. At zero the record is free.
-    owners: AtomicUsize,
+    /// How many views there are. A record without views and without an interpreter is free.
+    views: AtomicUsize,
     /// [`STAMP`] plus how often the record was given to a new interpreter.
     stamp: AtomicUsize,
 }
@@ -67,7 +67,7 @@ impl Record {
             interpreter: AtomicPtr::new(std::ptr::null_mut()),
             id: AtomicI64::new(0),
             callbacks: AtomicUsize::new(0),
-            owners: AtomicUsize::new(0),
+            views: AtomicUsize::new(0),
             stamp: AtomicUsize::new(STAMP),
         }
     }
@@ -121,26 +121,20 @@ impl Record {
     /// One more view of this record.
     pub(crate) fn add_view(&self) {
         // Relaxed: whoever adds a view has one, or the interpreter, that keeps the record.
-        self.owners.fetch_add(1, Ordering::Relaxed);
+        self.views.fetch_add(1, Ordering::Relaxed);
     }
 
     /// One view less. `false`: there was none.
     pub(crate) fn drop_view(&'static self) -> bool {
-        self.is_main() || self.disown(&mut registry())
-    }
-
-    fn disown(&'static self, registry: &mut Registry) -> bool {
-        // Under the registry's lock, so that nobody takes the record for free twice.
-        match self.owners.load(Ordering::Relaxed) {
-            0 => return false,
-            1 => {
-                self.stamp.store(STAMP | (self.life() + 1) & 0xffff, Ordering::Relaxed);
-                registry.free.push(self);
-            }
-            _ => {}
+        // Under the registry's lock, as the interpreter's end, so that one of them comes second.
+        let mut registry = registry();
+        let before = self
+            .views
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |views| views.checked_sub(1));
+        if before == Ok(1) && self.interpreter().is_null() {
+            registry.release(self);
         }
-        self.owners.fetch_sub(1, Ordering::Relaxed);
-        true
+        before.is_ok()
     }
 
     /// The interpreter is gone.
@@ -148,9 +142,14 @@ impl Record {
         self.gate.condemn();
         self.callbacks.store(0, Ordering::Relaxed);
         let gone = self.interpreter.swap(std::ptr::null_mut(), Ordering::Relaxed).is_null();
-        if !gone && !self.is_main() {
-            self.disown(registry);
+        if !gone && self.views.load(Ordering::Relaxed) == 0 {
+            registry.release(self);
         }
+    }
+
+    fn begin_another_life(&self) {
+        // Relaxed: see `life`.
+        self.stamp.store(STAMP | ((self.life() + 1) & 0xffff), Ordering::Relaxed);
     }
 
     /// This record in the life it has now, as an address for a capsule.
@@ -175,11 +174,15 @@ impl Record {
         if self.is_main() && !self.is_installed() {
             adopt_main(py)?;
         }
-        if self.gate.enter(Claim::View, &LOBBY) {
-            Ok(())
-        } else {
-            Err(Refusal::Unavailable)
-        }
+        self.take_guard(py)
+    }
+
+    /// Takes a guard. When views are not honoured any more, only threads that hold the
+    /// interpreter already get one.
+    pub(crate) fn take_guard(&'static self, py: &'static Api) -> Result<(), Refusal> {
+        let taken = self.gate.enter(Claim::View, &LOBBY)
+            || daemon::is_holder(py, self) && self.gate.enter(Claim::Holder, &LOBBY);
+        taken.then_some(()).ok_or(Refusal::Unavailable)
     }
 }
 
@@ -201,12 +204,13 @@ impl Registry {
         std::iter::once(&MAIN).chain(self.all.iter().copied())
     }
 
+    /// A record for an interpreter; or, if that is NULL, for views of one that is dying.
     fn claim(&mut self, interpreter: *mut PyInterpreterState, id: i64) -> Option<&'static Record> {
         let record = match self.free.pop() {
             Some(record) => record,
             None => {
                 self.all.try_reserve(1).ok()?;
-                // `bury` and `drop_view` push to it where they cannot fail.
+                // `release` pushes to it where nothing may fail.
                 self.free.try_reserve(self.all.len() + 1).ok()?;
                 let record = new_record()?;
                 self.all.push(record);
@@ -214,11 +218,18 @@ impl Registry {
             }
         };
         record.id.store(id, Ordering::Relaxed);
-        record.owners.store(1, Ordering::Relaxed);
         record.gate.reopen();
         // Release: whoever finds the interpreter finds the rest.
         record.interpreter.store(interpreter, Ordering::Release);
         Some(record)
+    }
+
+    /// Neither the interpreter nor a view of it is left.
+    fn release(&mut self, record: &'static Record) {
+        if !record.is_main() {
+            record.begin_another_life();
+            self.free.push(record);
+        }
     }
 }
 
@@ -304,7 +315,8 @@ unsafe fn find_or_install(
             Owned::new(py, py.PyObject_GetAttrString(atexit.as_ptr(), c"register".as_ptr()))
         });
         let Some(register) = register else {
-            let no_memory = py.PyErr_ExceptionMatches(py.PyExc_MemoryError()) != 0;
+            // The main interpreter is initialized, so it is not that it is taken apart.
+            let no_memory = is_main || py.PyErr_ExceptionMatches(py.PyExc_MemoryError()) != 0;
             py.PyErr_Clear();
             return Err(if no_memory { Refusal::OutOfMemory } else { Refusal::Unavailable });
         };
@@ -316,7 +328,7 @@ unsafe fn find_or_install(
             if !is_main && !MAIN.is_installed() {
                 // The end of the main interpreter ends them all, so it has to wait for the
                 // guards of this one too, even if nobody uses the library in it.
-                visit(py, &MAIN);
+                prepare_main(py);
             }
             return Ok(record);
         }
@@ -331,7 +343,7 @@ unsafe fn find_or_install(
 /// Has the exit callback of `record` installed, from a thread that is attached to another
 /// interpreter or to none.
 fn visit(py: &'static Api, record: &'static Record) -> bool {
-    if record.promote(py).is_err() {
+    if record.take_guard(py).is_err() {
         return false;
     }
     let hold = Hold::of(record);
@@ -376,9 +388,21 @@ fn create(
 
 /// A new run of the runtime, or the first.
 fn reopen_main(interpreter: *mut PyInterpreterState, _registry: &Registry) {
-    REQUESTED.store(false, Ordering::Relaxed);
+    forget_requests();
+    // Guards of the run before are none of this one.
+    MAIN.begin_another_life();
     MAIN.gate.reopen();
     MAIN.interpreter.store(interpreter, Ordering::Release);
+}
+
+/// A record to view an interpreter by that is too far gone to be known: it is refused for ever.
+/// `None`: out of memory.
+pub(crate) fn view_of_the_dying() -> Option<&'static Record> {
+    let mut registry = registry();
+    let record = registry.claim(std::ptr::null_mut(), -1)?;
+    record.gate.condemn();
+    record.add_view();
+    Some(record)
 }
 
 const CAPSULE: &CStr = c"pep788.record";
@@ -421,79 +445,106 @@ unsafe fn watch_death(
     }
 }
 
-/// Whether the main thread has been asked to install the exit callback, and has yet to do it.
-static REQUESTED: AtomicBool = AtomicBool::new(false);
+/// When the main thread was last asked to install the exit callback, in milliseconds of the
+/// monotonic clock; 0 when it has done so.
+static REQUESTED: AtomicU64 = AtomicU64::new(0);
+
+/// The queue of pending calls is short, and up to 3.11 a request may land in the queue of a
+/// subinterpreter that runs at the moment. So it is repeated, but not often.
+const REQUEST_EVERY_MS: u64 = 50;
 
 /// Has the main thread install the main interpreter's exit callback. CPython runs pending calls
 /// before the exit callbacks, so a request that it accepts is in time.
 pub(crate) fn request_install(py: &'static Api) -> bool {
     unsafe extern "C" fn install(_: *mut c_void) -> c_int {
-        REQUESTED.store(false, Ordering::Relaxed);
+        forget_requests();
         if let Some(py) = python::get() {
-            // SAFETY: CPython runs pending calls attached.
-            unsafe {
-                let state = python::attached(py, std::ptr::null_mut());
-                if !state.is_null() {
-                    // A refusal means that this is finalization: nothing to install then.
-                    let _ = of(py, state);
-                }
-            }
+            install_main_attached(py, attach::attached(py));
         }
         0
     }
-    // One request is enough, and the queue is short. Relaxed: two would do no harm.
-    if REQUESTED.swap(true, Ordering::Relaxed) {
+    let now = milliseconds();
+    let last = REQUESTED.load(Ordering::Relaxed);
+    if last != 0 && now.saturating_sub(last) < REQUEST_EVERY_MS {
         return true;
     }
     // SAFETY: needs no thread state.
     let accepted = unsafe { py.Py_AddPendingCall(install, std::ptr::null_mut()) } == 0;
-    REQUESTED.store(accepted, Ordering::Relaxed);
-    accepted
+    if accepted {
+        // Relaxed: two requests would do no harm.
+        REQUESTED.store(now, Ordering::Relaxed);
+    }
+    accepted || last != 0
 }
 
-/// In a forked child: the parent's main thread, and its pending calls, are not here.
+fn milliseconds() -> u64 {
+    // SAFETY: an all-zero timespec is valid; the call fills it.
+    let now = unsafe {
+        let mut now: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now);
+        now
+    };
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000 + 1
+}
+
+/// Done; or, in a forked child, never asked: the parent's main thread is not here.
 pub(crate) fn forget_requests() {
-    REQUESTED.store(false, Ordering::Relaxed);
+    REQUESTED.store(0, Ordering::Relaxed);
+}
+
+/// Installs the main interpreter's exit callback from a thread that is attached.
+fn install_main_attached(py: &'static Api, state: *mut PyThreadState) {
+    if state.is_null() || MAIN.is_installed() {
+        return;
+    }
+    // SAFETY: `state` is attached.
+    unsafe {
+        if py.PyThreadState_GetInterpreter(state) == py.PyInterpreterState_Main() {
+            // A refusal means that this is finalization: nothing to install then.
+            let _ = of(py, state);
+        } else if open_main(py).is_ok() {
+            visit(py, &MAIN);
+        }
+    }
 }
 
 /// For a caller that names the main interpreter: has the exit callback installed as early as
 /// there is a way to.
 pub(crate) fn prepare_main(py: &'static Api) {
-    if MAIN.is_installed() {
-        return;
+    if !MAIN.is_installed() {
+        // A refusal comes again with the guard that is asked for.
+        let _ = adopt_main(py);
     }
-    let state = attach::attached(py);
-    // SAFETY: `state` is attached.
-    unsafe {
-        if !state.is_null()
-            && py.PyThreadState_GetInterpreter(state) == py.PyInterpreterState_Main()
-        {
-            let _ = of(py, state);
-            return;
-        }
-    }
-    let _ = adopt_main(py);
 }
 
 /// Makes the main interpreter guardable from a thread that may have nothing attached.
 #[cold]
 fn adopt_main(py: &'static Api) -> Result<(), Refusal> {
-    fork::watch();
-    {
-        let mut registry = registry();
-        // SAFETY: needs no thread state.
-        if unsafe { py.Py_IsInitialized() } == 0 {
-            // Not there yet, or finalizing, or gone. A run that nobody used from an attached
-            // thread has left nothing that would tell of its end.
-            MAIN.bury(&mut registry);
-            return Err(Refusal::Unavailable);
-        }
-        if MAIN.interpreter().is_null() {
-            // SAFETY: needs no thread state.
-            reopen_main(unsafe { py.PyInterpreterState_Main() }, &registry);
-        }
+    open_main(py)?;
+    install_main_attached(py, attach::attached(py));
+    if MAIN.is_installed() || request_install(py) {
+        Ok(())
+    } else {
+        Err(Refusal::Unavailable)
     }
-    if MAIN.gate.is_closed() || !request_install(py) {
+}
+
+/// Opens the main interpreter's gate, if this is a new run of the runtime.
+fn open_main(py: &'static Api) -> Result<(), Refusal> {
+    fork::watch();
+    let mut registry = registry();
+    // SAFETY: needs no thread state.
+    if unsafe { py.Py_IsInitialized() } == 0 {
+        // Not there yet, or finalizing, or gone. A run that nobody used from an attached thread
+        // has left nothing that would tell of its end.
+        MAIN.bury(&mut registry);
+        return Err(Refusal::Unavailable);
+    }
+    if MAIN.interpreter().is_null() {
+        // SAFETY: needs no thread state.
+        reopen_main(unsafe { py.PyInterpreterState_Main() }, &registry);
+    }
+    if MAIN.gate.is_closed() {
         return Err(Refusal::Unavailable);
     }
     Ok(())

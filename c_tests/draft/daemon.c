@@ -23,7 +23,13 @@ static PyInterpreterRef ref_of(PyThreadState *state)
     return ref;
 }
 
-/* Python code that lets the others have the GIL, time and again. */
+/* For longer than an exit takes that does not wait, there is none. Called with nothing attached. */
+static void check_not_finalized(void)
+{
+    CHECK(!event_wait_ms(&finalized, 50));
+}
+
+/* Python code that lets the others have the GIL, time and again; nobody finalizes meanwhile. */
 static void run_for_a_while(void)
 {
     for (int i = 0; i < 100; i++) {
@@ -31,6 +37,19 @@ static void run_for_a_while(void)
         Py_BEGIN_ALLOW_THREADS
         Py_END_ALLOW_THREADS
     }
+    Py_BEGIN_ALLOW_THREADS
+    check_not_finalized();
+    Py_END_ALLOW_THREADS
+}
+
+/* Tells that this thread has what it needs, and waits with nothing attached until the exit waits. */
+static void wait_for_the_exit(void)
+{
+    Py_BEGIN_ALLOW_THREADS
+    event_set(&inside);
+    event_wait(&exiting);
+    check_not_finalized();
+    Py_END_ALLOW_THREADS
 }
 
 /* That the exit waits for what `body` holds, which gets a reference to close, sets `inside` when it
@@ -389,8 +408,7 @@ static void the_callers_stays(void *ref)
 {
     CHECK_INT(PyThreadState_Ensure(ref), 0);
     CHECK_INT(PyThreadState_SetDaemon(1), 0);
-    event_set(&inside);
-    py_event_wait(&exiting);
+    wait_for_the_exit();
     run_for_a_while();
     PyThreadState_Release();
     log_event("let go");
@@ -409,8 +427,7 @@ static void non_daemon_again(void *ref)
     CHECK_INT(PyThreadState_SetDaemon(0), 0);
     CHECK_INT(PyThreadState_SetDaemon(0), 0);
     PyInterpreterRef_Close(ref);
-    event_set(&inside);
-    py_event_wait(&exiting);
+    wait_for_the_exit();
     run_for_a_while();
     log_event("let go");
     PyThreadState_Release();
@@ -428,8 +445,7 @@ static void inner_daemon_attached(void *ref)
     CHECK_INT(PyThreadState_SetDaemon(1), 0);
     PyThreadState_Release();
     PyInterpreterRef_Close(ref);
-    event_set(&inside);
-    py_event_wait(&exiting);
+    wait_for_the_exit();
     run_for_a_while();
     log_event("let go");
     PyThreadState_Release();
@@ -450,6 +466,7 @@ static void inner_daemon_reattached(void *ref)
     PyInterpreterRef_Close(ref);
     event_set(&inside);
     event_wait(&exiting);
+    check_not_finalized();
     Py_END_ALLOW_THREADS
     run_for_a_while();
     log_event("let go");
@@ -472,6 +489,7 @@ static void inner_daemon_in_a_kept_state(void *ref)
     PyThreadState_Release();
     event_set(&inside);
     event_wait(&exiting);
+    check_not_finalized();
     Py_END_ALLOW_THREADS
     run_for_a_while();
     log_event("let go");
@@ -493,8 +511,7 @@ static void legacy_non_daemon(void *ref)
     CHECK_INT(PyThreadState_GetDaemon(), 1);
     CHECK_INT(PyThreadState_SetDaemon(0), 0);
     CHECK_INT(PyThreadState_GetDaemon(), 0);
-    event_set(&inside);
-    py_event_wait(&exiting);
+    wait_for_the_exit();
     run_for_a_while();
     /* An inner pair deletes nothing. */
     PyGILState_STATE inner = PyGILState_Ensure();
@@ -518,8 +535,7 @@ static void own_non_daemon(void *ref)
     CHECK_INT(PyThreadState_SetDaemon(0), 0);
     CHECK_INT(PyThreadState_GetDaemon(), 0);
     PyInterpreterRef_Close(ref);
-    event_set(&inside);
-    py_event_wait(&exiting);
+    wait_for_the_exit();
     run_for_a_while();
     log_event("let go");
     PyThreadState_Clear(state);
@@ -593,8 +609,7 @@ static void first_use(void *unused)
     (void)unused;
     PyGILState_STATE legacy = PyGILState_Ensure();
     CHECK_INT(PyThreadState_SetDaemon(0), 0);
-    event_set(&inside);
-    py_event_wait(&exiting);
+    wait_for_the_exit();
     run_for_a_while();
     log_event("let go");
     PyGILState_Release(legacy);
@@ -608,6 +623,7 @@ SCENARIO(set_0_is_the_first_use, "SetDaemon(0) holds also where it is the first 
     at_exit(set_event, &exiting);
     py_finalize();
     log_event("finalized");
+    event_set(&finalized);
     thread_join(thread);
     expect_log("let go,finalized");
 }
@@ -620,9 +636,7 @@ static void take_more_as_a_non_daemon(void *ref)
     event_set(&inside);
     py_event_wait(&exiting);
     /* The wait is under way, and without a grace only holders are served. */
-    Py_BEGIN_ALLOW_THREADS
-    event_wait_ms(&finalized, 100);
-    Py_END_ALLOW_THREADS
+    run_for_a_while();
     PyInterpreterRef_Close(ref_here());
     log_event("let go");
     PyGILState_Release(legacy);
@@ -764,8 +778,7 @@ static void non_daemon_in_a_subinterpreter(void *ref)
     CHECK_INT(PyThreadState_SetDaemon(0), 0);
     CHECK_INT(PyThreadState_GetDaemon(), 0);
     PyInterpreterRef_Close(ref);
-    event_set(&inside);
-    py_event_wait(&exiting);
+    wait_for_the_exit();
     run_for_a_while();
     log_event("let go");
     PyThreadState_Clear(state);
@@ -777,7 +790,7 @@ static void end_waits(PyThreadState *(*new_interpreter)(void), int rounds)
     py_init();
     PyThreadState *own = PyThreadState_Get();
     for (int round = 0; round < rounds; round++) {
-        inside.happened = exiting.happened = false;
+        inside.happened = exiting.happened = finalized.happened = false;
         PyThreadState *sub = new_interpreter();
         pthread_t thread = thread_start(non_daemon_in_a_subinterpreter, ref_of(sub));
         py_event_wait(&inside);
@@ -787,6 +800,7 @@ static void end_waits(PyThreadState *(*new_interpreter)(void), int rounds)
         /* Would be a fatal error with the thread state still there. */
         sub_end(sub);
         log_event("ended");
+        event_set(&finalized);
         py_thread_join(thread);
     }
     py_finalize();

@@ -5,6 +5,7 @@
 
 static event exiting = EVENT_INIT;
 static event inside = EVENT_INIT;
+static event finalized = EVENT_INIT;
 
 static PyInterpreterRef ref_here(void)
 {
@@ -198,6 +199,12 @@ SCENARIO(release_clears_what_it_deletes, "PyThreadState_Release clears a thread 
 
 /* --- It does not steal --------------------------------------------------------------------------- */
 
+/* For longer than an exit takes that does not wait, there is none. Called with nothing attached. */
+static void check_not_finalized(void)
+{
+    CHECK(!event_wait_ms(&finalized, 50));
+}
+
 static void ensure_many_times(void *ref)
 {
     for (int i = 0; i < 100; i++) {
@@ -211,7 +218,7 @@ static void use_then_close(void *ref)
 {
     event_wait(&exiting);
     ensure_many_times(ref);
-    /* Had one of those taken the caller's reference, the interpreter would be finalized by now. */
+    check_not_finalized();
     ensure_many_times(ref);
     log_event("closed");
     PyInterpreterRef_Close(ref);
@@ -225,6 +232,7 @@ SCENARIO(the_callers_reference_stays_the_callers,
     at_exit(set_event, &exiting);
     py_finalize();
     log_event("finalized");
+    event_set(&finalized);
     thread_join(thread);
     expect_log("closed,finalized");
 }
@@ -236,6 +244,7 @@ static void release_first(void *ref)
     py_event_wait(&exiting);
     log_event("released");
     PyThreadState_Release();
+    check_not_finalized();
     log_event("closed");
     PyInterpreterRef_Close(ref);
 }
@@ -248,6 +257,7 @@ SCENARIO(waits_for_both, "The interpreter waits for the Ensure's reference and f
     at_exit(set_event, &exiting);
     py_finalize();
     log_event("finalized");
+    event_set(&finalized);
     thread_join(thread);
     expect_log("released,closed,finalized");
 }
@@ -260,12 +270,9 @@ static void close_first(void *ref)
     event_wait(&exiting);
     log_event("closed");
     PyInterpreterRef_Close(ref);
+    check_not_finalized();
     Py_END_ALLOW_THREADS
-    for (int i = 0; i < 100; i++) {
-        run("x = sum(range(1000))");
-        Py_BEGIN_ALLOW_THREADS
-        Py_END_ALLOW_THREADS
-    }
+    run("x = sum(range(1000))");
     log_event("released");
     PyThreadState_Release();
 }
@@ -278,6 +285,7 @@ SCENARIO(holds_by_itself, "The interpreter waits for both: Ensure's own referenc
     at_exit(set_event, &exiting);
     py_finalize();
     log_event("finalized");
+    event_set(&finalized);
     thread_join(thread);
     expect_log("closed,released,finalized");
 }
@@ -292,11 +300,10 @@ static void each_level_holds(void *ref)
     py_event_wait(&exiting);
     PyThreadState_Release();
     PyThreadState_Release();
-    for (int i = 0; i < 100; i++) {
-        run("x = sum(range(1000))");
-        Py_BEGIN_ALLOW_THREADS
-        Py_END_ALLOW_THREADS
-    }
+    Py_BEGIN_ALLOW_THREADS
+    check_not_finalized();
+    Py_END_ALLOW_THREADS
+    run("x = sum(range(1000))");
     log_event("released");
     PyThreadState_Release();
 }
@@ -309,6 +316,7 @@ SCENARIO(holds_until_the_outermost_release, "Nested Ensures hold one reference e
     at_exit(set_event, &exiting);
     py_finalize();
     log_event("finalized");
+    event_set(&finalized);
     thread_join(thread);
     expect_log("released,finalized");
 }

@@ -5,6 +5,7 @@
 
 static event exiting = EVENT_INIT;
 static event inside = EVENT_INIT;
+static event finalized = EVENT_INIT;
 
 #define RUBBISH ((PyInterpreterRef)(uintptr_t)0xBAD0)
 
@@ -24,6 +25,7 @@ static PyInterpreterRef ref_of(PyThreadState *state)
     return ref;
 }
 
+/* Python code that lets the others have the GIL, time and again; nobody finalizes meanwhile. */
 static void run_for_a_while(void)
 {
     for (int i = 0; i < 100; i++) {
@@ -31,6 +33,9 @@ static void run_for_a_while(void)
         Py_BEGIN_ALLOW_THREADS
         Py_END_ALLOW_THREADS
     }
+    Py_BEGIN_ALLOW_THREADS
+    CHECK(!event_wait_ms(&finalized, 50));
+    Py_END_ALLOW_THREADS
 }
 
 /* --- Py_FinalizeEx -------------------------------------------------------------------------------- */
@@ -56,6 +61,7 @@ SCENARIO(finalize_waits, "A strong reference keeps Py_FinalizeEx waiting, and th
     at_exit(set_event, &exiting);
     py_finalize();
     log_event("finalized");
+    event_set(&finalized);
     thread_join(thread);
     expect_log("worked,finalized");
 }
@@ -94,6 +100,7 @@ SCENARIO(holders_take_more, "During the wait PyInterpreterRef_Get still serves a
     at_exit(set_event, &exiting);
     py_finalize();
     log_event("finalized");
+    event_set(&finalized);
     thread_join(first);
     thread_join(second);
     expect_log("first closed,second closed,finalized");
@@ -209,6 +216,7 @@ static void end_waits(PyThreadState *(*new_interpreter)(void))
     pthread_t thread = thread_start(work_through_the_exit, ref);
     sub_end(sub);
     log_event("ended");
+    event_set(&finalized);
     py_thread_join(thread);
     expect_log("worked,ended");
     py_finalize();
@@ -248,6 +256,7 @@ static void thread_in_an_ensure_is_waited_for(PyThreadState *(*new_interpreter)(
     swap(sub, own);
     sub_end(sub);
     log_event("ended");
+    event_set(&finalized);
     py_thread_join(thread);
     expect_log("released,ended");
     py_finalize();
@@ -319,6 +328,7 @@ SCENARIO(main_waits_for_a_subinterpreters, "Py_FinalizeEx waits for the referenc
     pthread_t thread = thread_start(work_through_the_exit, ref);
     Py_FinalizeEx();
     log_event("finalized");
+    event_set(&finalized);
     thread_join(thread);
     expect_log("worked,finalized");
 }

@@ -4,6 +4,7 @@
 #include "harness.h"
 
 static event exiting = EVENT_INIT;
+static event finalized = EVENT_INIT;
 
 /* What no function leaves behind: every failure sets `*ref` to zero. */
 #define RUBBISH ((PyInterpreterRef)(uintptr_t)0xBAD0)
@@ -258,6 +259,26 @@ SCENARIO(main_from_a_subinterpreter, "PyInterpreterRef_Main: the main interprete
     check_holds(ref);
 }
 
+/* Up to 3.11 CPython gives a pending call to the interpreter of whoever has the GIL. */
+SCENARIO(main_detached_while_a_subinterpreter_runs,
+         "PyInterpreterRef_Main: the main interpreter is held also where the GIL is a subinterpreter's at that moment, "
+         "which then ends")
+{
+    py_init();
+    PyThreadState *own = PyThreadState_Get();
+    PyThreadState *sub = sub_new();
+    PyInterpreterRef ref = 0;
+    swap(own, sub);
+    thread_join(thread_start(main_from_a_detached_thread, &ref)); /* with the GIL */
+    swap(sub, own);
+    sub_end(sub);
+    /* Up to 3.11 a thread sees what others have made pending when it takes the GIL. */
+    Py_BEGIN_ALLOW_THREADS
+    Py_END_ALLOW_THREADS
+    run("for _ in range(1000): pass");
+    check_holds(ref);
+}
+
 SCENARIO(main_before_and_after, "PyInterpreterRef_Main: -1, and zero in *ref, before Py_Initialize and after Py_FinalizeEx")
 {
     check_no_main();
@@ -270,8 +291,6 @@ SCENARIO(main_before_and_after, "PyInterpreterRef_Main: -1, and zero in *ref, be
     py_finalize();
     check_no_main();
 }
-
-static event finalized = EVENT_INIT;
 
 static void no_main_afterwards(void *unused)
 {
@@ -395,6 +414,37 @@ SCENARIO(as_strong_of_a_known_subinterpreter,
     py_finalize();
 }
 
+static void not_strong(void *interpreter)
+{
+    check_not_strong(interpreter);
+}
+
+SCENARIO(as_strong_of_a_subinterpreter_never_used,
+         "PyInterpreterState_AsStrong: a subinterpreter in which the API was never used is unknown to a detached "
+         "thread, and found by an attached one")
+{
+    py_init();
+    PyThreadState *own = PyThreadState_Get();
+    PyThreadState *sub = sub_new();
+    PyInterpreterState *interpreter = PyThreadState_GetInterpreter(sub);
+    py_thread_join(thread_start(not_strong, interpreter));
+    PyInterpreterRef ref = strong(interpreter);
+    CHECK_PTR(PyThreadState_Get(), own);
+    CHECK_INT(PyThreadState_Ensure(ref), 0);
+    CHECK_PTR(attached_interpreter(), interpreter);
+    run("done = 0");
+    at_exit(set_event, &exiting);
+    PyThreadState_Release();
+    /* It holds. */
+    pthread_t thread = thread_start(work_through_the_exit, ref);
+    sub_end(sub);
+    log_event("ended");
+    py_thread_join(thread);
+    expect_log("worked,ended");
+    check_not_strong(interpreter);
+    py_finalize();
+}
+
 static void check_garbage(void *unused)
 {
     (void)unused;
@@ -423,11 +473,6 @@ SCENARIO(as_strong_of_garbage,
     py_thread_join(thread_start(check_garbage, NULL));
     py_finalize();
     check_garbage(NULL);
-}
-
-static void not_strong(void *interpreter)
-{
-    check_not_strong(interpreter);
 }
 
 SCENARIO(as_strong_of_a_freed_interpreter,
@@ -592,6 +637,7 @@ static void close_from_elsewhere(void *ref)
     PyInterpreterRef other = PyInterpreterRef_Dup(ref);
     log_event("first closed");
     PyInterpreterRef_Close(ref);
+    CHECK(!event_wait_ms(&finalized, 50));
     log_event("second closed");
     PyInterpreterRef_Close(other);
 }
@@ -606,6 +652,7 @@ SCENARIO(dup_during_the_wait,
     at_exit(set_event, &exiting);
     py_finalize();
     log_event("finalized");
+    event_set(&finalized);
     thread_join(thread);
     expect_log("first closed,second closed,finalized");
 }

@@ -5,6 +5,7 @@
 
 static event exiting = EVENT_INIT;
 static event inside = EVENT_INIT;
+static event finalized = EVENT_INIT;
 
 static PyInterpreterRef the_ref;
 
@@ -15,6 +16,7 @@ static PyInterpreterRef ref_here(void)
     return ref;
 }
 
+/* Python code that lets the others have the GIL, time and again; nobody finalizes meanwhile. */
 static void run_for_a_while(void)
 {
     for (int i = 0; i < 100; i++) {
@@ -22,6 +24,9 @@ static void run_for_a_while(void)
         Py_BEGIN_ALLOW_THREADS
         Py_END_ALLOW_THREADS
     }
+    Py_BEGIN_ALLOW_THREADS
+    CHECK(!event_wait_ms(&finalized, 50));
+    Py_END_ALLOW_THREADS
 }
 
 /* Called by threads of Python. */
@@ -308,10 +313,10 @@ SCENARIO(held_until_the_thread_ends, "SetDaemon(0) in a daemon thread of `thread
     at_exit(set_event, &exiting);
     py_finalize();
     log_event("finalized");
+    event_set(&finalized);
     expect_log("ended,finalized");
 }
 
-static event finalized = EVENT_INIT;
 static event left = EVENT_INIT;
 
 static void stay_behind(void)
@@ -364,7 +369,7 @@ SCENARIO(held_until_the_thread_ends_in_a_subinterpreter, "SetDaemon(0) in a daem
     py_init();
     PyThreadState *own = PyThreadState_Get();
     for (int round = 0; round < 5; round++) {
-        inside.happened = exiting.happened = false;
+        inside.happened = exiting.happened = finalized.happened = false;
         PyThreadState *sub = sub_new();
         swap(own, sub);
         expose("hold", hold_until_the_end);
@@ -378,6 +383,7 @@ SCENARIO(held_until_the_thread_ends_in_a_subinterpreter, "SetDaemon(0) in a daem
         at_exit(set_event, &exiting);
         swap(sub, own);
         sub_end(sub);
+        event_set(&finalized);
         CHECK_INT(log_count("ended"), round + 1);
     }
     py_finalize();

@@ -97,9 +97,7 @@ pub unsafe extern "C" fn PyInterpreterGuard_Close(guard: *mut PyInterpreterGuard
 ///
 /// Returns a view, to be closed with PyInterpreterView_Close() once, by any thread, at any time.
 ///
-/// Fails with NULL and an exception: MemoryError when out of memory, PythonFinalizationError
-/// (RuntimeError before 3.13) when the first use of this library in an interpreter comes while it
-/// finalizes.
+/// Fails with NULL and an exception, MemoryError, only when out of memory.
 ///
 /// Contract: PEP 788, PyInterpreterView_FromCurrent.
 #[no_mangle]
@@ -134,6 +132,7 @@ pub unsafe extern "C" fn PyInterpreterView_FromMain() -> *mut PyInterpreterView 
         return unsafe { (native.PyInterpreterView_FromMain)() } as *mut PyInterpreterView;
     }
     interpreter::prepare_main(py);
+    interpreter::main().add_view();
     encode(interpreter::main(), Kind::View) as *mut PyInterpreterView
 }
 

@@ -99,7 +99,11 @@ pub unsafe extern "C" fn PyInterpreterRef_AsInterpreter(
 ) -> *mut PyInterpreterState {
     const NAME: &str = "PyInterpreterRef_AsInterpreter";
     python::get_or_fatal(NAME);
-    decode(NAME, r#ref as usize, Kind::StrongRef).record.interpreter()
+    let reference = decode(NAME, r#ref as usize, Kind::StrongRef);
+    if !reference.inherited {
+        open_or_fatal(NAME, &reference, Kind::StrongRef);
+    }
+    reference.record.interpreter()
 }
 
 /// Another strong reference to the same interpreter, to be closed on its own.
@@ -116,9 +120,9 @@ pub unsafe extern "C" fn PyInterpreterRef_Dup(r#ref: PyInterpreterRef) -> PyInte
         // Of a parent process: it holds nothing here, and neither does another one like it.
         return r#ref;
     }
-    if !reference.record.gate.enter(Claim::Holder, &LOBBY) {
-        python::fatal(NAME, "this PyInterpreterRef is closed already");
-    }
+    open_or_fatal(NAME, &reference, Kind::StrongRef);
+    // A holder is not refused: the gate is not closed while the caller's reference is out.
+    let _ = reference.record.gate.enter(Claim::Holder, &LOBBY);
     encode(reference.record, Kind::StrongRef) as PyInterpreterRef
 }
 

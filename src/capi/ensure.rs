@@ -20,6 +20,12 @@ const FAILED: usize = -1isize as usize;
 pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
     const NAME: &str = "PyThreadState_Ensure";
     let py = python::get_or_fatal(NAME);
+    if handle == 0 {
+        python::fatal(
+            NAME,
+            "the PyInterpreterGuard, or PyInterpreterRef, is NULL; was its creation checked?",
+        );
+    }
     if handle::is_draft(handle) {
         return if ensure_ref(py, NAME, handle) { DONE } else { FAILED };
     }
@@ -89,8 +95,13 @@ pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
 /// A draft Ensure, which forms a reference of its own for its Release to drop.
 pub(super) fn ensure_ref(py: &'static Api, function: &str, handle: usize) -> bool {
     let reference = decode(function, handle, Kind::StrongRef);
-    let claim = if reference.inherited { Claim::View } else { Claim::Holder };
-    reference.record.gate.enter(claim, &LOBBY) && ensure_holding(py, reference.record)
+    let held = if reference.inherited {
+        reference.record.promote(py).is_ok()
+    } else {
+        open_or_fatal(function, &reference, Kind::StrongRef);
+        reference.record.gate.enter(Claim::Holder, &LOBBY)
+    };
+    held && ensure_holding(py, reference.record)
 }
 
 /// A draft Ensure that takes over a guard on `record`, whether it succeeds or not.

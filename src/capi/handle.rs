@@ -8,7 +8,7 @@
 //! | 0 | dialect: 0 accepted, 1 draft | the same |
 //! | 1 | 0 | 1 |
 //! | 2 to 5 | the process that took it, as a count of forks | 0: views survive a fork |
-//! | 6 to 9 | which of the interpreters that had the record | the same |
+//! | 6 to 9 | which of the interpreters that had the record | the same; 0 for "main" in any run |
 //!
 //! Bit 0 tells `PyThreadState_Ensure`, one symbol for both dialects, how to answer.
 
@@ -72,8 +72,15 @@ pub(super) fn encode(record: &'static Record, kind: Kind) -> usize {
         Kind::Guard | Kind::StrongRef => this_process(),
         Kind::View | Kind::WeakRef => 0,
     };
-    let life = (record.life() % MODULUS) << LIFE_SHIFT;
+    let life = life_of(record, kind) << LIFE_SHIFT;
     std::ptr::from_ref(record) as usize | life | process | kind.bits()
+}
+
+fn life_of(record: &Record, kind: Kind) -> usize {
+    match kind {
+        Kind::View | Kind::WeakRef if record.is_main() => 0,
+        _ => record.life() % MODULUS,
+    }
 }
 
 /// The record behind a handle; a fatal error for what cannot be one.
@@ -98,7 +105,7 @@ pub(super) fn decode(function: &str, handle: usize, kind: Kind) -> Handle {
         Kind::Guard | Kind::StrongRef => bits & (MODULUS - 1) << FORK_SHIFT != this_process(),
         Kind::View | Kind::WeakRef => false,
     };
-    if !inherited && bits >> LIFE_SHIFT != record.life() % MODULUS {
+    if !inherited && bits >> LIFE_SHIFT != life_of(record, kind) {
         fatal(
             function,
             &format!("this {} was closed before, and its interpreter is gone", kind.name()),

@@ -16,8 +16,6 @@ pub use accepted::*;
 pub use draft::*;
 pub use ensure::*;
 
-use crate::attach;
-use crate::gate::Claim;
 use crate::interpreter::{self, Refusal, LOBBY};
 use crate::python::{fatal, Api, PyThreadState};
 use handle::{decode, encode, Handle, Kind};
@@ -33,13 +31,10 @@ unsafe fn guard_current(py: &'static Api, state: *mut PyThreadState, kind: Kind)
         // SAFETY: as above.
         Err(refusal) => return unsafe { raise(py, refusal) },
     };
-    // Whoever is attached from within an Ensure is a holder, however long finalization waits.
-    let claim = if attach::is_inside(record) { Claim::Holder } else { Claim::View };
-    if record.gate.enter(claim, &LOBBY) {
-        encode(record, kind)
-    } else {
+    match record.take_guard(py) {
+        Ok(()) => encode(record, kind),
         // SAFETY: as above.
-        unsafe { raise(py, Refusal::Unavailable) }
+        Err(refusal) => unsafe { raise(py, refusal) },
     }
 }
 
@@ -49,13 +44,18 @@ unsafe fn guard_current(py: &'static Api, state: *mut PyThreadState, kind: Kind)
 /// `state` is attached to the calling thread.
 unsafe fn view_current(py: &'static Api, state: *mut PyThreadState, kind: Kind) -> usize {
     // SAFETY: attached, says the caller.
-    match unsafe { interpreter::of(py, state) } {
+    let record = match unsafe { interpreter::of(py, state) } {
         Ok(record) => {
             record.add_view();
-            encode(record, kind)
+            Some(record)
         }
+        Err(Refusal::Unavailable) => interpreter::view_of_the_dying(),
+        Err(Refusal::OutOfMemory) => None,
+    };
+    match record {
+        Some(record) => encode(record, kind),
         // SAFETY: as above.
-        Err(refusal) => unsafe { raise(py, refusal) },
+        None => unsafe { raise(py, Refusal::OutOfMemory) },
     }
 }
 

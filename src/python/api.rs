@@ -59,6 +59,7 @@ macro_rules! api {
             current: unsafe extern "C" fn() -> *mut PyThreadState,
             finalization_error: *mut *mut PyObject,
             none: *mut PyObject,
+            runtime: *const c_void,
         }
 
         impl Api {
@@ -108,6 +109,8 @@ macro_rules! api {
                     // New in 3.13; NULL before.
                     finalization_error: find(c"PyExc_PythonFinalizationError").cast(),
                     none: find(c"_Py_NoneStruct").cast(),
+                    // Private: NULL where it is not exported.
+                    runtime: find(c"_PyRuntime"),
                 })
             }
 
@@ -240,6 +243,11 @@ impl Api {
             // SAFETY: the address of a variable of CPython's.
             unsafe { *self.finalization_error }
         }
+    }
+
+    /// `_PyRuntime`, or NULL.
+    pub(super) fn runtime(&self) -> *const c_void {
+        self.runtime
     }
 
     /// A new reference to `None`.

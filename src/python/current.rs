@@ -4,7 +4,7 @@
 //! that holds the GIL, whichever thread that is, and the calling thread has to recognize its own.
 
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use super::api::{Api, PyInterpreterState, PyThreadState};
 use super::KeepException;
@@ -22,7 +22,7 @@ pub(crate) fn attached(py: &Api, ensured: *mut PyThreadState) -> *mut PyThreadSt
     }
     // SAFETY: reads thread-local storage only.
     let usual = unsafe { py.PyGILState_GetThisThreadState() };
-    if holder == usual || is_ours(py, holder, usual) {
+    if holder == usual || is_ours(py, holder, usual, ensured) {
         return holder;
     }
     std::ptr::null_mut()
@@ -35,7 +35,12 @@ pub(crate) fn attached(py: &Api, ensured: *mut PyThreadState) -> *mut PyThreadSt
 /// If it is not, the holder can be freed while we look. So it is read in a way that cannot
 /// fault, and believed only if the GIL has the same holder afterwards.
 #[cold]
-fn is_ours(py: &Api, holder: *mut PyThreadState, usual: *mut PyThreadState) -> bool {
+fn is_ours(
+    py: &Api,
+    holder: *mut PyThreadState,
+    usual: *mut PyThreadState,
+    ensured: *mut PyThreadState,
+) -> bool {
     if usual.is_null() {
         // A thread that creates a thread state is given it as its usual one. Without any,
         // `holder` was not created here.
@@ -52,40 +57,71 @@ fn is_ours(py: &Api, holder: *mut PyThreadState, usual: *mut PyThreadState) -> b
     }
     // SAFETY: no preconditions.
     let this_thread = unsafe { libc::pthread_self() } as usize;
-    if words[layout.thread_id] != this_thread {
+    if words[layout.words - 1] != this_thread {
         return false;
     }
-    // This thread created the holder, but may have handed it to another one, which runs with
-    // it now. What runs Python code leaves a trace of where.
-    match layout.trace {
-        Trace::CFrame { word, own } => {
-            let cframe = words[word];
-            cframe == holder as usize + own || on_this_stack(cframe)
+    // This thread created the holder, but may have handed it to another one, which runs with it
+    // now. Some evidence, from strong to weak:
+    let last_taker = last_taker(py, holder, &layout);
+    if last_taker == usual || (last_taker == ensured && !ensured.is_null()) {
+        // The GIL was taken with a thread state that is surely ours, and `holder` was swapped in.
+        return true;
+    }
+    if let Some(CFrame { word, own }) = layout.cframe {
+        if words[word] != holder as usize + own {
+            // It runs Python code, on the stack that this points to.
+            return on_this_stack(words[word]);
         }
-        Trace::Frame { word } => {
-            // A heap object, which tells nothing of the thread. A second thread state of one
-            // interpreter that runs Python code is far more likely a worker's than ours.
-            // SAFETY: `usual` is this thread's own.
-            let interpreter = unsafe { py.PyThreadState_GetInterpreter(usual) };
-            words[word] == 0 || words[INTERPRETER] != interpreter as usize
-        }
+    }
+    // The GIL was taken with `holder` itself. A thread that has one thread state of an interpreter
+    // seldom attaches another one of the same (a debug build forbids it), while handing new ones to
+    // workers is usual; of another interpreter, it is the other way round.
+    // SAFETY: `usual` is this thread's own.
+    words[INTERPRETER] != unsafe { py.PyThreadState_GetInterpreter(usual) } as usize
+}
+
+/// The thread state with which the GIL was last taken; NULL if that cannot be told.
+fn last_taker(py: &Api, holder: *mut PyThreadState, layout: &Layout) -> *mut PyThreadState {
+    let runtime = py.runtime();
+    if runtime.is_null() {
+        return std::ptr::null_mut();
+    }
+    let word = |offset: usize| {
+        // SAFETY: an aligned word inside CPython's `_PyRuntime`, which it accesses atomically too.
+        let word = unsafe { &*runtime.byte_add(offset).cast::<AtomicPtr<PyThreadState>>() };
+        // Relaxed: evidence about this thread's own past, or none.
+        word.load(Ordering::Relaxed)
+    };
+    // The first word is known by another way, which shows that the layout is right.
+    if word(layout.runtime.current) == holder {
+        word(layout.runtime.last_taker)
+    } else {
+        std::ptr::null_mut()
     }
 }
 
-/// `PyThreadState` in the versions where it must be looked into, in words. These structures
-/// are fixed: 3.9 to 3.11 get no new features.
+/// What must be looked into in some versions. These structures are fixed: 3.9 to 3.11 get no new
+/// features.
 struct Layout {
+    /// As many words of `PyThreadState` as are read, the last one being `thread_id`.
     words: usize,
-    thread_id: usize,
-    trace: Trace,
+    /// Where it runs Python code: `cframe` points into the C stack of the thread that does, or, if
+    /// none does, to the field at byte `own` of the thread state. 3.9 has nothing like it.
+    cframe: Option<CFrame>,
+    runtime: RuntimeLayout,
 }
 
-enum Trace {
-    /// `frame`: the innermost Python frame.
-    Frame { word: usize },
-    /// `cframe`: points into the C stack of the thread that runs Python code, or, when none
-    /// does, to the field at byte `own` of the thread state.
-    CFrame { word: usize, own: usize },
+struct CFrame {
+    word: usize,
+    own: usize,
+}
+
+/// `_PyRuntime`, in bytes.
+struct RuntimeLayout {
+    /// `gilstate.tstate_current`
+    current: usize,
+    /// `ceval.gil.last_holder`
+    last_taker: usize,
 }
 
 const INTERPRETER: usize = 2;
@@ -93,16 +129,13 @@ const LONGEST_LAYOUT: usize = 23;
 
 impl Layout {
     fn of(version: u16) -> Option<Layout> {
-        Some(match version {
-            0x0309 => Layout { words: 23, thread_id: 22, trace: Trace::Frame { word: 3 } },
-            0x030a => {
-                Layout { words: 23, thread_id: 22, trace: Trace::CFrame { word: 6, own: 264 } }
-            }
-            0x030b => {
-                Layout { words: 20, thread_id: 19, trace: Trace::CFrame { word: 7, own: 336 } }
-            }
+        let (words, cframe, current, last_taker) = match version {
+            0x0309 => (23, None, 568, 360),
+            0x030a => (23, Some(CFrame { word: 6, own: 264 }), 568, 360),
+            0x030b => (20, Some(CFrame { word: 7, own: 336 }), 576, 368),
             _ => return None,
-        })
+        };
+        Some(Layout { words, cframe, runtime: RuntimeLayout { current, last_taker } })
     }
 }
 

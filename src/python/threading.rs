@@ -19,7 +19,7 @@ pub(crate) unsafe fn is_shutting_down(py: &'static Api) -> Option<bool> {
     Some(threading.attribute(c"_SHUTTING_DOWN")?.is_true())
 }
 
-/// `daemon` of this thread's `threading.Thread`; `None` if `threading` does not know it.
+/// `daemon` of this thread's `threading.Thread`; `None` if `threading` did not start it.
 ///
 /// # Safety
 /// The calling thread is attached.
@@ -28,11 +28,14 @@ pub(crate) unsafe fn is_daemon(py: &'static Api) -> Option<bool> {
     // attached threads change, and then owned.
     unsafe {
         let _exception = KeepException::new(py);
-        let active = loaded_module(py, THREADING)?.attribute(c"_active")?;
+        let threading = loaded_module(py, THREADING)?;
+        let active = threading.attribute(c"_active")?;
+        // Up to 3.12 whichever thread loads `threading` passes for the main one.
+        let main = threading.attribute(c"_main_thread")?;
         let ident = py.PyLong_FromUnsignedLong(py.PyThread_get_thread_ident());
         let ident = Owned::new(py, ident)?;
         let thread = py.PyDict_GetItemWithError(active.as_ptr(), ident.as_ptr());
-        if thread.is_null() {
+        if thread.is_null() || thread == main.as_ptr() {
             py.PyErr_Clear();
             return None;
         }

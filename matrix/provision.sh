@@ -1,0 +1,161 @@
+# Brings in the Pythons that are not there. Sourced by ./run.
+#
+# Everything is below $CACHE, and made only once: what is complete has a stamp with the recipe it was
+# made by, what is not is thrown away and made again.
+#
+#   roots/SUITE     a Debian of its own: debootstrap's, plus the packages below
+#   sources/        upstream's tarballs, as Debian and Ubuntu have them
+#   stamps/         what is complete
+#   logs/           what apt, debootstrap and make said
+#   results/NAME/   what the C suite built and printed for a Python
+
+# What every root has, to compile the C tests and to ask gdb about a hang.
+TOOLS="gcc g++ libc6-dev gdb-minimal"
+# What Debian's libpython*.a, which has many modules in it, wants linked.
+STATIC_LIBRARIES="libexpat1-dev libzstd-dev zlib1g-dev"
+# Sources are built in this root; these are what the modules that the scenarios import are made from.
+BUILD_ROOT=bookworm
+BUILD_TOOLS="make xz-utils libffi-dev"
+# Sources are fetched with this root's apt: its keyrings know every newer suite, and Ubuntu's.
+FETCH_ROOT=sid
+FETCH_TOOLS="ubuntu-keyring"
+
+# An expired archive is an archive still: the signatures are checked all the same.
+APT="apt-get -y -q -o Acquire::Check-Valid-Until=false -o Acquire::Retries=3 -o APT::Install-Recommends=false -o APT::Sandbox::User=root"
+
+# Says why something cannot be had; the caller returns.
+WHY=
+refuse() {
+    WHY=$*
+    return 1
+}
+
+# logged NAME COMMAND...: its output goes to a log.
+logged() {
+    local log=$CACHE/logs/$1.log
+    shift
+    "$@" > "$log" 2>&1 < /dev/null ||
+        refuse "failed, see $(shown "$log"): $(tail -n 3 "$log" | tr '\n' ' ')"
+}
+
+# is_made NAME RECIPE: whether it is there, made by that recipe.
+is_made() {
+    [ -e "$CACHE/stamps/$1" ] && [ "$(cat "$CACHE/stamps/$1")" = "$2" ]
+}
+
+made() {
+    printf '%s\n' "$2" > "$CACHE/stamps/$1"
+}
+
+# What this machine needs to have for a root; installed where it is missing.
+need_root_tools() {
+    [ "$(id -u)" = 0 ] || { refuse "needs root, for a root folder (chroot)"; return; }
+    command -v apt-get > /dev/null || { refuse "needs a Debian machine (there is no apt-get)"; return; }
+    command -v debootstrap > /dev/null && return
+    say "installing debootstrap"
+    logged debootstrap-install sh -c "$APT install debootstrap || { $APT update && $APT install debootstrap; }" ||
+        refuse "debootstrap is missing and could not be installed (apt install debootstrap): $WHY"
+}
+
+# The packages that the list of Pythons wants from a suite, and the tools that go with them.
+packages_of() {
+    local packages="$TOOLS $STATIC_LIBRARIES"
+    [ "$1" = "$BUILD_ROOT" ] && packages+=" $BUILD_TOOLS"
+    [ "$1" = "$FETCH_ROOT" ] && packages+=" $FETCH_TOOLS"
+    local name kind suite package rest
+    while read -r name kind suite package rest; do
+        if [ "$kind" = debian ] && [ "$suite" = "$1" ]; then
+            # The debug build brings its own headers and libraries.
+            case $package in
+                *-dbg) packages+=" $package ${package%-dbg}-dev" ;;
+                *) packages+=" $package-dev" ;;
+            esac
+        fi
+    done < <(wanted)
+    tr ' ' '\n' <<< "$packages" | sort -u | paste -s -d ' '
+}
+
+# root SUITE: a Debian of that suite in $CACHE/roots, with the packages the list wants from it.
+root() {
+    local suite=$1 folder=$CACHE/roots/$1 packages
+    packages=$(packages_of "$suite")
+    is_made "root-$suite" "$packages" && return
+    need_root_tools || return
+    if ! [ -e "$CACHE/stamps/root-$suite" ] && ! is_made "base-$suite" "$suite"; then
+        say "fetching Debian $suite"
+        rm -rf "$folder"
+        # A machine's own apt may go through a proxy.
+        eval "$(apt-config shell proxy Acquire::http::Proxy)"
+        # shellcheck disable=SC2154
+        logged "debootstrap-$suite" env ${proxy:+http_proxy="$proxy"} \
+            debootstrap --variant=minbase "$suite" "$folder" || return
+        made "base-$suite" "$suite"
+    fi
+    say "installing in Debian $suite: $packages"
+    logged "packages-$suite" "$HERE/inside" "$folder" sh -ec \
+        "$APT update; $APT install $packages; apt-get clean; rm -rf /var/lib/apt/lists/*" || return
+    made "root-$suite" "$packages"
+}
+
+# The mirrors that debootstrap goes to when none is named.
+mirror_of() {
+    local scripts=/usr/share/debootstrap/scripts
+    if [ "$(readlink "$scripts/$1")" = gutsy ] || ! [ -e "$scripts/$1" ]; then
+        sed -n 's/^[[:space:]]*default_mirror //p' "$scripts/gutsy" | grep -v -e old -e ports | head -n 1
+    else
+        awk '$1 == "deb" { print $2; exit }' "$CACHE/roots/$FETCH_ROOT/etc/apt/sources.list"
+    fi
+}
+
+# tarball SUITE PACKAGE: upstream's source in $CACHE/sources/SUITE-PACKAGE/; its name is in $TARBALL.
+# apt checks it against the suite's signed index.
+tarball() {
+    local folder=$CACHE/sources/$1-$2 mirror keys=/usr/share/keyrings/debian-archive-keyring.gpg
+    if ! is_made "source-$1-$2" "$2"; then
+        root "$FETCH_ROOT" || return
+        say "fetching the source of $2 from $1"
+        mirror=$(mirror_of "$1")
+        case $mirror in *ubuntu*) keys=/usr/share/keyrings/ubuntu-archive-keyring.gpg ;; esac
+        rm -rf "$folder"
+        mkdir -p "$folder/lists/partial"
+        echo "deb-src [signed-by=$keys] $mirror $1 main universe" > "$folder/sources.list"
+        local private="-o Dir::Etc::sourcelist=$folder/sources.list -o Dir::Etc::sourceparts=- -o Dir::State::lists=$folder/lists"
+        logged "source-$1-$2" "$HERE/inside" "$CACHE/roots/$FETCH_ROOT" sh -ec \
+            "cd $folder; $APT $private update; $APT $private source --tar-only --download-only $2" || return
+        rm -rf "$folder/lists" "$folder/sources.list"
+        made "source-$1-$2" "$2"
+    fi
+    TARBALL=$(find "$folder" -name '*.orig.tar.*' ! -name '*.asc' | head -n 1)
+    [ -n "$TARBALL" ] || refuse "apt fetched no tarball of $2 from $1"
+}
+
+# source_python NAME SUITE PACKAGE FLAGS...: built in the build root, installed there in /opt/NAME.
+source_python() {
+    local name=$1 recipe=$* folder=$CACHE/roots/$BUILD_ROOT
+    root "$BUILD_ROOT" || return
+    is_made "python-$name" "$recipe" && return
+    tarball "$2" "$3" || return
+    shift 3
+    say "building $name from $(basename "$TARBALL") (two or three minutes)"
+    rm -rf "$folder/opt/$name" "$folder/build"
+    mkdir -p "$folder/build"
+    logged "build-$name" "$HERE/inside" "$folder" sh -ec "
+        cd /build
+        tar -x --strip-components=1 -f $TARBALL
+        ./configure -q --prefix=/opt/$name --with-ensurepip=no --disable-test-modules \
+            LDFLAGS=-Wl,-rpath,/opt/$name/lib $*
+        make -s -j$(nproc)
+        make -s install" || return
+    rm -rf "$folder/build"
+    made "python-$name" "$recipe"
+}
+
+# launcher NAME ROOT PYTHON: /usr/bin/pythonX.Y-launcher there, so that it finds its standard library.
+launcher() {
+    local recipe
+    recipe="$2 $3 $(cksum < "$HERE/launcher.c")"
+    is_made "launcher-$1" "$recipe" && return
+    logged "launcher-$1" "$HERE/inside" "$CACHE/roots/$2" sh -ec \
+        "gcc -O1 -g $HERE/launcher.c -o $3-launcher \$($3-config --includes --ldflags --embed)" || return
+    made "launcher-$1" "$recipe"
+}

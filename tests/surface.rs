@@ -1,0 +1,386 @@
+//! What users of the library see of it: its symbols, its headers, the code in the README.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+#[allow(dead_code)] // the C suite needs more of it
+#[path = "c_suite/python.rs"]
+mod python;
+
+use python::Python;
+
+const LIBRARY: &str = if cfg!(target_os = "macos") { "libpep788.dylib" } else { "libpep788.so" };
+
+/// What `python` wants to know of this test.
+pub struct Places {
+    /// `c_tests/`
+    pub scenarios: PathBuf,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The folder of the library: `PEP788_LIB_DIR`, or where cargo builds it for this test.
+fn library_folder() -> PathBuf {
+    if let Some(folder) = std::env::var_os("PEP788_LIB_DIR").filter(|folder| !folder.is_empty()) {
+        return std::path::absolute(root().join(folder)).unwrap();
+    }
+    // target/<profile>/deps/surface-<hash>. An earlier `cargo build` may have left one in <profile>.
+    let executable = std::env::current_exe().unwrap();
+    let deps = executable.parent().unwrap();
+    [deps, deps.parent().unwrap()]
+        .into_iter()
+        .filter_map(|folder| {
+            let built = folder.join(LIBRARY).metadata().and_then(|data| data.modified()).ok()?;
+            Some((built, folder.to_owned()))
+        })
+        .max()
+        .unwrap_or_else(|| panic!("there is no {LIBRARY} in {}", deps.display()))
+        .1
+}
+
+/// A folder of this test's own.
+fn output_folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("surface").join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+fn pythons() -> Vec<Arc<Python>> {
+    let places = Places { scenarios: root().join("c_tests") };
+    let mut found: Vec<Arc<Python>> = Vec::new();
+    for python in python::find(&places).iter().filter_map(|subject| subject.python.clone()) {
+        // On 3.15 a Python is there once for each engine.
+        if !found.iter().any(|known| Arc::ptr_eq(known, &python)) {
+            found.push(python);
+        }
+    }
+    assert!(!found.is_empty(), "no usable CPython; see the list above");
+    found
+}
+
+/// A compiler of C or C++, as `cc` would find it for a build script.
+fn compiler(cxx: bool) -> Option<Command> {
+    let system = if cfg!(target_os = "macos") { "apple-darwin" } else { "unknown-linux-gnu" };
+    let triple = format!("{}-{system}", std::env::consts::ARCH);
+    let tool = cc::Build::new()
+        .cpp(cxx)
+        .cargo_metadata(false)
+        .target(&triple)
+        .host(&triple)
+        .opt_level(0)
+        .out_dir(output_folder("cc"))
+        .try_get_compiler()
+        .ok()?;
+    let runs = tool.to_command().arg("--version").output().is_ok_and(|done| done.status.success());
+    runs.then(|| tool.to_command())
+}
+
+fn c_compiler() -> Command {
+    compiler(false).expect("a C compiler (Debian and Ubuntu: package `gcc`)")
+}
+
+/// Runs it; the error is what it printed.
+fn checked(command: &mut Command) -> Result<Output, String> {
+    let done = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    if done.status.success() {
+        Ok(done)
+    } else {
+        Err(format!("{command:?}: {}\n{}", done.status, String::from_utf8_lossy(&done.stderr)))
+    }
+}
+
+/// Does `job` with all `items` on all cores, and fails with all that went wrong.
+fn for_all<T: Send>(items: Vec<T>, job: impl Fn(T) -> Result<(), String> + Sync) {
+    let queue = std::sync::Mutex::new(items.into_iter());
+    let failures = std::sync::Mutex::new(Vec::new());
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| loop {
+                let next = queue.lock().unwrap().next();
+                let Some(item) = next else { break };
+                if let Err(failure) = job(item) {
+                    failures.lock().unwrap().push(failure);
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+// --- Symbols -------------------------------------------------------------------------------------
+
+const ACCEPTED: &str = "pep788.h";
+const DRAFT: &str = "pep788_draft.h";
+
+/// The functions that a header declares.
+fn prototypes(header: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root().join("include").join(header)).unwrap();
+    let mut code = String::new();
+    let mut rest = text.as_str();
+    while let Some((before, comment)) = rest.split_once("/*") {
+        code.push_str(before);
+        rest = comment.split_once("*/").expect("a comment ends").1;
+    }
+    code.push_str(rest);
+    let lines: Vec<&str> = code
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.contains("extern \"C\""))
+        .collect();
+    let names: BTreeSet<String> = lines
+        .join("\n")
+        .split(';')
+        .filter_map(|statement| {
+            let (head, _) = statement.split_once('(')?;
+            let name = head.rsplit(|c: char| !c.is_alphanumeric() && c != '_').next()?;
+            Some(name.to_owned())
+        })
+        .collect();
+    assert!(names.len() > 5, "{header} declares only {names:?}");
+    names
+}
+
+/// The dynamic symbols of the library, asked of `nm`, which comes with every linker.
+fn symbols(which: &str) -> BTreeSet<String> {
+    let library = library_folder().join(LIBRARY);
+    let table = if cfg!(target_os = "macos") { "-g" } else { "-D" };
+    let done = checked(Command::new("nm").args([table, "-P", which]).arg(&library))
+        .unwrap_or_else(|failure| panic!("{failure} (Debian and Ubuntu: package `binutils`)"));
+    let text = String::from_utf8(done.stdout).unwrap();
+    let names: BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        // `name@VERSION`; on macOS `_name`.
+        .filter_map(|name| name.split('@').next())
+        .map(|name| name.strip_prefix(if cfg!(target_os = "macos") { "_" } else { "" }).unwrap())
+        .map(str::to_owned)
+        .collect();
+    assert!(!names.is_empty(), "nm finds no symbols in {}", library.display());
+    names
+}
+
+#[test]
+fn exports_what_the_headers_declare() {
+    let declared: BTreeSet<String> = &prototypes(ACCEPTED) | &prototypes(DRAFT);
+    let exported = symbols(if cfg!(target_os = "macos") { "-U" } else { "--defined-only" });
+    let difference: Vec<_> = declared.symmetric_difference(&exported).collect();
+    assert!(difference.is_empty(), "declared or exported, but not both: {difference:?}");
+}
+
+#[test]
+fn needs_no_symbol_of_python() {
+    let needed = symbols("-u");
+    let of_python: Vec<_> =
+        needed.iter().filter(|name| name.starts_with("Py") || name.starts_with("_Py")).collect();
+    assert!(of_python.is_empty(), "the library cannot be loaded without Python: {of_python:?}");
+}
+
+// --- Headers -------------------------------------------------------------------------------------
+
+const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+
+/// A file that includes a header and names every function of it.
+fn user_of(header: &str) -> String {
+    let uses: String = prototypes(header)
+        .iter()
+        // Under the limited API the draft's names are macros, and not declared twice.
+        .map(|name| format!("    (void)&{name};\n"))
+        .collect();
+    format!("#include \"{header}\"\nvoid use(void);\nvoid use(void)\n{{\n{uses}}}\n")
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn headers_compile_without_warnings() {
+    let folder = output_folder("headers");
+    let pythons = pythons();
+    let has_cxx = compiler(true).is_some();
+    if !has_cxx {
+        eprintln!("skipped: C++, as there is no compiler (Debian and Ubuntu: package `g++`)");
+    }
+    let mut cases = Vec::new();
+    for header in [ACCEPTED, DRAFT] {
+        let c = write(&folder, &format!("{header}.c"), &user_of(header));
+        let cxx = write(&folder, &format!("{header}.cc"), &user_of(header));
+        let languages: &[_] = &[("-std=c99", &c), ("-std=c11", &c), ("-std=c++17", &cxx)];
+        for (standard, file) in &languages[..if has_cxx { 3 } else { 2 }] {
+            for python in &pythons {
+                for limited in [false, true] {
+                    cases.push((*standard, (*file).clone(), python.clone(), limited));
+                }
+            }
+        }
+    }
+    for_all(cases, |(standard, file, python, limited)| {
+        let cxx = standard.contains("++");
+        let mut command = compiler(cxx).ok_or("the compiler is gone")?;
+        command.arg(standard).args(WARNINGS).arg("-fsyntax-only");
+        if !cxx {
+            command.arg("-Wstrict-prototypes");
+        }
+        if limited {
+            command.arg("-DPy_LIMITED_API=0x03090000");
+        }
+        command.arg("-I").arg(root().join("include")).args(&python.include_flags).arg(file);
+        checked(&mut command).map(drop)
+    });
+}
+
+#[test]
+fn one_dialect_per_file() {
+    let folder = output_folder("both");
+    let python = &pythons()[0];
+    for (name, first, second) in [("a.c", ACCEPTED, DRAFT), ("b.c", DRAFT, ACCEPTED)] {
+        let text = format!("#include \"{first}\"\n#include \"{second}\"\n");
+        let mut command = c_compiler();
+        command.arg("-fsyntax-only").arg("-I").arg(root().join("include"));
+        command.args(&python.include_flags).arg(write(&folder, name, &text));
+        let complaint = checked(&mut command).expect_err("both dialects in one file compile");
+        assert!(complaint.contains("one dialect per file"), "{complaint}");
+    }
+}
+
+#[test]
+fn headers_may_be_included_twice() {
+    let folder = output_folder("twice");
+    let python = &pythons()[0];
+    for header in [ACCEPTED, DRAFT] {
+        let text = format!("#include \"{header}\"\n#include \"{header}\"\nint unused;\n");
+        let mut command = c_compiler();
+        command.args(WARNINGS).arg("-fsyntax-only").arg("-I").arg(root().join("include"));
+        command.args(&python.include_flags).arg(write(&folder, &format!("{header}.c"), &text));
+        checked(&mut command).unwrap();
+    }
+}
+
+// --- Users ---------------------------------------------------------------------------------------
+
+/// The blocks of a Markdown text that are fenced as ```c.
+fn c_blocks(markdown: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut block: Option<String> = None;
+    for line in markdown.lines() {
+        match &mut block {
+            None if line == "```c" => block = Some(String::new()),
+            None => {}
+            Some(_) if line.starts_with("```") => blocks.extend(block.take()),
+            Some(text) => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    assert!(block.is_none(), "a block does not end");
+    blocks
+}
+
+#[test]
+fn code_in_the_readme_runs() {
+    let blocks = c_blocks(&std::fs::read_to_string(root().join("README.md")).unwrap());
+    assert!(!blocks.is_empty(), "README.md has no block of C");
+    let folder = output_folder("readme");
+    let library = library_folder();
+    let mut cases = Vec::new();
+    for python in pythons() {
+        for (index, block) in blocks.iter().enumerate() {
+            let name = format!("{:x}-{index}-{}", python.hexversion, cases.len());
+            cases.push((python.clone(), write(&folder, &format!("{name}.c"), block)));
+        }
+    }
+    for_all(cases, |(python, source)| {
+        let is_program = std::fs::read_to_string(&source).unwrap().contains("int main(");
+        let product = source.with_extension("");
+        let mut command = c_compiler();
+        command.args(["-Wall", "-Wextra", "-Werror", "-pthread"]).arg(&source);
+        command.arg("-o").arg(&product).arg("-I").arg(root().join("include"));
+        command.args(&python.include_flags);
+        command.arg("-L").arg(&library).arg(format!("-Wl,-rpath,{}", library.display()));
+        command.arg("-lpep788");
+        if !is_program {
+            return checked(command.args(["-shared", "-fPIC"])).map(drop);
+        }
+        checked(command.args(&python.link_flags))?;
+        let mut command = Command::new("timeout");
+        checked(command.arg("60").arg(&product).env("PYTHONHOME", &python.home)).map(drop)
+    });
+}
+
+/// An extension that was linked without the library has its functions from `LD_PRELOAD`.
+#[test]
+#[cfg(target_os = "linux")]
+fn preloaded_for_an_extension() {
+    let folder = output_folder("preload");
+    for_all(pythons(), |python| {
+        if python.hexversion >= 0x030F_0000 {
+            return Ok(()); // has them itself
+        }
+        let module = folder.join(format!("{:x}", python.hexversion));
+        let modules = module.join(if python.free_threaded { "t" } else { "gil" });
+        std::fs::create_dir_all(&modules).unwrap();
+        let product = modules.join(format!("worker{}", python.extension_suffix));
+        let mut command = c_compiler();
+        command.args(["-shared", "-fPIC", "-pthread"]).arg(root().join("c_tests/modules/worker.c"));
+        command.arg("-I").arg(root().join("include")).args(&python.include_flags);
+        checked(command.arg("-o").arg(&product))?;
+        let script = root().join("c_tests/scripts/sys_exit.py");
+        let run = |preload: Option<PathBuf>| {
+            let mut command = Command::new("timeout");
+            command.arg("60").arg(&python.executable).arg(&script).env("PYTHONPATH", &modules);
+            command.env("PYTHONDONTWRITEBYTECODE", "1");
+            command.envs(preload.map(|library| ("LD_PRELOAD", library)));
+            command.output().map_err(|error| format!("{command:?}: {error}"))
+        };
+        let with = run(Some(library_folder().join(LIBRARY)))?;
+        if with.status.code() != Some(3) || with.stdout != b"calls: 50\n" {
+            return Err(format!("{}: {with:?}", python.executable.display()));
+        }
+        let without = run(None)?;
+        let complaint = String::from_utf8_lossy(&without.stderr);
+        if !complaint.contains("undefined symbol: Py") {
+            return Err(format!("{}: was linked with it: {complaint}", product.display()));
+        }
+        Ok(())
+    });
+}
+
+// --- The repository ------------------------------------------------------------------------------
+
+/// Nothing that is to be committed knows the machine it was written on.
+#[test]
+fn names_no_place_of_one_machine() {
+    let listed = Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output();
+    let listed = match listed {
+        Ok(done) if done.status.success() && root().join(".git").exists() => done.stdout,
+        _ => return eprintln!("skipped: this is not a git checkout"),
+    };
+    // In parts, so that this file is not found itself.
+    let places = [["/ro", "ot/"], ["/wo", "rk/"]].map(|parts| parts.concat());
+    let begins_there = |line: &str, place: &str| {
+        let before = |index: usize| line[..index].chars().next_back();
+        let part_of_more = |c: char| c.is_alphanumeric() || "._-}>$".contains(c);
+        line.match_indices(place).any(|(index, _)| !before(index).is_some_and(part_of_more))
+    };
+    let mut found = Vec::new();
+    for name in String::from_utf8(listed).unwrap().split_terminator('\0') {
+        let Ok(text) = std::fs::read_to_string(root().join(name)) else { continue };
+        for (number, line) in text.lines().enumerate() {
+            if places.iter().any(|place| begins_there(line, place)) {
+                found.push(format!("{name}:{}: {line}", number + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "absolute paths of one machine:\n{}", found.join("\n"));
+}
