@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void, CStr};
-use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use crate::attach::{Hold, Receipt};
@@ -445,13 +445,8 @@ unsafe fn watch_death(
     }
 }
 
-/// When the main thread was last asked to install the exit callback, in milliseconds of the
-/// monotonic clock; 0 when it has done so.
-static REQUESTED: AtomicU64 = AtomicU64::new(0);
-
-/// The queue of pending calls is short, and up to 3.11 a request may land in the queue of a
-/// subinterpreter that runs at the moment. So it is repeated, but not often.
-const REQUEST_EVERY_MS: u64 = 50;
+/// Whether the main thread has been asked to install the exit callback, and has yet to do it.
+static REQUESTED: AtomicBool = AtomicBool::new(false);
 
 /// Has the main thread install the main interpreter's exit callback. CPython runs pending calls
 /// before the exit callbacks, so a request that it accepts is in time.
@@ -463,33 +458,18 @@ pub(crate) fn request_install(py: &'static Api) -> bool {
         }
         0
     }
-    let now = milliseconds();
-    let last = REQUESTED.load(Ordering::Relaxed);
-    if last != 0 && now.saturating_sub(last) < REQUEST_EVERY_MS {
+    // One request is enough, and the queue is short. Relaxed: two would do no harm.
+    if REQUESTED.swap(true, Ordering::Relaxed) {
         return true;
     }
-    // SAFETY: needs no thread state.
-    let accepted = unsafe { py.Py_AddPendingCall(install, std::ptr::null_mut()) } == 0;
-    if accepted {
-        // Relaxed: two requests would do no harm.
-        REQUESTED.store(now, Ordering::Relaxed);
-    }
-    accepted || last != 0
-}
-
-fn milliseconds() -> u64 {
-    // SAFETY: an all-zero timespec is valid; the call fills it.
-    let now = unsafe {
-        let mut now: libc::timespec = std::mem::zeroed();
-        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now);
-        now
-    };
-    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000 + 1
+    let accepted = py.call_in_main(install);
+    REQUESTED.store(accepted, Ordering::Relaxed);
+    accepted
 }
 
 /// Done; or, in a forked child, never asked: the parent's main thread is not here.
 pub(crate) fn forget_requests() {
-    REQUESTED.store(0, Ordering::Relaxed);
+    REQUESTED.store(false, Ordering::Relaxed);
 }
 
 /// Installs the main interpreter's exit callback from a thread that is attached.

@@ -321,6 +321,45 @@ SCENARIO(holds_until_the_outermost_release, "Nested Ensures hold one reference e
     expect_log("released,finalized");
 }
 
+static void linger(void)
+{
+    Py_BEGIN_ALLOW_THREADS
+    event_set(&inside);
+    event_wait(&exiting);
+    check_not_finalized();
+    Py_END_ALLOW_THREADS
+    log_event("destroyed");
+}
+
+static void leave_what_lingers(void *ref)
+{
+    CHECK_INT(PyThreadState_Ensure(ref), 0);
+    PyInterpreterRef_Close(ref);
+    run("local.value = Farewell()");
+    PyThreadState_Release();
+}
+
+SCENARIO(holds_while_its_thread_state_is_cleared,
+         "Release drops the Ensure's reference last: destructors that run when the thread state is cleared are still "
+         "waited for, also when they give up the GIL")
+{
+    py_init();
+    expose("linger", linger);
+    run("import threading\n"
+        "class Farewell:\n"
+        "    def __del__(self):\n"
+        "        linger()\n"
+        "local = threading.local()");
+    pthread_t thread = thread_start(leave_what_lingers, ref_here());
+    py_event_wait(&inside);
+    at_exit(set_event, &exiting);
+    py_finalize();
+    log_event("finalized");
+    event_set(&finalized);
+    thread_join(thread);
+    expect_log("destroyed,finalized");
+}
+
 /* --- Where it fails --------------------------------------------------------------------------------- */
 
 /* CPython's allocator for thread states fails when told to. */

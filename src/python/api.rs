@@ -213,6 +213,7 @@ api! {
     optional {
         fn _PyInterpreterState_LookUpID(id: i64) -> *mut PyInterpreterState;
         fn _PyOS_IsMainThread() -> c_int;
+        fn _PyEval_AddPendingCall(interpreter: *mut PyInterpreterState, function: PendingCall, argument: *mut c_void) -> c_int;
     }
     data {
         PyExc_RuntimeError;
@@ -242,6 +243,23 @@ impl Api {
         } else {
             // SAFETY: the address of a variable of CPython's.
             unsafe { *self.finalization_error }
+        }
+    }
+
+    /// Has the main thread call `function`, attached to the main interpreter. `false`: its queue
+    /// is full. Needs no thread state.
+    pub(crate) fn call_in_main(&self, function: PendingCall) -> bool {
+        let argument = std::ptr::null_mut();
+        // SAFETY: both only queue the function; the private one has this signature up to 3.11.
+        unsafe {
+            if self.version < 0x030c {
+                // There the public one gives it to the interpreter of whoever holds the GIL.
+                let main = self.PyInterpreterState_Main();
+                if let Some(queued) = self._PyEval_AddPendingCall(main, function, argument) {
+                    return queued == 0;
+                }
+            }
+            self.Py_AddPendingCall(function, argument) == 0
         }
     }
 

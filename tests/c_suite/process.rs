@@ -79,7 +79,9 @@ fn start(
     command.args(&invocation.arguments);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("PYTHON") || text.starts_with("PEP788_") {
+        // `cargo test` puts its own folders into LD_LIBRARY_PATH, where an older library may lie.
+        let misleads = ["PYTHON", "PEP788_", "LD_LIBRARY_PATH"];
+        if misleads.iter().any(|prefix| text.starts_with(prefix)) {
             command.env_remove(&name);
         }
     }
