@@ -4,7 +4,7 @@ PYTHON ?=
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all help lib headers demo check lint check-rust check-c clean
+.PHONY: all help lib headers demo check lint check-rust check-c matrix model clean
 
 all: headers lib
 
@@ -12,6 +12,8 @@ help:
 	@echo 'make            the library (target/release) and the headers (include)'
 	@echo 'make demo       what becomes of native threads at exit, without PEP 788 and with it'
 	@echo 'make check      every test, on every CPython from 3.9 on that is found'
+	@echo 'make matrix     the C suite on every CPython there is, brought in from Debian (as root)'
+	@echo 'make model      the gate under a model checker: all interleavings of a few threads'
 	@echo 'make lint       formatting and lints'
 	@echo 'make headers    write include/*.h from src/capi'
 	@echo 'PYTHON=/path/to/python3.x with demo and check: this one only'
@@ -40,6 +42,14 @@ check-rust: lib
 # The C suite: c_tests/, one process per scenario and Python.
 check-c: lib
 	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test c_suite
+
+# Every CPython there is; matrix/README.md says where they come from.
+matrix:
+	matrix/run
+
+# `loom` explores the gate. More preemptions than 3 take minutes and hours.
+model:
+	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 $(CARGO) test --release --lib --target-dir $(TARGET_DIR)/loom
 
 clean:
 	$(CARGO) clean

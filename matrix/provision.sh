@@ -4,7 +4,7 @@
 # made by, what is not is thrown away and made again.
 #
 #   roots/SUITE     a Debian of its own: debootstrap's, plus the packages below
-#   sources/        upstream's tarballs, as Debian and Ubuntu have them
+#   sources/        upstream's tarballs, as Debian has them
 #   stamps/         what is complete
 #   logs/           what apt, debootstrap and make said
 #   results/NAME/   what the C suite built and printed for a Python
@@ -16,9 +16,8 @@ STATIC_LIBRARIES="libexpat1-dev libzstd-dev zlib1g-dev"
 # Sources are built in this root; these are what the modules that the scenarios import are made from.
 BUILD_ROOT=bookworm
 BUILD_TOOLS="make xz-utils libffi-dev"
-# Sources are fetched with this root's apt: its keyrings know every newer suite, and Ubuntu's.
+# Sources are fetched with this root's apt: its keyring knows every suite.
 FETCH_ROOT=sid
-FETCH_TOOLS="ubuntu-keyring"
 
 # An expired archive is an archive still: the signatures are checked all the same.
 APT="apt-get -y -q -o Acquire::Check-Valid-Until=false -o Acquire::Retries=3 -o APT::Install-Recommends=false -o APT::Sandbox::User=root"
@@ -61,7 +60,6 @@ need_root_tools() {
 packages_of() {
     local packages="$TOOLS $STATIC_LIBRARIES"
     [ "$1" = "$BUILD_ROOT" ] && packages+=" $BUILD_TOOLS"
-    [ "$1" = "$FETCH_ROOT" ] && packages+=" $FETCH_TOOLS"
     local name kind suite package rest
     while read -r name kind suite package rest; do
         if [ "$kind" = debian ] && [ "$suite" = "$1" ]; then
@@ -97,16 +95,6 @@ root() {
     made "root-$suite" "$packages"
 }
 
-# The mirrors that debootstrap goes to when none is named.
-mirror_of() {
-    local scripts=/usr/share/debootstrap/scripts
-    if [ "$(readlink "$scripts/$1")" = gutsy ] || ! [ -e "$scripts/$1" ]; then
-        sed -n 's/^[[:space:]]*default_mirror //p' "$scripts/gutsy" | grep -v -e old -e ports | head -n 1
-    else
-        awk '$1 == "deb" { print $2; exit }' "$CACHE/roots/$FETCH_ROOT/etc/apt/sources.list"
-    fi
-}
-
 # tarball SUITE PACKAGE: upstream's source in $CACHE/sources/SUITE-PACKAGE/; its name is in $TARBALL.
 # apt checks it against the suite's signed index.
 tarball() {
@@ -114,11 +102,10 @@ tarball() {
     if ! is_made "source-$1-$2" "$2"; then
         root "$FETCH_ROOT" || return
         say "fetching the source of $2 from $1"
-        mirror=$(mirror_of "$1")
-        case $mirror in *ubuntu*) keys=/usr/share/keyrings/ubuntu-archive-keyring.gpg ;; esac
+        mirror=$(awk '$1 == "deb" { print $2; exit }' "$CACHE/roots/$FETCH_ROOT/etc/apt/sources.list")
         rm -rf "$folder"
         mkdir -p "$folder/lists/partial"
-        echo "deb-src [signed-by=$keys] $mirror $1 main universe" > "$folder/sources.list"
+        echo "deb-src [signed-by=$keys] $mirror $1 main" > "$folder/sources.list"
         local private="-o Dir::Etc::sourcelist=$folder/sources.list -o Dir::Etc::sourceparts=- -o Dir::State::lists=$folder/lists"
         logged "source-$1-$2" "$HERE/inside" "$CACHE/roots/$FETCH_ROOT" sh -ec \
             "cd $folder; $APT $private update; $APT $private source --tar-only --download-only $2" || return

@@ -147,6 +147,7 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
     let begun = Instant::now();
     let grace_over = settings::get().drain_grace.map(|grace| begun + grace);
     let mut report = Wait::new(record, begun);
+    let mut patience = LEAVING;
     // SAFETY: attached, says the caller; attached again at the end of each round.
     unsafe {
         let _exception = python::KeepException::new(py);
@@ -167,10 +168,42 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
                         report.interrupted_or_failed(py, || guards_out(record));
                     }
                 }
+                None if another_is_leaving(py, record, &mut patience) => {
+                    let state = py.PyEval_SaveThread();
+                    std::thread::sleep(A_MOMENT);
+                    py.PyEval_RestoreThread(state);
+                }
                 None if close(record, honours_views(grace_over)) => return,
                 None => {}
             }
         }
+    }
+}
+
+/// How long a thread is given from dropping what it holds to deleting its thread state.
+const LEAVING: Duration = Duration::from_millis(100);
+const A_MOMENT: Duration = Duration::from_millis(1);
+
+/// Whether the subinterpreter has another thread state yet. `Py_EndInterpreter` is fatal then; but
+/// one that `SetDaemon(0)` made non-daemon drops its hold while it is cleared, and is deleted right
+/// after. There is nothing to wait for that would tell, so this is asked again for a while.
+///
+/// # Safety
+/// The calling thread is attached to the interpreter of `record`.
+unsafe fn another_is_leaving(
+    py: &'static Api,
+    record: &'static Record,
+    patience: &mut Duration,
+) -> bool {
+    if record.is_main() || patience.is_zero() {
+        return false;
+    }
+    *patience = patience.saturating_sub(A_MOMENT);
+    let own = attach::attached(py);
+    // SAFETY: attached, says the caller; only the own thread state is looked into.
+    unsafe {
+        py.PyInterpreterState_ThreadHead(record.interpreter()) != own
+            || !py.PyThreadState_Next(own).is_null()
     }
 }
 

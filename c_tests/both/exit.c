@@ -136,6 +136,7 @@ static void weak_ref_beside_a_guard(void *argument)
 }
 
 // env: PEP788_DRAIN_GRACE_MS=-1
+// native: no, it counts its guards apart from our references
 SCENARIO(promoted_beside_a_guard, "While a guard keeps the exit waiting, a weak reference is promoted, and takes the guard's place")
 {
     py_init();

@@ -143,6 +143,7 @@ static void hand_over_hand(void *argument)
 }
 
 // env: PEP788_DRAIN_GRACE_MS=0
+// native: no, it counts its guards apart from our references
 SCENARIO(hand_over_hand_through_the_exit,
          "The exit waits for as long as some thread holds the interpreter, now by a guard and now by a reference")
 {

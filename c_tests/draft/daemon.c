@@ -572,6 +572,8 @@ static void cleared_by_another(void *ref)
     thread_join(thread_start(clear_it, state));
 }
 
+/* A debug build allows a thread to clear its own only. */
+// pythons: release
 SCENARIO(held_until_cleared_by_another_thread, "SetDaemon(0): held until cleared, also where another thread does that")
 {
     check_exit_waits(cleared_by_another);

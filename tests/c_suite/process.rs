@@ -81,7 +81,9 @@ fn start(
         let text = name.to_string_lossy();
         // `cargo test` puts its own folders into LD_LIBRARY_PATH, where an older library may lie.
         let misleads = ["PYTHON", "PEP788_", "LD_LIBRARY_PATH"];
-        if misleads.iter().any(|prefix| text.starts_with(prefix)) {
+        // Whoever has the library preloaded may say which engine it is to be.
+        let is_chosen = text == "PEP788_ENGINE" && std::env::var_os("LD_PRELOAD").is_some();
+        if misleads.iter().any(|prefix| text.starts_with(prefix)) && !is_chosen {
             command.env_remove(&name);
         }
     }
