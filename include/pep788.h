@@ -58,7 +58,8 @@ extern "C" {
  * Returns a guard, to be closed with PyInterpreterGuard_Close() once, by any thread.
  *
  * Fails with NULL and an exception: PythonFinalizationError (RuntimeError before 3.13) once the
- * interpreter gives no more guards, MemoryError when out of memory.
+ * interpreter gives no more guards (to threads inside an Ensure, as long as it waits), MemoryError
+ * when out of memory.
  *
  * Contract: PEP 788, PyInterpreterGuard_FromCurrent.
  */
@@ -138,7 +139,8 @@ void PyInterpreterView_Close(PyInterpreterView *view);
  * interpreter may finalize, and the thread is a daemon thread.
  *
  * Returns a token for the Release. Fails with NULL and no exception, only when out of memory;
- * what was attached before is attached again.
+ * what was attached before is attached again. In a forked child, a guard of the parent serves like
+ * a view.
  *
  * Contract: PEP 788, PyThreadState_Ensure.
  */

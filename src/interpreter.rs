@@ -142,7 +142,8 @@ impl Record {
         self.gate.condemn();
         self.callbacks.store(0, Ordering::Relaxed);
         let gone = self.interpreter.swap(std::ptr::null_mut(), Ordering::Relaxed).is_null();
-        if !gone && self.views.load(Ordering::Relaxed) == 0 {
+        // A guard that is out, because the interpreter ended unguarded, may yet be closed.
+        if !gone && self.views.load(Ordering::Relaxed) == 0 && self.gate.guards() == 0 {
             registry.release(self);
         }
     }

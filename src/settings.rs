@@ -1,4 +1,4 @@
-//! The environment variables, read once, at first use.
+//! The environment variables, read once, when the first of them is needed.
 
 use std::io::Write;
 use std::time::Duration;

@@ -223,6 +223,7 @@ static void attach_what_was_given_and_run_python(void *state)
 
 // native: no, it says it in other words
 // expect: fatal PyInterpreterGuard_FromCurrent "no attached thread state"
+// pythons: release
 SCENARIO(guard_while_a_worker_runs_python,
          "PyInterpreterGuard_FromCurrent: the main thread has detached, and a worker runs Python code with a "
          "thread state that the main thread made for it")

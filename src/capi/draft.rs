@@ -37,7 +37,8 @@ pub type PyInterpreterWeakRef = *mut Pep788_WeakRef;
 /// Returns a reference, to be closed with PyInterpreterRef_Close() once, by any thread.
 ///
 /// Fails with zero and an exception: PythonFinalizationError (RuntimeError before 3.13) once the
-/// interpreter gives no more references, MemoryError when out of memory.
+/// interpreter gives no more references (to threads inside an Ensure, as long as it waits),
+/// MemoryError when out of memory.
 ///
 /// Contract: PEP 788, draft of May 2025.
 #[no_mangle]
@@ -54,7 +55,8 @@ pub unsafe extern "C" fn PyInterpreterRef_Get() -> PyInterpreterRef {
 /// Caller: any thread, attached or not.
 ///
 /// Returns 0 and sets `*ref`. Fails with -1, no exception, and zero in `*ref`: the main
-/// interpreter is not there, or finalizing.
+/// interpreter is not there, or finalizing; or this is the first use of the library in it, from a
+/// thread that is not attached, and CPython's queue of pending calls is full.
 ///
 /// Contract: PEP 788, draft of May 2025.
 #[no_mangle]
@@ -90,7 +92,8 @@ pub unsafe extern "C" fn PyInterpreterState_AsStrong(
 
 /// The interpreter of a strong reference. It stays there at least until the reference is closed.
 ///
-/// Caller: any thread, attached or not. Cannot fail.
+/// Caller: any thread, attached or not. Cannot fail; but in a forked child, a reference of the parent
+/// does not keep the interpreter, and NULL is returned when it is gone.
 ///
 /// Contract: PEP 788, draft of May 2025.
 #[no_mangle]
@@ -102,6 +105,9 @@ pub unsafe extern "C" fn PyInterpreterRef_AsInterpreter(
     let reference = decode(NAME, r#ref as usize, Kind::StrongRef);
     if !reference.inherited {
         open_or_fatal(NAME, &reference, Kind::StrongRef);
+    }
+    if reference.gone {
+        return std::ptr::null_mut();
     }
     reference.record.interpreter()
 }
@@ -294,8 +300,9 @@ pub unsafe extern "C" fn PyThreadState_SetDaemon(is_daemon: c_int) -> c_int {
 ///
 /// Caller: must have an attached thread state; a fatal error otherwise.
 ///
-/// Returns 0 inside an Ensure of the draft, after PyThreadState_SetDaemon(0), in the main thread
-/// and in a non-daemon threading.Thread; 1 in a daemon threading.Thread and in any other thread.
+/// Returns 0 inside an Ensure that holds the interpreter (any of the draft, and this library's
+/// PyThreadState_EnsureFromView), after PyThreadState_SetDaemon(0), in the main thread and in a
+/// non-daemon threading.Thread; 1 in a daemon threading.Thread and in any other thread.
 ///
 /// Contract: PEP 788, draft of May 2025.
 #[no_mangle]

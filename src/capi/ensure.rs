@@ -36,7 +36,7 @@ pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
     let guard = decode(NAME, handle, Kind::Guard);
     if guard.inherited {
         // Of a parent process: it says which interpreter, and no more.
-        return ensure_from_view(py, guard.record);
+        return if guard.gone { 0 } else { ensure_from_view(py, guard.record) };
     }
     open_or_fatal(NAME, &guard, Kind::Guard);
     // SAFETY: the caller's guard keeps the interpreter alive.
@@ -96,7 +96,7 @@ pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
 pub(super) fn ensure_ref(py: &'static Api, function: &str, handle: usize) -> bool {
     let reference = decode(function, handle, Kind::StrongRef);
     let held = if reference.inherited {
-        reference.record.promote(py).is_ok()
+        !reference.gone && reference.record.promote(py).is_ok()
     } else {
         open_or_fatal(function, &reference, Kind::StrongRef);
         reference.record.gate.enter(Claim::Holder, &LOBBY)

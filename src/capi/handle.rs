@@ -56,6 +56,8 @@ pub(super) struct Handle {
     pub(super) record: &'static Record,
     /// Taken by a parent of this process: it holds nothing here.
     pub(super) inherited: bool,
+    /// Inherited, and its interpreter ended in this process; the record may be another one's.
+    pub(super) gone: bool,
 }
 
 /// Whether a handle that reaches `PyThreadState_Ensure` is one of the draft dialect.
@@ -105,11 +107,12 @@ pub(super) fn decode(function: &str, handle: usize, kind: Kind) -> Handle {
         Kind::Guard | Kind::StrongRef => bits & (MODULUS - 1) << FORK_SHIFT != this_process(),
         Kind::View | Kind::WeakRef => false,
     };
-    if !inherited && bits >> LIFE_SHIFT != life_of(record, kind) {
+    let gone = bits >> LIFE_SHIFT != life_of(record, kind);
+    if gone && !inherited {
         fatal(
             function,
             &format!("this {} was closed before, and its interpreter is gone", kind.name()),
         );
     }
-    Handle { record, inherited }
+    Handle { record, inherited, gone }
 }

@@ -39,15 +39,6 @@ int pep788_int(int (*call)(void))
     return result;
 }
 
-int pep788_int_p(int (*call)(void *), void *a)
-{
-    int result;
-    pthread_cleanup_push(sleep_for_ever, NULL);
-    result = call(a);
-    pthread_cleanup_pop(0);
-    return result;
-}
-
 void *pep788_p_p(void *(*call)(const void *), const void *a)
 {
     void *result;
