@@ -4,6 +4,9 @@
 //! because of `SetDaemon(0)`, or because `threading` joins its thread.
 
 use std::ffi::{c_void, CStr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::time::Instant;
 
 use crate::attach::{self, Hold};
 use crate::interpreter::{self, Record};
@@ -148,6 +151,7 @@ unsafe fn keep(py: &'static Api, hold: Hold) -> bool {
         unsafe {
             let hold = py.PyCapsule_GetPointer(capsule, KEPT.as_ptr()).cast::<Hold>();
             if !hold.is_null() {
+                DROPPED.store(clock(), Ordering::Relaxed);
                 let _ = Box::from_raw(hold).give_back();
             }
         }
@@ -170,6 +174,24 @@ unsafe fn keep(py: &'static Api, hold: Hold) -> bool {
         }
         kept
     }
+}
+
+/// When a thread state last dropped what it held by itself, by [`clock`].
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Milliseconds since the first call, plus one.
+fn clock() -> u64 {
+    static BEGIN: OnceLock<Instant> = OnceLock::new();
+    BEGIN.get_or_init(Instant::now).elapsed().as_millis() as u64 + 1
+}
+
+/// Whether a thread state may be about to be deleted: it drops what it holds while it is cleared,
+/// and is deleted right after, which nothing tells. Finalization must not come in between.
+pub(crate) fn is_one_leaving() -> bool {
+    const LEAVING_MS: u64 = 20;
+    // Relaxed: the hold itself, given back after this was stored, brings it to who waited for it.
+    let dropped = DROPPED.load(Ordering::Relaxed);
+    dropped != 0 && clock() < dropped + LEAVING_MS
 }
 
 /// # Safety

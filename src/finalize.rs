@@ -10,6 +10,7 @@ use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use crate::attach;
+use crate::daemon;
 use crate::gate::{close_together, Gate};
 use crate::interpreter::{self, registry, Record, LOBBY};
 use crate::python::threading::{self, JoinedByExit};
@@ -180,13 +181,14 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
     }
 }
 
-/// How long a thread is given from dropping what it holds to deleting its thread state.
+/// How long another thread state of a subinterpreter is given to go away.
 const LEAVING: Duration = Duration::from_millis(100);
 const A_MOMENT: Duration = Duration::from_millis(1);
 
-/// Whether the subinterpreter has another thread state yet. `Py_EndInterpreter` is fatal then; but
-/// one that `SetDaemon(0)` made non-daemon drops its hold while it is cleared, and is deleted right
-/// after. There is nothing to wait for that would tell, so this is asked again for a while.
+/// Whether a thread state seems about to be deleted. One that `SetDaemon(0)` made non-daemon drops
+/// its hold while it is cleared; if finalization came before it is deleted, it would be deleted
+/// twice, and `Py_EndInterpreter` would be fatal. Nothing tells when it is, so this is asked again
+/// for a while.
 ///
 /// # Safety
 /// The calling thread is attached to the interpreter of `record`.
@@ -195,6 +197,9 @@ unsafe fn another_is_leaving(
     record: &'static Record,
     patience: &mut Duration,
 ) -> bool {
+    if daemon::is_one_leaving() {
+        return true;
+    }
     if record.is_main() || patience.is_zero() {
         return false;
     }
