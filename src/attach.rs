@@ -9,6 +9,7 @@ use crate::daemon::{self, Dropped};
 use crate::fork;
 use crate::gate::{Claim, NotOut};
 use crate::interpreter::{Record, LOBBY};
+use crate::memory::try_box;
 use crate::python::{self, Api, GilstateSlot, PyThreadState};
 
 /// A guard that a level of the stack, or a thread state, keeps by itself.
@@ -122,7 +123,7 @@ fn enroll() -> Option<*mut Thread> {
         let made = unsafe { libc::pthread_key_create(&mut key, Some(forget)) } == 0;
         made.then_some(key)
     }))?;
-    let mut thread = Box::<Thread>::default();
+    let mut thread = try_box(Thread::default())?;
     // Two tokens of one thread differ, and most of different threads.
     thread.serial = (std::ptr::from_ref(&*thread) as usize >> 4) as u16;
     let thread = Box::into_raw(thread);

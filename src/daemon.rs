@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::attach::{self, Hold};
 use crate::interpreter::{self, Record};
+use crate::memory::try_box;
 use crate::python::{self, threading, Api, KeepException, Owned, PyObject, PyThreadState};
 
 /// The key in the thread state's dict, which is emptied when the thread state is cleared.
@@ -156,7 +157,11 @@ unsafe fn keep(py: &'static Api, hold: Hold) -> bool {
             }
         }
     }
-    let hold = Box::into_raw(Box::new(hold));
+    let Some(boxed) = try_box(hold) else {
+        let _ = hold.give_back();
+        return false;
+    };
+    let hold = Box::into_raw(boxed);
     // SAFETY: attached, says the caller; the dict is borrowed from the thread state.
     unsafe {
         let _exception = KeepException::new(py);

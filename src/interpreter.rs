@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use crate::attach::{Hold, Receipt};
 use crate::gate::{Claim, Gate, Lobby};
+use crate::memory::try_box;
 use crate::python::{Api, KeepException, Owned, PyInterpreterState, PyObject, PyThreadState};
 use crate::sync::lock;
 use crate::{attach, daemon, finalize, fork, python};
@@ -213,7 +214,7 @@ impl Registry {
                 self.all.try_reserve(1).ok()?;
                 // `release` pushes to it where nothing may fail.
                 self.free.try_reserve(self.all.len() + 1).ok()?;
-                let record = new_record()?;
+                let record: &'static Record = Box::leak(try_box(Record::new())?);
                 self.all.push(record);
                 record
             }
@@ -231,20 +232,6 @@ impl Registry {
             record.begin_another_life();
             self.free.push(record);
         }
-    }
-}
-
-fn new_record() -> Option<&'static Record> {
-    let layout = std::alloc::Layout::new::<Record>();
-    // SAFETY: the layout is not empty; the memory is initialized before it is used, and
-    // never freed.
-    unsafe {
-        let record = std::alloc::alloc(layout).cast::<Record>();
-        if record.is_null() {
-            return None;
-        }
-        record.write(Record::new());
-        Some(&*record)
     }
 }
 

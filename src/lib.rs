@@ -16,7 +16,8 @@
 //!   knows nothing of Python.
 //! - `finalize` is the other side: a callback in the interpreter's own `atexit`, installed at first
 //!   use, that waits until the gate can be closed, while `report` tells the user for whom.
-//! - `fork` makes a forked child start afresh; `settings` are the environment variables.
+//! - `fork` makes a forked child start afresh; `settings` are the environment variables; `memory`
+//!   is for allocations that may fail.
 //! - `python` is the only part that calls CPython, by functions found at run time.
 //!
 //! `docs/design.md` gives the reasons.
@@ -45,6 +46,8 @@ mod report;
 
 #[cfg(not(loom))]
 mod fork;
+#[cfg(not(loom))]
+mod memory;
 #[cfg(not(loom))]
 mod settings;
 mod sync;
