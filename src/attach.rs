@@ -18,12 +18,14 @@ pub(crate) struct Hold {
     record: &'static Record,
     /// The process it belongs to: a forked child does not inherit it.
     generation: usize,
+    /// Which of the interpreters that had the record.
+    life: usize,
 }
 
 impl Hold {
     /// For a guard that was just taken on `record`, in this process.
     pub(crate) fn of(record: &'static Record) -> Hold {
-        Hold { record, generation: fork::generation() }
+        Hold { record, generation: fork::generation(), life: record.life() }
     }
 
     /// One more, from somebody who keeps the interpreter from finalizing already.
@@ -32,7 +34,7 @@ impl Hold {
     }
 
     pub(crate) fn is_valid(&self) -> bool {
-        self.generation == fork::generation()
+        self.generation == fork::generation() && self.life == self.record.life()
     }
 
     pub(crate) fn give_back(self) -> Result<(), NotOut> {
@@ -166,6 +168,11 @@ pub(crate) fn attached_or_fatal(py: &Api, function: &str) -> *mut PyThreadState 
         );
     }
     state
+}
+
+/// Whether this thread state was made for an Ensure of this thread.
+pub(crate) fn was_created(state: *mut PyThreadState) -> bool {
+    levels().iter().any(|level| level.state == state && matches!(level.way, Way::Created { .. }))
 }
 
 /// Whether this thread is inside an Ensure of this interpreter.

@@ -3,18 +3,21 @@
 //! A thread state is non-daemon while it holds a guard: because of the Ensure it is in, or
 //! because of `SetDaemon(0)`, or because `threading` joins its thread.
 
-use std::ffi::{c_void, CStr};
+use std::ffi::{c_void, CStr, CString};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::OnceLock;
-use std::time::Instant;
 
 use crate::attach::{self, Hold};
-use crate::interpreter::{self, Record};
+use crate::interpreter::{self, clock, Record};
 use crate::memory::try_box;
 use crate::python::{self, threading, Api, KeepException, Owned, PyObject, PyThreadState};
 
-/// The key in the thread state's dict, which is emptied when the thread state is cleared.
 const KEPT: &CStr = c"pep788.non_daemon";
+
+/// The key in the thread state's dict, which is emptied when the thread state is cleared. It is this
+/// copy of the library's own: copies may be built into several extensions.
+fn key() -> CString {
+    python::c_string(&format!("pep788.non_daemon@{:p}", &DROPPED))
+}
 
 /// # Safety
 /// `state` is attached to the calling thread.
@@ -104,7 +107,7 @@ unsafe fn let_go(py: &'static Api, state: *mut PyThreadState) -> bool {
         if holds_by_itself(py) {
             dropped.kept = true;
             let dict = py.PyThreadState_GetDict();
-            if py.PyDict_DelItemString(dict, KEPT.as_ptr()) != 0 {
+            if py.PyDict_DelItemString(dict, key().as_ptr()) != 0 {
                 py.PyErr_Clear();
             }
         }
@@ -173,7 +176,7 @@ unsafe fn keep(py: &'static Api, hold: Hold) -> bool {
         };
         let dict = py.PyThreadState_GetDict();
         let kept =
-            !dict.is_null() && py.PyDict_SetItemString(dict, KEPT.as_ptr(), capsule.as_ptr()) == 0;
+            !dict.is_null() && py.PyDict_SetItemString(dict, key().as_ptr(), capsule.as_ptr()) == 0;
         if !kept {
             py.PyErr_Clear();
         }
@@ -181,14 +184,8 @@ unsafe fn keep(py: &'static Api, hold: Hold) -> bool {
     }
 }
 
-/// When a thread state last dropped what it held by itself, by [`clock`].
+/// When a thread state last dropped what it held by itself, by `clock`.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
-
-/// Milliseconds since the first call, plus one.
-fn clock() -> u64 {
-    static BEGIN: OnceLock<Instant> = OnceLock::new();
-    BEGIN.get_or_init(Instant::now).elapsed().as_millis() as u64 + 1
-}
 
 /// Whether a thread state may be about to be deleted: it drops what it holds while it is cleared,
 /// and is deleted right after, which nothing tells. Finalization must not come in between.
@@ -208,7 +205,7 @@ unsafe fn holds_by_itself(py: &'static Api) -> bool {
         if dict.is_null() {
             return false;
         }
-        let capsule = py.PyDict_GetItemString(dict, KEPT.as_ptr());
+        let capsule = py.PyDict_GetItemString(dict, key().as_ptr());
         if capsule.is_null() {
             return false;
         }
@@ -232,8 +229,11 @@ unsafe fn is_joined(py: &'static Api, state: *mut PyThreadState) -> bool {
 /// # Safety
 /// `state` is attached to the calling thread.
 unsafe fn is_main_thread(py: &'static Api, state: *mut PyThreadState) -> bool {
+    if attach::was_created(state) {
+        return false;
+    }
     // SAFETY: attached, says the caller. The list of thread states has the newest first, and
-    // ends in the one that the interpreter was made with, which stays as long as it does.
+    // ends in the one that the interpreter was made with, if that is there yet.
     unsafe {
         let interpreter = py.PyThreadState_GetInterpreter(state);
         if interpreter == py.PyInterpreterState_Main() {

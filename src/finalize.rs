@@ -36,20 +36,24 @@ static EXIT_CALLBACK: MethodDef = MethodDef::no_arguments(
 pub(crate) unsafe fn install(py: &'static Api, record: &'static Record, register: &Owned) -> bool {
     // SAFETY: attached, says the caller; the method definition lives for ever.
     unsafe {
-        let capsule = py.PyCapsule_New(record.ticket(), CAPSULE.as_ptr(), Some(dropped));
+        let capsule = py.PyCapsule_New(record.ticket(), CAPSULE.as_ptr(), None);
         let Some(capsule) = Owned::new(py, capsule) else {
             return false;
         };
-        // Counted from here: whatever goes wrong from now on drops the capsule.
-        // Release: pairs with the look at it before a guard is given.
-        record.callbacks.fetch_add(1, Ordering::Release);
-        // The list of threads is elsewhere known too, so the capsule is not in it: when `atexit`
-        // drops the callback, the capsule goes at once.
-        JoinedByExit::watch(py)
+        // `threading` keeps the list of threads too. The capsule is only in the callback, so that
+        // it goes when `atexit` drops that.
+        let registered = JoinedByExit::watch(py)
             .and_then(|joined| python::tuple(py, &[&capsule, joined.as_object()]))
             .and_then(|this| EXIT_CALLBACK.function(py, &this))
-            .and_then(|callback| register.call(Some(&callback)))
-            .is_some()
+            .is_some_and(|callback| register.call(Some(&callback)).is_some());
+        if registered {
+            // Only now, so that a failure leaves nothing behind; and in time, as this thread has a
+            // reference to the capsule yet. Release: pairs with the look at the count before a
+            // guard is given.
+            record.callbacks.fetch_add(1, Ordering::Release);
+            py.PyCapsule_SetDestructor(capsule.as_ptr(), Some(dropped));
+        }
+        registered
     }
 }
 
@@ -79,8 +83,11 @@ unsafe extern "C" fn dropped(capsule: *mut PyObject) {
     unsafe {
         let ticket = py.PyCapsule_GetPointer(capsule, CAPSULE.as_ptr());
         let Some(record) = Record::of_ticket(ticket) else { return };
-        let left = record.callbacks.fetch_sub(1, Ordering::AcqRel) - 1;
-        if left != 0 || record.gate.is_closed() {
+        let before = record.callbacks.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| {
+            // Zero: the record's interpreter was given up before.
+            count.checked_sub(1)
+        });
+        if before != Ok(1) || record.gate.is_closed() {
             return;
         }
         let _exception = python::KeepException::new(py);
@@ -163,10 +170,11 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
             }
             // What late threads do may need guards again.
             match joined.as_ref().and_then(|joined| joined.late_thread(py)) {
+                Some(thread) if threading::join(py, &thread) => {}
                 Some(thread) => {
-                    let joined = thread.attribute(c"join").and_then(|join| join.call(None));
-                    if joined.is_none() {
-                        report.interrupted_or_failed(py, || guards_out(record));
+                    let interrupted = report.interrupted_or_failed(py, || guards_out(record));
+                    if let (false, Some(joined)) = (interrupted, &joined) {
+                        joined.give_up(py, &thread);
                     }
                 }
                 None if another_is_leaving(py, record, &mut patience) => {

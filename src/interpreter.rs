@@ -3,8 +3,9 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void, CStr};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::time::Instant;
 
 use crate::attach::{Hold, Receipt};
 use crate::gate::{Claim, Gate, Lobby};
@@ -142,9 +143,9 @@ impl Record {
     fn bury(&'static self, registry: &mut Registry) {
         self.gate.condemn();
         self.callbacks.store(0, Ordering::Relaxed);
-        let gone = self.interpreter.swap(std::ptr::null_mut(), Ordering::Relaxed).is_null();
+        let already_gone = self.interpreter.swap(std::ptr::null_mut(), Ordering::Relaxed).is_null();
         // A guard that is out, because the interpreter ended unguarded, may yet be closed.
-        if !gone && self.views.load(Ordering::Relaxed) == 0 && self.gate.guards() == 0 {
+        if !already_gone && self.views.load(Ordering::Relaxed) == 0 && self.gate.guards() == 0 {
             registry.release(self);
         }
     }
@@ -220,6 +221,7 @@ impl Registry {
             }
         };
         record.id.store(id, Ordering::Relaxed);
+        record.callbacks.store(0, Ordering::Relaxed);
         record.gate.reopen();
         // Release: whoever finds the interpreter finds the rest.
         record.interpreter.store(interpreter, Ordering::Release);
@@ -321,9 +323,7 @@ unsafe fn find_or_install(
             return Ok(record);
         }
         py.PyErr_Clear();
-        if known.is_none() {
-            record.bury(&mut registry());
-        }
+        // The record is good for the next try.
         Err(Refusal::OutOfMemory)
     }
 }
@@ -379,18 +379,33 @@ fn reopen_main(interpreter: *mut PyInterpreterState, _registry: &Registry) {
     forget_requests();
     // Guards of the run before are none of this one.
     MAIN.begin_another_life();
+    MAIN.callbacks.store(0, Ordering::Relaxed);
     MAIN.gate.reopen();
     MAIN.interpreter.store(interpreter, Ordering::Release);
 }
 
 /// A record to view an interpreter by that is too far gone to be known: it is refused for ever.
 /// `None`: out of memory.
-pub(crate) fn view_of_the_dying() -> Option<&'static Record> {
+pub(crate) fn view_of_the_dying(
+    py: &'static Api,
+    state: *mut PyThreadState,
+) -> Option<&'static Record> {
+    if is_of_main(py, state) {
+        // Good again if there is another run.
+        MAIN.add_view();
+        return Some(&MAIN);
+    }
     let mut registry = registry();
     let record = registry.claim(std::ptr::null_mut(), -1)?;
     record.gate.condemn();
     record.add_view();
     Some(record)
+}
+
+/// Milliseconds since the first call, plus one.
+pub(crate) fn clock() -> u64 {
+    static BEGIN: OnceLock<Instant> = OnceLock::new();
+    BEGIN.get_or_init(Instant::now).elapsed().as_millis() as u64 + 1
 }
 
 const CAPSULE: &CStr = c"pep788.record";
@@ -423,18 +438,26 @@ unsafe fn watch_death(
         if dict.is_null() {
             return false;
         }
-        if !py.PyDict_GetItemString(dict, key.as_ptr()).is_null() {
-            return true;
+        let key = Owned::new(py, py.PyUnicode_FromString(key.as_ptr()));
+        let capsule = Owned::new(py, py.PyCapsule_New(record.ticket(), CAPSULE.as_ptr(), None));
+        let (Some(key), Some(capsule)) = (key, capsule) else { return false };
+        // In one step: another thread may be here as well. Only the one that is kept reports.
+        let kept = py.PyDict_SetDefault(dict, key.as_ptr(), capsule.as_ptr());
+        if kept == capsule.as_ptr() {
+            return py.PyCapsule_SetDestructor(kept, Some(died)) == 0;
         }
-        let capsule = py.PyCapsule_New(record.ticket(), CAPSULE.as_ptr(), Some(died));
-        Owned::new(py, capsule).is_some_and(|capsule| {
-            py.PyDict_SetItemString(dict, key.as_ptr(), capsule.as_ptr()) == 0
-        })
+        // One of an earlier life of the record is of this interpreter all the same.
+        !kept.is_null() && py.PyCapsule_SetPointer(kept, record.ticket()) == 0
     }
 }
 
-/// Whether the main thread has been asked to install the exit callback, and has yet to do it.
-static REQUESTED: AtomicBool = AtomicBool::new(false);
+/// When the main thread was last asked to install the exit callback, by [`clock`]; 0 when it has
+/// done so.
+static REQUESTED: AtomicU64 = AtomicU64::new(0);
+
+/// A request may be lost with the run of the runtime that it was made in, so it is made again. Not
+/// often: the queue of pending calls is short.
+const REQUEST_AGAIN_MS: u64 = 100;
 
 /// Has the main thread install the main interpreter's exit callback. CPython runs pending calls
 /// before the exit callbacks, so a request that it accepts is in time.
@@ -446,34 +469,40 @@ pub(crate) fn request_install(py: &'static Api) -> bool {
         }
         0
     }
-    // One request is enough, and the queue is short. Relaxed: two would do no harm.
-    if REQUESTED.swap(true, Ordering::Relaxed) {
+    let last = REQUESTED.load(Ordering::Relaxed);
+    if last != 0 && clock() < last + REQUEST_AGAIN_MS {
         return true;
     }
     let accepted = py.call_in_main(install);
-    REQUESTED.store(accepted, Ordering::Relaxed);
+    // Relaxed: two requests would do no harm.
+    REQUESTED.store(if accepted { clock() } else { 0 }, Ordering::Relaxed);
     accepted
 }
 
 /// Done; or, in a forked child, never asked: the parent's main thread is not here.
 pub(crate) fn forget_requests() {
-    REQUESTED.store(false, Ordering::Relaxed);
+    REQUESTED.store(0, Ordering::Relaxed);
 }
 
-/// Installs the main interpreter's exit callback from a thread that is attached.
+/// Installs the main interpreter's exit callback from a thread that is attached to it; or, as a
+/// pending call up to 3.11 may be, to another one.
 fn install_main_attached(py: &'static Api, state: *mut PyThreadState) {
     if state.is_null() || MAIN.is_installed() {
         return;
     }
-    // SAFETY: `state` is attached.
-    unsafe {
-        if py.PyThreadState_GetInterpreter(state) == py.PyInterpreterState_Main() {
-            // A refusal means that this is finalization: nothing to install then.
-            let _ = of(py, state);
-        } else if open_main(py).is_ok() {
-            visit(py, &MAIN);
-        }
+    if is_of_main(py, state) {
+        // SAFETY: `state` is attached. A refusal means that this is finalization: nothing to
+        // install then.
+        let _ = unsafe { of(py, state) };
+    } else if open_main(py).is_ok() {
+        visit(py, &MAIN);
     }
+}
+
+/// Whether an attached thread state is of the main interpreter.
+fn is_of_main(py: &'static Api, state: *mut PyThreadState) -> bool {
+    // SAFETY: attached, so alive.
+    unsafe { py.PyThreadState_GetInterpreter(state) == py.PyInterpreterState_Main() }
 }
 
 /// For a caller that names the main interpreter: has the exit callback installed as early as
@@ -489,28 +518,35 @@ pub(crate) fn prepare_main(py: &'static Api) {
 #[cold]
 fn adopt_main(py: &'static Api) -> Result<(), Refusal> {
     open_main(py)?;
-    install_main_attached(py, attach::attached(py));
-    if MAIN.is_installed() || request_install(py) {
-        Ok(())
-    } else {
-        Err(Refusal::Unavailable)
+    let state = attach::attached(py);
+    // A thread that is attached to another interpreter goes there for it only if it has the one GIL
+    // there is (up to 3.11): the main one's may be held by a thread that waits for this one.
+    let goes_there = !state.is_null() && (is_of_main(py, state) || py.has_one_gil());
+    if goes_there || !request_install(py) {
+        install_main_attached(py, state);
+        if !MAIN.is_installed() {
+            return Err(Refusal::Unavailable);
+        }
     }
+    Ok(())
 }
 
 /// Opens the main interpreter's gate, if this is a new run of the runtime.
 fn open_main(py: &'static Api) -> Result<(), Refusal> {
     fork::watch();
     let mut registry = registry();
-    // SAFETY: needs no thread state.
-    if unsafe { py.Py_IsInitialized() } == 0 {
-        // Not there yet, or finalizing, or gone. A run that nobody used from an attached thread
-        // has left nothing that would tell of its end.
+    // SAFETY: neither needs a thread state.
+    let (initialized, main) = unsafe { (py.Py_IsInitialized() != 0, py.PyInterpreterState_Main()) };
+    // A run that nobody used from an attached thread leaves nothing that would tell of its end.
+    if !MAIN.interpreter().is_null() && MAIN.interpreter() != main {
         MAIN.bury(&mut registry);
+    }
+    if !initialized || main.is_null() {
+        // Not there yet, or finalizing, or gone.
         return Err(Refusal::Unavailable);
     }
     if MAIN.interpreter().is_null() {
-        // SAFETY: needs no thread state.
-        reopen_main(unsafe { py.PyInterpreterState_Main() }, &registry);
+        reopen_main(main, &registry);
     }
     if MAIN.gate.is_closed() {
         return Err(Refusal::Unavailable);

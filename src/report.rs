@@ -43,7 +43,7 @@ impl Wait {
         }
     }
 
-    /// Deals with an exception: Ctrl-C, or a failure that must not end the wait.
+    /// Deals with an exception: Ctrl-C (`true`), or a failure that must not end the wait.
     ///
     /// # Safety
     /// The calling thread is attached, with an exception set.
@@ -51,12 +51,12 @@ impl Wait {
         &mut self,
         py: &'static Api,
         guards_out: impl Fn() -> Vec<(&'static Record, usize)>,
-    ) {
+    ) -> bool {
         // SAFETY: attached, says the caller.
         unsafe {
             if py.PyErr_ExceptionMatches(py.PyExc_KeyboardInterrupt()) == 0 {
                 py.PyErr_WriteUnraisable(std::ptr::null_mut());
-                return;
+                return false;
             }
             py.PyErr_Clear();
         }
@@ -66,6 +66,7 @@ impl Wait {
         self.interrupted = true;
         self.explain(&guards_out());
         say("libpep788: press Ctrl-C again to end the process without waiting\n");
+        true
     }
 
     fn explain(&self, guards_out: &[(&'static Record, usize)]) {

@@ -49,7 +49,7 @@ unsafe fn view_current(py: &'static Api, state: *mut PyThreadState, kind: Kind) 
             record.add_view();
             Some(record)
         }
-        Err(Refusal::Unavailable) => interpreter::view_of_the_dying(),
+        Err(Refusal::Unavailable) => interpreter::view_of_the_dying(py, state),
         Err(Refusal::OutOfMemory) => None,
     };
     match record {

@@ -24,10 +24,12 @@ pub(crate) struct PyMethodDef {
 
 // Trampolines of calls.c, for calls that may not return: see there.
 extern "C" {
+    fn pep788_void(call: *const c_void);
     fn pep788_void_p(call: *const c_void, a: *mut c_void);
+    fn pep788_void_ppp(call: *const c_void, a: *mut c_void, b: *mut c_void, c: *mut c_void);
     fn pep788_int(call: *const c_void) -> c_int;
     fn pep788_p_p(call: *const c_void, a: *const c_void) -> *mut c_void;
-    fn pep788_p_pp(call: *const c_void, a: *mut c_void, b: *mut c_void) -> *mut c_void;
+    fn pep788_p_pp(call: *const c_void, a: *mut c_void, b: *const c_void) -> *mut c_void;
 }
 
 const fn c_name(with_nul: &'static str) -> &'static CStr {
@@ -170,25 +172,27 @@ api! {
         fn PyInterpreterState_GetID(interpreter: *mut PyInterpreterState) -> i64;
         fn PyThread_get_thread_ident() -> c_ulong;
         // Errors.
+        fn PyErr_Occurred() -> *mut PyObject;
         fn PyErr_SetString(kind: *mut PyObject, message: *const c_char);
         fn PyErr_NoMemory() -> *mut PyObject;
-        fn PyErr_Clear();
         fn PyErr_Fetch(kind: *mut *mut PyObject, value: *mut *mut PyObject, trace: *mut *mut PyObject);
-        fn PyErr_Restore(kind: *mut PyObject, value: *mut PyObject, trace: *mut PyObject);
         fn PyErr_ExceptionMatches(kind: *mut PyObject) -> c_int;
         // Objects, without running Python code.
         fn Py_IncRef(object: *mut PyObject);
         fn PyCapsule_New(pointer: *mut c_void, name: *const c_char, drop: Option<CapsuleDestructor>) -> *mut PyObject;
+        fn PyCapsule_SetPointer(capsule: *mut PyObject, pointer: *mut c_void) -> c_int;
+        fn PyCapsule_SetDestructor(capsule: *mut PyObject, drop: Option<CapsuleDestructor>) -> c_int;
         fn PyCapsule_GetPointer(capsule: *mut PyObject, name: *const c_char) -> *mut c_void;
         fn PyCFunction_NewEx(method: *mut PyMethodDef, this: *mut PyObject, module: *mut PyObject) -> *mut PyObject;
         fn PyImport_GetModule(name: *mut PyObject) -> *mut PyObject;
         fn PyUnicode_FromString(text: *const c_char) -> *mut PyObject;
         fn PyUnicode_CompareWithASCIIString(text: *mut PyObject, ascii: *const c_char) -> c_int;
+        fn PyLong_AsUnsignedLong(object: *mut PyObject) -> c_ulong;
         fn PyLong_FromUnsignedLong(value: c_ulong) -> *mut PyObject;
-        fn PyObject_GetAttrString(object: *mut PyObject, name: *const c_char) -> *mut PyObject;
         fn PyObject_IsTrue(object: *mut PyObject) -> c_int;
         fn PyDict_GetItemWithError(dict: *mut PyObject, key: *mut PyObject) -> *mut PyObject;
         fn PyDict_GetItemString(dict: *mut PyObject, key: *const c_char) -> *mut PyObject;
+        fn PyDict_SetDefault(dict: *mut PyObject, key: *mut PyObject, value: *mut PyObject) -> *mut PyObject;
         fn PyDict_SetItemString(dict: *mut PyObject, key: *const c_char, value: *mut PyObject) -> c_int;
         fn PyDict_DelItemString(dict: *mut PyObject, key: *const c_char) -> c_int;
         fn PyTuple_New(size: isize) -> *mut PyObject;
@@ -206,8 +210,11 @@ api! {
         fn Py_DecRef(object: *mut PyObject) = pep788_void_p;
         fn PyErr_WriteUnraisable(object: *mut PyObject) = pep788_void_p;
         fn PyErr_CheckSignals() -> c_int = pep788_int;
+        fn PyErr_Clear() = pep788_void;
+        fn PyErr_Restore(kind: *mut PyObject, value: *mut PyObject, trace: *mut PyObject) = pep788_void_ppp;
+        fn PyObject_GetAttrString(object: *mut PyObject, name: *const c_char) -> *mut PyObject = pep788_p_pp;
         fn PyImport_ImportModule(name: *const c_char) -> *mut PyObject = pep788_p_p;
-        fn PyObject_CallObject(callable: *mut PyObject, arguments: *mut PyObject) -> *mut PyObject = pep788_p_pp;
+        fn PyObject_CallObject(callable: *mut PyObject, arguments: *const PyObject) -> *mut PyObject = pep788_p_pp;
     }
     // Private, so they may go; there is a way without them.
     optional {
@@ -244,6 +251,11 @@ impl Api {
             // SAFETY: the address of a variable of CPython's.
             unsafe { *self.finalization_error }
         }
+    }
+
+    /// Whether all interpreters share one GIL. From 3.12 on they may have one each.
+    pub(crate) fn has_one_gil(&self) -> bool {
+        self.version < 0x030c
     }
 
     /// Has the main thread call `function`, attached to the main interpreter. `false`: its queue

@@ -23,6 +23,20 @@ static void sleep_for_ever(void *unused)
     }
 }
 
+void pep788_void(void (*call)(void))
+{
+    pthread_cleanup_push(sleep_for_ever, NULL);
+    call();
+    pthread_cleanup_pop(0);
+}
+
+void pep788_void_ppp(void (*call)(void *, void *, void *), void *a, void *b, void *c)
+{
+    pthread_cleanup_push(sleep_for_ever, NULL);
+    call(a, b, c);
+    pthread_cleanup_pop(0);
+}
+
 void pep788_void_p(void (*call)(void *), void *a)
 {
     pthread_cleanup_push(sleep_for_ever, NULL);
@@ -48,7 +62,7 @@ void *pep788_p_p(void *(*call)(const void *), const void *a)
     return result;
 }
 
-void *pep788_p_pp(void *(*call)(void *, void *), void *a, void *b)
+void *pep788_p_pp(void *(*call)(void *, const void *), void *a, const void *b)
 {
     void *result;
     pthread_cleanup_push(sleep_for_ever, NULL);

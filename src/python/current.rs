@@ -41,11 +41,6 @@ fn is_ours(
     usual: *mut PyThreadState,
     ensured: *mut PyThreadState,
 ) -> bool {
-    if usual.is_null() {
-        // A thread that creates a thread state is given it as its usual one. Without any,
-        // `holder` was not created here.
-        return false;
-    }
     let Some(layout) = Layout::of(py.version) else {
         return false;
     };
@@ -54,6 +49,14 @@ fn is_ours(
     // SAFETY: see above; may be called by any thread at any time.
     if !read_without_faulting(holder.cast(), words) || unsafe { py.unchecked_current() } != holder {
         return false;
+    }
+    if usual.is_null() {
+        // A thread that creates a thread state is given it as its usual one. Without any, `holder`
+        // was created by another thread. It may be attached here all the same, which shows only
+        // where it runs Python code.
+        return layout.cframe.is_some_and(|CFrame { word, own }| {
+            words[word] != holder as usize + own && on_this_stack(words[word])
+        });
     }
     // SAFETY: no preconditions.
     let this_thread = unsafe { libc::pthread_self() } as usize;

@@ -35,14 +35,26 @@ impl Absent {
 
 /// CPython's functions, or `None` in a process without it.
 pub(crate) fn get() -> Option<&'static Api> {
-    API.get_or_try_init(load).ok()
+    obtain().ok()
 }
 
 /// CPython's functions, or a fatal error that says why there are none.
 pub(crate) fn get_or_fatal(function: &str) -> &'static Api {
-    match API.get_or_try_init(load) {
+    match obtain() {
         Ok(api) => api,
         Err(absent) => fatal_error(function, &absent.explain()),
+    }
+}
+
+/// Looks up outside the cell, twice if two threads come at once: the lookup takes the loader's
+/// lock, which a thread may hold that waits here, in the constructor of a library.
+fn obtain() -> Result<&'static Api, Absent> {
+    match API.get() {
+        Some(api) => Ok(api),
+        None => {
+            let found = load()?;
+            Ok(API.get_or_init(|| found))
+        }
     }
 }
 

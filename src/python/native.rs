@@ -60,15 +60,17 @@ pub(crate) fn native() -> Option<&'static Native> {
     if py.version < 0x030f {
         return None;
     }
-    NATIVE
-        .get_or_init(|| {
-            if settings::get().backport {
-                return None;
-            }
-            let scope = Scope::of_python()?;
-            // A preloaded library comes before a shared libpython: then the names found
-            // first are ours, and the interpreter's own are asked of its object alone.
-            Native::find(&scope).or_else(|| Native::find(&scope.of_interpreter_alone()?))
-        })
-        .as_ref()
+    if let Some(known) = NATIVE.get() {
+        return known.as_ref();
+    }
+    // Outside the cell, as in `find.rs`.
+    let found = if settings::get().backport { None } else { look_up() };
+    NATIVE.get_or_init(|| found).as_ref()
+}
+
+fn look_up() -> Option<Native> {
+    let scope = Scope::of_python()?;
+    // A preloaded library comes before a shared libpython: then the names found first are ours,
+    // and the interpreter's own are asked of its object alone.
+    Native::find(&scope).or_else(|| Native::find(&scope.of_interpreter_alone()?))
 }

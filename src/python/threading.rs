@@ -102,6 +102,19 @@ impl JoinedByExit {
         JoinedByExit { threads }
     }
 
+    /// Has this thread taken for one of those from now on: it cannot be joined.
+    ///
+    /// # Safety
+    /// The calling thread is attached.
+    pub(crate) unsafe fn give_up(&self, py: &'static Api, thread: &Owned) {
+        // SAFETY: attached, says the caller.
+        unsafe {
+            if py.PyList_Append(self.threads.as_ptr(), thread.as_ptr()) != 0 {
+                py.PyErr_Clear();
+            }
+        }
+    }
+
     /// A thread to be joined that came after those. If nobody noted them, because `threading`
     /// was loaded late, they are those of the first call.
     ///
@@ -119,9 +132,41 @@ impl JoinedByExit {
                 thread.as_ptr() != main.as_ptr()
                     && joined.iter().all(|known| known.as_ptr() != thread.as_ptr())
                     && is_daemon_thread(thread) == Some(false)
+                    && is_running_elsewhere(py, thread)
             })
         }
     }
+}
+
+/// Whether it was started, and is not the calling thread.
+///
+/// # Safety
+/// The calling thread is attached.
+unsafe fn is_running_elsewhere(py: &'static Api, thread: &Owned) -> bool {
+    let Some(ident) = thread.attribute(c"_ident") else { return false };
+    // SAFETY: attached, says the caller.
+    unsafe {
+        let ident = py.PyLong_AsUnsignedLong(ident.as_ptr());
+        let is_number = py.PyErr_Occurred().is_null();
+        if !is_number {
+            py.PyErr_Clear();
+        }
+        is_number && ident != py.PyThread_get_thread_ident()
+    }
+}
+
+/// Joins a thread, as `threading` itself would. `false`: failed, with an exception set.
+///
+/// # Safety
+/// The calling thread is attached.
+pub(crate) unsafe fn join(py: &'static Api, thread: &Owned) -> bool {
+    // SAFETY: attached, says the caller.
+    let threading = unsafe { loaded_module(py, THREADING) };
+    // Not the thread's own method, which a subclass may have changed.
+    let join = threading
+        .and_then(|threading| threading.attribute(c"Thread"))
+        .and_then(|class| class.attribute(c"join"));
+    join.is_none_or(|join| join.call(Some(thread)).is_some())
 }
 
 /// The threads that `threading` knows.
