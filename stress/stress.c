@@ -28,8 +28,6 @@ enum {
     WORKERS = 6,
     SLOTS = 4,              /* of interpreters that threads call into; the first one is main */
     MAX_DEPTH = 3,          /* of calls inside calls */
-    LIMIT = 30,             /* seconds for an exit */
-    KID_LIMIT = 20,         /* ... for a forked child in it */
     JOIN_LIMIT = 10,        /* ... for threads to end once Python is gone */
     BROKEN = 99,            /* exit code */
 };
@@ -42,6 +40,7 @@ static struct shared {
 } *shared;
 
 static unsigned long seed;
+static double limit = 30;               /* seconds for an exit; two thirds for a child forked in it */
 static bool in_kid;                     /* a child of an exit, forked in the middle of it */
 static atomic_bool stop, last_run, exiting;
 static atomic_int era;                  /* odd: between Py_Initialize and Py_FinalizeEx */
@@ -106,9 +105,9 @@ static void backtrace_of(pid_t pid)
     if (shared->backtraces++ >= 5) {
         return;
     }
-    char command[120];
-    snprintf(command, sizeof command, "command -v gdb >/dev/null && timeout 60 gdb -p %d -batch -ex "
-             "'thread apply all bt 25' 1>&2 2>/dev/null", (int)pid);
+    char command[160];
+    snprintf(command, sizeof command, "command -v gdb >/dev/null && timeout 60 env -u PYTHONHOME gdb -p %d -batch -ex "
+             "'thread apply all bt 25' </dev/null 1>&2", (int)pid);
     fprintf(stderr, "stress: seed %lu: process %d:\n", seed, (int)pid);
     pid_t gdb = fork();
     if (gdb == 0) {
@@ -244,7 +243,7 @@ static void plain_fork(struct target *target)
     CHECK(kid > 0);
     shared->forks++;
     PyThreadState *self = PyEval_SaveThread();
-    enum ended ended = await(kid, KID_LIMIT, false);
+    enum ended ended = await(kid, limit * 2 / 3, false);
     shared->kids_crashed += ended == CRASHED;
     shared->kids_hung += ended == HUNG;
     PyEval_RestoreThread(self);
@@ -273,6 +272,7 @@ static void python_fork(void)
         shared->entered += depth + python_depth;
         if (!is_main_thread) {          /* 3.11 makes none any more once it has had none */
             PyThreadState_New(PyInterpreterState_Get());
+            main_target.threads = false;    /* threading._shutdown() fails there, and joins none */
         }
     }
     if (result != NULL) {
@@ -290,7 +290,7 @@ static void python_fork(void)
     if (kid > 0) {
         shared->forks++;
         PyThreadState *self = PyEval_SaveThread();
-        enum ended ended = await(kid, KID_LIMIT, false);
+        enum ended ended = await(kid, limit * 2 / 3, false);
         shared->kids_crashed += ended == CRASHED;
         shared->kids_hung += ended == HUNG;
         PyEval_RestoreThread(self);
@@ -725,6 +725,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: stress EXITS [SEED]\n");
         return 2;
     }
+    if (getenv("STRESS_LIMIT") != NULL) {
+        limit = atof(getenv("STRESS_LIMIT"));
+    }
     setenv("PEP788_DRAIN_GRACE_MS", "20", 1);
     long crashed = 0, hung = 0, lost_calls = 0, calls = 0, refused = 0, subs = 0, forks = 0;
     char failures[2000] = "";
@@ -740,13 +743,14 @@ int main(int argc, char **argv)
         if (child == 0) {
             setpgid(0, 0);
             prctl(PR_SET_PDEATHSIG, SIGKILL);
+            prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
             signal(SIGSEGV, on_crash);
             signal(SIGBUS, on_crash);
             signal(SIGABRT, on_crash);
             program();
         }
         setpgid(child, child);
-        enum ended ended = await(child, LIMIT, true);
+        enum ended ended = await(child, limit, true);
         kill(-child, SIGKILL);
         bool crash = ended == CRASHED || shared->kids_crashed > 0;
         bool hang = ended == HUNG || shared->kids_hung > 0 || shared->threads_lost > 0;

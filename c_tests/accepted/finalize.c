@@ -256,6 +256,37 @@ SCENARIO(a_thread_started_during_the_wait_is_joined,
     expect_log("closed,joined,finalized");
 }
 
+static void start_an_odd_thread(void *guard)
+{
+    event_wait(&exiting);
+    PyThreadStateToken *token = PyThreadState_Ensure(guard);
+    CHECK(token != NULL);
+    run("class Odd(threading.Thread):\n"
+        "    def join(self, timeout):\n"
+        "        raise RuntimeError('not this way')\n"
+        "Odd(target=body, daemon=False).start()");
+    PyThreadState_Release(token);
+    log_event("closed");
+    PyInterpreterGuard_Close(guard);
+    event_set(&closed);
+}
+
+// pythons: !=3.12
+// native: no, it does not join such a thread
+SCENARIO(a_thread_with_a_join_of_its_own_is_joined,
+         "What a subclass makes of Thread.join is no matter when the exit joins")
+{
+    py_init();
+    expose("body", wait_until_closed);
+    run("import threading");
+    pthread_t thread = thread_start(start_an_odd_thread, guard_here());
+    at_exit(set_event, &exiting);
+    py_finalize();
+    log_event("finalized");
+    thread_join(thread);
+    expect_log("closed,joined,finalized");
+}
+
 /* --- Exit callbacks ------------------------------------------------------------------------------ */
 
 static PyInterpreterView *the_view;

@@ -131,3 +131,32 @@ SCENARIO(subinterpreter_views_stay_dead, "A view on a subinterpreter of an earli
     }
     PyInterpreterView_Close(view);
 }
+
+static PyInterpreterView *late_view;
+
+static void view_in_a_destructor(PyObject *capsule)
+{
+    (void)capsule;
+    late_view = PyInterpreterView_FromCurrent();
+    CHECK(late_view != NULL);
+}
+
+SCENARIO(a_view_made_in_a_finalizer_names_main_again,
+         "The main interpreter is \"main\" also for a view that was made while it was taken apart")
+{
+    static int anything;
+    py_init();
+    PyObject *module = PyImport_AddModule("__main__");
+    CHECK(module != NULL);
+    PyObject *capsule = PyCapsule_New(&anything, NULL, view_in_a_destructor);
+    CHECK(capsule != NULL && PyModule_AddObject(module, "capsule", capsule) == 0);
+    py_finalize();
+    CHECK(late_view != NULL);
+    CHECK_PTR(PyInterpreterGuard_FromView(late_view), NULL);
+    py_init();
+    PyInterpreterGuard *guard = PyInterpreterGuard_FromView(late_view);
+    CHECK(guard != NULL);
+    PyInterpreterGuard_Close(guard);
+    PyInterpreterView_Close(late_view);
+    py_finalize();
+}
