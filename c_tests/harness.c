@@ -399,4 +399,32 @@ void swap(PyThreadState *from, PyThreadState *to)
     CHECK_PTR(PyThreadState_Swap(to), from);
 }
 
+/* --- Out of memory --------------------------------------------------------------------------------- */
+
+static PyMemAllocatorEx original;
+_Thread_local bool memory_fails;
+
+static void *fail_or_malloc(void *context, size_t size)
+{
+    return memory_fails ? NULL : original.malloc(context, size);
+}
+
+static void *fail_or_calloc(void *context, size_t count, size_t size)
+{
+    return memory_fails ? NULL : original.calloc(context, count, size);
+}
+
+static void *fail_or_realloc(void *context, void *memory, size_t size)
+{
+    return memory_fails ? NULL : original.realloc(context, memory, size);
+}
+
+void let_memory_fail(void)
+{
+    PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &original);
+    PyMemAllocatorEx replacement = {original.ctx, fail_or_malloc, fail_or_calloc, fail_or_realloc,
+                                    original.free};
+    PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &replacement);
+}
+
 #endif /* HARNESS_NO_PYTHON */

@@ -140,6 +140,13 @@ void sub_end(PyThreadState *sub);
 /* Does `PyThreadState_Swap`, and checks that it left what is expected. */
 void swap(PyThreadState *from, PyThreadState *to);
 
+#ifndef __cplusplus
+/* Out of memory. After `let_memory_fail`, CPython's raw allocator, which thread states are made with,
+ * fails in every thread as long as `memory_fails` is set there. */
+extern _Thread_local bool memory_fails;
+void let_memory_fail(void);
+#endif
+
 #endif /* HARNESS_NO_PYTHON */
 
 #ifdef __cplusplus

@@ -318,6 +318,9 @@ static void do_something(struct target *target)
             break;                      /* legacy calls know main only, unless inside an Ensure */
         }
         PyThreadState *self = PyThreadState_Get();
+        if (PyGILState_GetThisThreadState() != self) {
+            break;                      /* up to 3.11: swapped in by `end_sub`, in an exit callback */
+        }
         PyGILState_STATE state = PyGILState_Ensure();
         CHECK(PyThreadState_Get() == self);
         python("len('legacy')");
@@ -514,8 +517,6 @@ struct worker {
     atomic_bool may_vanish;
 };
 
-static void finalize(void);
-
 static void *worker_main(void *argument)
 {
     struct worker *self = argument;
@@ -526,13 +527,7 @@ static void *worker_main(void *argument)
     while (!stop) {
         call();
         if (in_kid) {                   /* the child of a fork in that call: it ends here */
-            if (exiting || ONE_IN(2)) {
-                _exit(0);
-            }
-            CHECK(PyThreadState_EnsureFromView(main_target.view) != NULL);
-            is_worker = false;
-            finalize();
-            _exit(0);
+            _exit(0);                   /* 3.13 cannot finalize without its first thread state */
         }
         swap_mail(NULL);
         usleep(below(pause + 1));
@@ -629,7 +624,7 @@ static void run(void)
     era++;                              /* a view of main resolves before the next line has returned */
     Py_InitializeEx(0);
     expose_call();
-    python("import sys, threading, warnings; sys.setswitchinterval(1e-5); warnings.simplefilter('ignore')");
+    python("import keyword, os, string, sys, threading, warnings; sys.setswitchinterval(1e-5); warnings.simplefilter('ignore')");
     if (ONE_IN(3)) {
         python("import atexit; atexit.register(call)");
     }

@@ -1,34 +1,6 @@
-/* Without memory: the failures that the contract names, and nothing changed by them.
- *
- * CPython's allocator for thread states is replaced by one that fails when told to. */
+/* Without memory: the failures that the contract names, and nothing changed by them. */
 
 #include "harness.h"
-
-static PyMemAllocatorEx original;
-static _Thread_local bool failing;
-
-static void *fail_or_malloc(void *context, size_t size)
-{
-    return failing ? NULL : original.malloc(context, size);
-}
-
-static void *fail_or_calloc(void *context, size_t count, size_t size)
-{
-    return failing ? NULL : original.calloc(context, count, size);
-}
-
-static void *fail_or_realloc(void *context, void *memory, size_t size)
-{
-    return failing ? NULL : original.realloc(context, memory, size);
-}
-
-static void replace_allocator(void)
-{
-    PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &original);
-    PyMemAllocatorEx replacement = {original.ctx, fail_or_malloc, fail_or_calloc, fail_or_realloc,
-                                    original.free};
-    PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &replacement);
-}
 
 static PyInterpreterGuard *guard_of(PyThreadState *state)
 {
@@ -42,11 +14,11 @@ static PyInterpreterGuard *guard_of(PyThreadState *state)
 
 static void fail_in_a_fresh_thread(void *guard)
 {
-    failing = true;
+    memory_fails = true;
     CHECK_PTR(PyThreadState_Ensure(guard), NULL);
     CHECK_PTR(attached(), NULL);
     CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
-    failing = false;
+    memory_fails = false;
     PyThreadStateToken *token = PyThreadState_Ensure(guard);
     CHECK(token != NULL);
     run("x = 1");
@@ -58,7 +30,7 @@ static void fail_in_a_fresh_thread(void *guard)
 // pythons: !=3.11
 SCENARIO(ensure_in_a_fresh_thread, "PyThreadState_Ensure fails with NULL when out of memory, and works again when there is some")
 {
-    replace_allocator();
+    let_memory_fail();
     py_init();
     PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
     CHECK(guard != NULL);
@@ -73,7 +45,7 @@ SCENARIO(ensure_in_a_fresh_thread, "PyThreadState_Ensure fails with NULL when ou
 SCENARIO(what_was_attached_is_attached_again,
          "PyThreadState_Ensure, PyThreadState_EnsureFromView: out of memory, what was attached before is attached again")
 {
-    replace_allocator();
+    let_memory_fail();
     py_init();
     PyThreadState *own = PyThreadState_Get();
     PyThreadState *sub = sub_new();
@@ -81,18 +53,18 @@ SCENARIO(what_was_attached_is_attached_again,
     PyInterpreterView *main_view = PyInterpreterView_FromMain();
     CHECK(main_view != NULL);
 
-    failing = true;
+    memory_fails = true;
     PyThreadStateToken *token = PyThreadState_Ensure(guard);
-    failing = false;
+    memory_fails = false;
     CHECK_PTR(token, NULL);
     CHECK_PTR(PyThreadState_Get(), own);
     CHECK(!PyErr_Occurred());
     run("x = 1");
 
     swap(own, sub);
-    failing = true;
+    memory_fails = true;
     token = PyThreadState_EnsureFromView(main_view);
-    failing = false;
+    memory_fails = false;
     CHECK_PTR(token, NULL);
     CHECK_PTR(PyThreadState_Get(), sub);
     run("x = 1");
@@ -108,9 +80,9 @@ SCENARIO(what_was_attached_is_attached_again,
 SCENARIO(from_current_without_memory,
          "FromCurrent of guards and views: NULL with MemoryError when out of memory, if it needs any")
 {
-    replace_allocator();
+    let_memory_fail();
     py_init();
-    failing = true;
+    memory_fails = true;
     PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
     PyInterpreterView *view = NULL;
     if (guard == NULL) {
@@ -126,7 +98,7 @@ SCENARIO(from_current_without_memory,
     } else {
         PyInterpreterView_Close(view);
     }
-    failing = false;
+    memory_fails = false;
 
     guard = PyInterpreterGuard_FromCurrent();
     view = PyInterpreterView_FromCurrent();

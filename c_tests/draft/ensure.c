@@ -362,38 +362,11 @@ SCENARIO(holds_while_its_thread_state_is_cleared,
 
 /* --- Where it fails --------------------------------------------------------------------------------- */
 
-/* CPython's allocator for thread states fails when told to. */
-static PyMemAllocatorEx original;
-static _Thread_local bool failing;
-
-static void *fail_or_malloc(void *context, size_t size)
-{
-    return failing ? NULL : original.malloc(context, size);
-}
-
-static void *fail_or_calloc(void *context, size_t count, size_t size)
-{
-    return failing ? NULL : original.calloc(context, count, size);
-}
-
-static void *fail_or_realloc(void *context, void *memory, size_t size)
-{
-    return failing ? NULL : original.realloc(context, memory, size);
-}
-
-static void replace_allocator(void)
-{
-    PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &original);
-    PyMemAllocatorEx replacement = {original.ctx, fail_or_malloc, fail_or_calloc, fail_or_realloc,
-                                    original.free};
-    PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &replacement);
-}
-
 static int ensure_without_memory(PyInterpreterRef ref)
 {
-    failing = true;
+    memory_fails = true;
     int result = PyThreadState_Ensure(ref);
-    failing = false;
+    memory_fails = false;
     return result;
 }
 
@@ -412,7 +385,7 @@ static void fail_from_nothing(void *ref)
 // pythons: !=3.11
 SCENARIO(fails_from_nothing, "PyThreadState_Ensure: -1 without memory, nothing attached, and nothing held")
 {
-    replace_allocator();
+    let_memory_fail();
     py_init();
     PyInterpreterRef ref = ref_here();
     py_thread_join(thread_start(fail_from_nothing, ref));
@@ -426,7 +399,7 @@ SCENARIO(fails_from_nothing, "PyThreadState_Ensure: -1 without memory, nothing a
 // pythons: !=3.11
 SCENARIO(fails_and_attaches_again, "PyThreadState_Ensure: -1 and no exception; what was attached before is attached again")
 {
-    replace_allocator();
+    let_memory_fail();
     py_init();
     PyThreadState *own = PyThreadState_Get();
     PyThreadState *sub = sub_new();

@@ -193,38 +193,11 @@ SCENARIO(nested_in_an_ensure, "Pep788_EnsureStealing inside an Ensure with the s
 
 /* --- Failure --------------------------------------------------------------------------------------- */
 
-/* CPython's allocator for thread states fails when told to. */
-static PyMemAllocatorEx original;
-static _Thread_local bool failing;
-
-static void *fail_or_malloc(void *context, size_t size)
-{
-    return failing ? NULL : original.malloc(context, size);
-}
-
-static void *fail_or_calloc(void *context, size_t count, size_t size)
-{
-    return failing ? NULL : original.calloc(context, count, size);
-}
-
-static void *fail_or_realloc(void *context, void *memory, size_t size)
-{
-    return failing ? NULL : original.realloc(context, memory, size);
-}
-
-static void replace_allocator(void)
-{
-    PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &original);
-    PyMemAllocatorEx replacement = {original.ctx, fail_or_malloc, fail_or_calloc, fail_or_realloc,
-                                    original.free};
-    PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &replacement);
-}
-
 static void fail_from_nothing(void *ref)
 {
-    failing = true;
+    memory_fails = true;
     CHECK_INT(Pep788_EnsureStealing(ref), -1);
-    failing = false;
+    memory_fails = false;
     CHECK_PTR(attached(), NULL);
     log_event("failed");
 }
@@ -233,7 +206,7 @@ static void fail_from_nothing(void *ref)
 // pythons: !=3.11
 SCENARIO(consumes_on_failure, "Pep788_EnsureStealing: -1, and the reference is consumed all the same")
 {
-    replace_allocator();
+    let_memory_fail();
     py_init();
     py_thread_join(thread_start(fail_from_nothing, ref_here()));
     /* Would hang if the reference was still open. */
@@ -245,14 +218,14 @@ SCENARIO(consumes_on_failure, "Pep788_EnsureStealing: -1, and the reference is c
 SCENARIO(attaches_again_on_failure,
          "Pep788_EnsureStealing: -1 and no exception, consumed, and what was attached before is attached again")
 {
-    replace_allocator();
+    let_memory_fail();
     py_init();
     PyThreadState *own = PyThreadState_Get();
     PyThreadState *sub = sub_new();
     PyInterpreterRef ref = ref_of(sub);
-    failing = true;
+    memory_fails = true;
     int result = Pep788_EnsureStealing(ref);
-    failing = false;
+    memory_fails = false;
     CHECK_INT(result, -1);
     CHECK_PTR(PyThreadState_Get(), own);
     CHECK(!PyErr_Occurred());
