@@ -4,7 +4,7 @@ PYTHON ?=
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all help lib headers demo check lint check-rust check-c matrix model clean
+.PHONY: all help lib headers demo check lint check-rust check-c matrix model stress clean
 
 all: headers lib
 
@@ -14,6 +14,7 @@ help:
 	@echo 'make check      every test, on every CPython from 3.9 on that is found'
 	@echo 'make matrix     the C suite on every CPython there is, brought in from Debian (as root)'
 	@echo 'make model      the gate under a model checker: all interleavings of a few threads'
+	@echo 'make stress     random programs that exit at random moments; EXITS=1000 for each Python'
 	@echo 'make lint       formatting and lints'
 	@echo 'make headers    write include/*.h from src/capi'
 	@echo 'PYTHON=/path/to/python3.x with demo and check: this one only'
@@ -50,6 +51,10 @@ matrix:
 # `loom` explores the gate. More preemptions than 3 take minutes and hours.
 model:
 	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 $(CARGO) test --release --lib --target-dir $(TARGET_DIR)/loom
+
+# Not yet a gate: see stress/stress.c.
+stress: lib
+	sh stress/stress.sh "$(PYTHON)" $(EXITS)
 
 clean:
 	$(CARGO) clean
