@@ -35,14 +35,15 @@ enum {
 /* What an exit tells the parent. */
 static struct shared {
     atomic_long entered, finished, refused, subs, forks, kids_crashed, kids_hung;
-    atomic_long threads_lost;
+    atomic_long threads_lost, stuck_in_cpython;
+    _Atomic enum { PARENT, FORKED, BACK } child_at;   /* how far a child came in os.fork() */
     atomic_int backtraces;
 } *shared;
 
 static unsigned long seed;
 static double limit = 30;               /* seconds for an exit; two thirds for a child forked in it */
 static bool in_kid;                     /* a child of an exit, forked in the middle of it */
-static atomic_bool stop, last_run, exiting;
+static atomic_bool stop, last_run, ready;
 static atomic_int era;                  /* odd: between Py_Initialize and Py_FinalizeEx */
 
 static _Thread_local uint64_t random_state;
@@ -254,16 +255,18 @@ static void plain_fork(struct target *target)
 static void python_fork(void)
 {
     pthread_mutex_lock(&lock);
-    bool may = alive == 0;
+    bool may = alive == 0 && ready;     /* not in the middle of first imports: CPython's child hangs */
     alive = may ? -1 : alive;
     pthread_mutex_unlock(&lock);
     if (!may) {
         return;
     }
     long parent = getpid(), kid = -1;
+    shared->child_at = PARENT;
     PyObject *os = PyImport_ImportModule("os");
     PyObject *result = os != NULL ? PyObject_CallMethod(os, "fork", NULL) : NULL;
     if (getpid() != parent) {
+        shared->child_at = BACK;
         in_kid = forked = true;
         pthread_mutex_init(&lock, NULL);
         memset(slots + 1, 0, sizeof slots - sizeof *slots);
@@ -284,17 +287,26 @@ static void python_fork(void)
     if (in_kid) {
         return;
     }
-    pthread_mutex_lock(&lock);
-    alive = 0;
-    pthread_mutex_unlock(&lock);
     if (kid > 0) {
         shared->forks++;
         PyThreadState *self = PyEval_SaveThread();
-        enum ended ended = await(kid, limit * 2 / 3, false);
-        shared->kids_crashed += ended == CRASHED;
-        shared->kids_hung += ended == HUNG;
+        for (int i = 0; i < 1000 && shared->child_at != BACK; i++) {
+            usleep(1000);
+        }
+        if (shared->child_at == FORKED) {
+            kill(kid, SIGKILL);         /* 3.9, 3.10: another thread was making a thread state */
+            waitpid(kid, NULL, 0);
+            shared->stuck_in_cpython++;
+        } else {
+            enum ended ended = await(kid, limit * 2 / 3, false);
+            shared->kids_crashed += ended == CRASHED;
+            shared->kids_hung += ended == HUNG;
+        }
         PyEval_RestoreThread(self);
     }
+    pthread_mutex_lock(&lock);
+    alive = 0;
+    pthread_mutex_unlock(&lock);
 }
 
 /* Something that a thread does while it is attached to the target's interpreter. */
@@ -305,7 +317,7 @@ static void do_something(struct target *target)
         python("sum(range(300))");
         break;
     case 1:
-        python("import keyword, string; [str(i) for i in range(50)]");
+        python("[str(i) for i in range(50)]");
         break;
     case 2:
     case 3:
@@ -495,7 +507,7 @@ static PyObject *python_call(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args
     call();
     python_depth--;
     shared->finished++;
-    if (forked && !is_main_thread) {
+    if (forked && !is_main_thread && !is_worker && python_depth == 0) {
         _exit(0);                       /* a child of a thread that nobody would come back to */
     }
     Py_RETURN_NONE;
@@ -599,6 +611,7 @@ static struct target *begin_sub(PyThreadState **sub)
 
 static void end_sub(struct target *target, PyThreadState *sub)
 {
+    swap_mail(NULL);                    /* nobody else may be there to close it */
     PyThreadState *caller = PyThreadState_Swap(sub);
     Py_EndInterpreter(sub);
     PyThreadState_Swap(caller);
@@ -611,12 +624,19 @@ static void end_sub(struct target *target, PyThreadState *sub)
 
 static void finalize(void)
 {
-    exiting = true;
     CHECK(Py_FinalizeEx() == 0);
+    ready = false;
     era++;
     check_refused(&main_target);
     CHECK(!draft_gives_main());
     CHECK(PyThreadState_EnsureFromView(main_target.view) == NULL);
+}
+
+static void note_child(void)
+{
+    if (shared->child_at == PARENT) {
+        shared->child_at = FORKED;
+    }
 }
 
 static void run(void)
@@ -624,7 +644,7 @@ static void run(void)
     era++;                              /* a view of main resolves before the next line has returned */
     Py_InitializeEx(0);
     expose_call();
-    python("import keyword, os, string, sys, threading, warnings; sys.setswitchinterval(1e-5); warnings.simplefilter('ignore')");
+    python("import atexit, os, sys, threading, warnings; sys.setswitchinterval(1e-5); warnings.simplefilter('ignore')");
     if (ONE_IN(3)) {
         python("import atexit; atexit.register(call)");
     }
@@ -632,13 +652,18 @@ static void run(void)
         first_use(&main_target);
     }
     main_target.address = PyInterpreterState_Get();
-    exiting = false;
     PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
     CHECK(guard != NULL);
     PyInterpreterGuard_Close(guard);
     if (ONE_IN(3)) {
         python("import atexit; atexit.register(call)");
     }
+    static bool watching;
+    if (!watching) {                    /* after the library's own: runs when that is through */
+        pthread_atfork(NULL, NULL, note_child);
+        watching = true;
+    }
+    ready = true;
 }
 
 static void steps_and_exit(void)
@@ -724,7 +749,7 @@ int main(int argc, char **argv)
         limit = atof(getenv("STRESS_LIMIT"));
     }
     setenv("PEP788_DRAIN_GRACE_MS", "20", 1);
-    long crashed = 0, hung = 0, lost_calls = 0, calls = 0, refused = 0, subs = 0, forks = 0;
+    long crashed = 0, hung = 0, lost_calls = 0, calls = 0, refused = 0, subs = 0, forks = 0, stuck = 0;
     char failures[2000] = "";
     double start = now();
     for (long i = 0; i < exits; i++) {
@@ -762,6 +787,7 @@ int main(int argc, char **argv)
         refused += shared->refused;
         subs += shared->subs;
         forks += shared->forks;
+        stuck += shared->stuck_in_cpython;
         if ((crash || hang || lost) && strlen(failures) < sizeof failures - 40) {
             snprintf(failures + strlen(failures), 40, " %lu(%s)", seed,
                      crash ? "crashed" : hang ? "hung" : "lost");
@@ -770,6 +796,9 @@ int main(int argc, char **argv)
     printf("%-12.*s %6ld %7ld %6ld %10ld   %8ld %8ld %6ld %6ld %5.0f s\n",
            (int)strcspn(Py_GetVersion(), " "), Py_GetVersion(), exits, crashed, hung, lost_calls, calls,
            refused, subs, forks, now() - start);
+    if (stuck > 0) {
+        printf("    %ld children did not get out of CPython's own os.fork() (not counted as hung)\n", stuck);
+    }
     if (*failures) {
         printf("    failed seeds:%s\n", failures);
     }
