@@ -7,7 +7,6 @@
  * its end, and afterwards everything must be refused. Random choices come from the exit's seed; when
  * a thread makes them does not, so a failure may need its seed more than once. */
 
-#define _GNU_SOURCE
 #include <pep788.h>
 
 #include <errno.h>

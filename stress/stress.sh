@@ -2,6 +2,7 @@
 # Programs that mix everything, each ended at a random moment: stress.sh [PYTHON [EXITS]]
 # Without PYTHON: every CPython from 3.9 on that is found. EXITS: 1000 for each.
 # STRESS_SEED=n replays that seed, EXITS times (else once).
+# STRESS_LIMIT: seconds after which an exit is taken for hung; 30 unless said.
 # Needs the library in target/release; `make stress` builds it first.
 set -eu
 
