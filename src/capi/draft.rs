@@ -62,8 +62,7 @@ pub unsafe extern "C" fn PyInterpreterRef_Get() -> PyInterpreterRef {
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterRef_Main(r#ref: *mut PyInterpreterRef) -> c_int {
     const NAME: &str = "PyInterpreterRef_Main";
-    let py = python::get_or_fatal(NAME);
-    interpreter::prepare_main(py);
+    python::get_or_fatal(NAME);
     // SAFETY: `ref` is a place for a reference, says the caller.
     unsafe { strengthen(NAME, Some(interpreter::main()), r#ref) }
 }
