@@ -60,23 +60,37 @@ fn obtain() -> Result<&'static Api, Absent> {
 
 fn load() -> Result<Api, Absent> {
     let scope = Scope::of_python().ok_or(Absent::NoPython)?;
-    let get_version = scope.find(c"Py_GetVersion");
-    // SAFETY: the documented signature; needs neither an attached thread nor initialization.
-    let version = unsafe {
-        let get_version = std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *const c_char>(
-            get_version,
-        );
-        CStr::from_ptr(get_version()).to_string_lossy()
-    };
-    let version = version.split_whitespace().next().unwrap_or_default();
-    let mut numbers = version.split('.').map_while(|part| part.parse::<u8>().ok());
-    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if (major, minor) < (3, 9) {
-        return Err(Absent::TooOld(version.to_owned()));
-    }
-    let number = u16::from_be_bytes([major, minor]);
+    let number = version(&scope).ok_or_else(|| Absent::TooOld(long_version(&scope)))?;
     // SAFETY: `find` looks the names up in CPython, whose version was just checked.
     unsafe { Api::load(number, |name| scope.find(name)) }.map_err(Absent::Incomplete)
+}
+
+/// The version as in [`Api::version`]; `None` before 3.9. Not by `Py_GetVersion`, which up to 3.10
+/// writes its answer anew at each call, into one buffer for all threads.
+fn version(scope: &Scope) -> Option<u16> {
+    let number = scope.find(c"Py_Version").cast::<std::ffi::c_ulong>();
+    if !number.is_null() {
+        // SAFETY: since 3.11 a constant of this type, equal to `PY_VERSION_HEX`.
+        return Some((unsafe { *number } >> 16) as u16);
+    }
+    let has = |name| !scope.find(name).is_null();
+    match (has(c"Py_NewRef"), has(c"PyThreadState_GetInterpreter")) {
+        (true, _) => Some(0x030a),
+        (false, true) => Some(0x0309),
+        (false, false) => None,
+    }
+}
+
+/// For a message.
+fn long_version(scope: &Scope) -> String {
+    // SAFETY: the documented signature; needs neither an attached thread nor initialization.
+    unsafe {
+        let get_version = std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *const c_char>(
+            scope.find(c"Py_GetVersion"),
+        );
+        let text = CStr::from_ptr(get_version()).to_string_lossy();
+        text.split_whitespace().next().unwrap_or_default().to_owned()
+    }
 }
 
 /// Where CPython's names are looked up.
