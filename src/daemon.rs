@@ -86,60 +86,84 @@ fn holds_in_ensure(state: *mut PyThreadState) -> bool {
 }
 
 /// Drops all that the thread state holds. What an outer Ensure held, or the thread state by
-/// itself, comes back with the Release of the innermost one: see [`restore`].
+/// itself, comes back with the Release of the innermost one: see [`LetGo`].
 ///
 /// # Safety
 /// `state` is attached to the calling thread.
 unsafe fn let_go(py: &'static Api, state: *mut PyThreadState) -> bool {
-    let mut dropped = Dropped::default();
     let levels = attach::levels();
-    let innermost = levels.len().wrapping_sub(1);
-    for (depth, level) in levels.iter_mut().enumerate().filter(|(_, level)| level.state == state) {
+    let depth = levels.len() as u32;
+    let in_its_ensure = levels.last().is_some_and(|innermost| innermost.state == state);
+    let mut outer = false;
+    for (index, level) in levels.iter_mut().enumerate().filter(|(_, level)| level.state == state) {
         if let Some(hold) = level.hold.take() {
             let _ = hold.give_back();
-            if depth != innermost {
-                dropped.depths.push(depth);
+            if in_its_ensure && index as u32 + 1 != depth {
+                level.let_go.inside = depth;
+                outer = true;
             }
         }
     }
     // SAFETY: attached, says the caller.
-    unsafe {
-        if holds_by_itself(py) {
-            dropped.kept = true;
+    let kept = unsafe { holds_by_itself(py) };
+    if kept {
+        // SAFETY: attached, says the caller.
+        unsafe {
             let dict = py.PyThreadState_GetDict();
             if py.PyDict_DelItemString(dict, key().as_ptr()) != 0 {
                 py.PyErr_Clear();
             }
         }
     }
-    if let Some(level) = attach::levels().last_mut().filter(|level| level.state == state) {
-        level.dropped.depths.append(&mut dropped.depths);
-        level.dropped.kept |= dropped.kept;
+    if in_its_ensure {
+        if let Some(innermost) = attach::levels().last_mut() {
+            innermost.let_go.outer |= outer;
+            innermost.let_go.kept |= kept;
+        }
     }
     true
 }
 
-/// What `SetDaemon(1)` inside an Ensure took from around that Ensure.
+/// What `SetDaemon(1)` inside an Ensure took from around it, for the Release to give back.
 #[derive(Default)]
-pub(crate) struct Dropped {
-    depths: Vec<usize>,
+pub(crate) struct LetGo {
+    /// This level's own hold was taken: at this depth, with 1 for the outermost Ensure.
+    inside: u32,
+    /// Inside this level, holds of outer ones were taken.
+    outer: bool,
+    /// Inside this level, what the thread state kept by itself was taken.
     kept: bool,
 }
 
-/// Gives back what [`let_go`] took, where the interpreter still allows it.
-///
-/// # Safety
-/// Called in the Release of the level that had `dropped`, with its thread state attached.
-pub(crate) unsafe fn restore(py: &'static Api, record: &'static Record, dropped: Dropped) {
-    for depth in dropped.depths {
-        if let Some(level) = attach::levels().get_mut(depth) {
-            level.hold = Hold::another(record);
+impl LetGo {
+    /// Gives back what [`let_go`] took, where the interpreter still allows it.
+    ///
+    /// # Safety
+    /// Called in the Release of the innermost level, right after it left the stack, with its thread
+    /// state attached.
+    #[inline]
+    pub(crate) unsafe fn undo(&self, py: &'static Api, record: &'static Record) {
+        if self.outer || self.kept {
+            // SAFETY: as above.
+            unsafe { self.give_back(py, record) };
         }
     }
-    if dropped.kept {
-        if let Some(hold) = Hold::another(record) {
-            // SAFETY: attached, says the caller.
-            unsafe { keep(py, hold) };
+
+    /// # Safety
+    /// As `undo`.
+    #[cold]
+    unsafe fn give_back(&self, py: &'static Api, record: &'static Record) {
+        let levels = attach::levels();
+        let depth = levels.len() as u32 + 1;
+        for level in levels.iter_mut().filter(|level| level.let_go.inside == depth) {
+            level.let_go.inside = 0;
+            level.hold = Hold::another(record);
+        }
+        if self.kept {
+            if let Some(hold) = Hold::another(record) {
+                // SAFETY: attached, says the caller.
+                unsafe { keep(py, hold) };
+            }
         }
     }
 }

@@ -6,17 +6,18 @@
 
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
-use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use crate::attach;
 use crate::daemon;
-use crate::gate::{close_together, Gate};
+use crate::fence;
+use crate::gate::close_together;
 use crate::interpreter::{self, registry, Record, LOBBY};
 use crate::python::threading::{self, JoinedByExit};
 use crate::python::{self, Api, MethodDef, Owned, PyObject};
 use crate::report::Wait;
 use crate::settings;
+use crate::tally::ROLL;
 
 const CAPSULE: &CStr = c"pep788.exit_callback";
 
@@ -241,7 +242,7 @@ fn guards_out(record: &'static Record) -> Vec<(&'static Record, usize)> {
     registry()
         .live()
         .filter(|other| covers(record, other))
-        .map(|other| (other, other.gate.guards()))
+        .map(|other| (other, other.guards()))
         .filter(|(_, guards)| *guards != 0)
         .collect()
 }
@@ -250,21 +251,15 @@ fn honours_views(grace_over: Option<Instant>) -> bool {
     grace_over.is_none_or(|grace_over| Instant::now() < grace_over)
 }
 
-/// Calls `act` with the gates that the exit of `record` closes, while no interpreter can come or
-/// go, and with the lobby's lock.
-fn with_gates<T>(
-    record: &'static Record,
-    act: impl FnOnce(&[&Gate], MutexGuard<'static, ()>) -> T,
-) -> T {
-    let registry = registry();
-    let gates: Vec<&Gate> =
-        registry.live().filter(|other| covers(record, other)).map(|other| &other.gate).collect();
-    act(&gates, LOBBY.enter())
-}
-
-/// Closes the gates, if no guard is out.
+/// Closes the gates that the exit of `record` covers, if no guard is out.
 fn close(record: &'static Record, honour_views: bool) -> bool {
-    with_gates(record, |gates, seat| close_together(gates, honour_views, &seat))
+    // While no interpreter can come or go.
+    let registry = registry();
+    let covered = registry.live().filter(|other| covers(record, other));
+    let gates = covered.clone().map(|other| &other.gate);
+    let seat = LOBBY.enter();
+    let tallied = || covered.clone().any(|other| ROLL.sum(other.owner()) != 0);
+    close_together(gates, tallied, honour_views, &seat)
 }
 
 /// Waits with nothing attached, until no guard is out (`true`) or until `pause`.
@@ -272,12 +267,15 @@ fn wait_detached(record: &'static Record, grace_over: Option<Instant>, pause: In
     loop {
         let honour_views = honours_views(grace_over);
         // Found anew each time: interpreters come and go while the main one waits.
-        let seat = with_gates(record, |gates, seat| {
-            for gate in gates {
-                gate.drain(honour_views);
-            }
-            gates.iter().any(|gate| gate.guards() != 0).then_some(seat)
-        });
+        let seat = {
+            let registry = registry();
+            let mut covered = registry.live().filter(|other| covers(record, other));
+            let seat = LOBBY.enter();
+            covered.clone().for_each(|other| other.gate.drain(honour_views));
+            // Holds that are tallied after this see the gate.
+            fence::heavy();
+            covered.any(|other| other.guards() != 0).then_some(seat)
+        };
         let Some(seat) = seat else { return true };
         if Instant::now() >= pause {
             return false;

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{MutexGuard, Once};
 
 use crate::interpreter::{self, Registry};
+use crate::tally::{Roll, Tally, ROLL};
+use crate::thread::Thread;
 
 /// How many forks lie between this process and the one that loaded the library.
 static GENERATION: AtomicUsize = AtomicUsize::new(0);
@@ -15,10 +17,11 @@ pub(crate) fn generation() -> usize {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// Both locks of the library, held across a fork so that the child finds whole data.
+/// All locks of the library, held across a fork so that the child finds whole data.
 struct Held {
     registry: MutexGuard<'static, Registry>,
     _lobby: MutexGuard<'static, ()>,
+    roll: MutexGuard<'static, Vec<&'static Tally>>,
 }
 
 thread_local! {
@@ -45,7 +48,8 @@ pub(crate) fn watch() {
 unsafe extern "C" fn before() {
     let registry = interpreter::registry();
     let lobby = interpreter::LOBBY.enter();
-    HELD.set(Some(ManuallyDrop::new(Held { registry, _lobby: lobby })));
+    let roll = ROLL.lock();
+    HELD.set(Some(ManuallyDrop::new(Held { registry, _lobby: lobby, roll })));
 }
 
 unsafe extern "C" fn in_parent() {
@@ -53,9 +57,10 @@ unsafe extern "C" fn in_parent() {
 }
 
 unsafe extern "C" fn in_child() {
-    // Only the forking thread lives on. It holds both locks, so nothing is half done.
+    // Only the forking thread lives on. It holds all locks, so nothing is half done.
     GENERATION.fetch_add(1, Ordering::Relaxed);
-    if let Some(held) = HELD.take() {
+    if let Some(mut held) = HELD.take() {
+        Roll::forget_parent(&mut held.roll, Thread::known().map(|thread| &thread.tally));
         for record in held.registry.everything() {
             record.gate.forget_parent();
         }

@@ -4,11 +4,14 @@
 //!
 //! A gate is one word: the number of guards above three bits of state. All changes are
 //! read-modify-write operations on that word, so they have one order, and everything below is
-//! argued from it.
+//! argued from it. Only while the gate is open, a thread may instead count by itself what it will
+//! give back by itself: see `tally.rs`.
 
 use std::time::Instant;
 
+use crate::fence;
 use crate::sync::{lock, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering};
+use crate::tally::{Owner, Tally};
 
 const STATE: usize = 0b111;
 const ONE_GUARD: usize = 0b1000;
@@ -161,7 +164,37 @@ impl Gate {
         Ok(())
     }
 
-    /// How many guards are out.
+    /// Takes a hold that the calling thread gives back itself, with [`Gate::leave_by`]. `false`: not
+    /// this way, see [`Gate::enter`].
+    #[inline]
+    pub(crate) fn enter_by(&self, tally: &Tally, owner: Owner, lobby: &Lobby) -> bool {
+        if !tally.add(owner) {
+            return false;
+        }
+        fence::light();
+        // Acquire: what the hold protects must not be looked at before; pairs with `reopen`.
+        if self.word.load(Ordering::Acquire) & STATE == OPEN {
+            return true;
+        }
+        // Finalization may have seen the hold that was none.
+        tally.subtract();
+        lobby.ring();
+        false
+    }
+
+    /// Gives back a hold of [`Gate::enter_by`].
+    #[inline]
+    pub(crate) fn leave_by(&self, tally: &Tally, lobby: &Lobby) {
+        tally.subtract();
+        fence::light();
+        // Relaxed: only whether somebody waits. OPEN: then the fence of whoever will comes later,
+        // and its look at the tallies sees this one.
+        if self.word.load(Ordering::Relaxed) & STATE != OPEN {
+            lobby.ring();
+        }
+    }
+
+    /// How many guards are out, less those in tallies.
     pub(crate) fn guards(&self) -> usize {
         self.word.load(Ordering::Relaxed) / ONE_GUARD
     }
@@ -226,17 +259,22 @@ impl Gate {
     }
 }
 
-/// Closes all `gates`, or none: only when no guard is out on any of them. Where it fails, all are
-/// left as [`Gate::drain`] leaves them.
+/// Closes all `gates`, or none: only when no guard is out on any of them, nor `tallied` for one.
+/// Where it fails, all are left as [`Gate::drain`] leaves them.
 ///
 /// `seat` is the lobby's lock. While it is held, whoever meets a gate in its sealing state
 /// waits for the outcome, so nobody is refused on account of an attempt that failed.
-pub(crate) fn close_together(
-    gates: &[&Gate],
+pub(crate) fn close_together<'a>(
+    gates: impl Iterator<Item = &'a Gate> + Clone,
+    tallied: impl FnOnce() -> bool,
     honour_views: bool,
     _seat: &MutexGuard<'_, ()>,
 ) -> bool {
-    let all_free = gates.iter().all(|gate| gate.seal());
+    let all_free = gates.clone().all(Gate::seal) && {
+        // Whoever counts a hold after this sees the seal.
+        fence::heavy();
+        !tallied()
+    };
     for gate in gates {
         if all_free {
             gate.condemn();

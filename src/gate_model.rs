@@ -9,10 +9,14 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::{close_together, Claim, Gate, Lobby};
+use crate::fence;
+use crate::tally::{Owner, Tally};
 
 struct House {
     gates: [Gate; 2],
     lobby: Lobby,
+    /// One for each thread but the finalizing one.
+    tallies: [Tally; 2],
     /// What the guards of each gate protect.
     interpreters: [UnsafeCell<bool>; 2],
 }
@@ -22,6 +26,7 @@ impl House {
         Arc::new(House {
             gates: [Gate::new(), Gate::new()],
             lobby: Lobby::new(),
+            tallies: [Tally::new(), Tally::new()],
             interpreters: [UnsafeCell::new(true), UnsafeCell::new(true)],
         })
     }
@@ -42,19 +47,43 @@ impl House {
         assert!(self.gates[index].leave(&self.lobby).is_ok());
     }
 
+    /// A hold of this thread's: by its tally, or else on the gate.
+    fn hold(&self, index: usize, thread: usize) -> Option<Hold> {
+        let (gate, tally) = (&self.gates[index], &self.tallies[thread]);
+        if gate.enter_by(tally, owner(index), &self.lobby) {
+            Some(Hold::Tallied)
+        } else {
+            gate.enter(Claim::View, &self.lobby).then_some(Hold::OnTheGate)
+        }
+    }
+
+    fn give_back(&self, index: usize, thread: usize, hold: Hold) {
+        match hold {
+            Hold::Tallied => self.gates[index].leave_by(&self.tallies[thread], &self.lobby),
+            Hold::OnTheGate => self.leave(index),
+        }
+    }
+
+    fn tallied(&self, index: usize) -> bool {
+        self.tallies.iter().any(|tally| tally.of(owner(index)) != 0)
+    }
+
     /// Waits as `finalize.rs` does, and ends what the gates protect.
     fn finalize(&self, indices: &[usize], honour_views: bool) {
-        let gates: Vec<&Gate> = indices.iter().map(|index| &self.gates[*index]).collect();
+        let gates = indices.iter().map(|index| &self.gates[*index]);
+        let tallied = || indices.iter().any(|index| self.tallied(*index));
         loop {
-            for gate in &gates {
-                gate.drain(honour_views);
-            }
             let seat = self.lobby.enter();
-            if close_together(&gates, honour_views, &seat) {
-                break;
-            }
-            if gates.iter().any(|gate| gate.guards() != 0) {
+            gates.clone().for_each(|gate| gate.drain(honour_views));
+            fence::heavy();
+            if gates.clone().any(|gate| gate.guards() != 0) || tallied() {
                 drop(self.lobby.wait(seat, None));
+                continue;
+            }
+            drop(seat);
+            let seat = self.lobby.enter();
+            if close_together(gates.clone(), tallied, honour_views, &seat) {
+                break;
             }
         }
         for index in indices {
@@ -62,6 +91,26 @@ impl House {
             self.interpreters[*index].with_mut(|alive| unsafe { *alive = false });
         }
     }
+}
+
+#[derive(Clone, Copy)]
+enum Hold {
+    Tallied,
+    OnTheGate,
+}
+
+fn owner(index: usize) -> Owner {
+    Owner::new((index + 1) * 1024, 0)
+}
+
+/// An Ensure through a view. Whether it got in.
+fn ensure(house: &House, index: usize, thread: usize) -> bool {
+    let hold = house.hold(index, thread);
+    if let Some(hold) = hold {
+        house.work(index);
+        house.give_back(index, thread, hold);
+    }
+    hold.is_some()
 }
 
 /// One callback through a view. Whether it got in.
@@ -88,6 +137,66 @@ fn two_callbacks_and_an_exit() {
         });
         house.finalize(&[0], true);
         assert!(!house.enter(0, Claim::View) && !house.enter(0, Claim::Holder));
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn two_ensures_and_an_exit() {
+    loom::model(|| {
+        let house = House::new();
+        let threads = [0, 1].map(|thread| {
+            let house = house.clone();
+            thread::spawn(move || {
+                if !ensure(&house, 0, thread) {
+                    assert!(!ensure(&house, 0, thread), "refused, and then not");
+                }
+            })
+        });
+        house.finalize(&[0], false);
+        assert!(!house.enter(0, Claim::View));
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_ensure_that_takes_a_guard_for_another_thread() {
+    loom::model(|| {
+        let house = House::new();
+        let hold = house.hold(0, 0).unwrap();
+        let holder = thread::spawn({
+            let house = house.clone();
+            move || {
+                assert!(house.enter(0, Claim::Holder), "a holder is never refused");
+                let other = thread::spawn({
+                    let house = house.clone();
+                    move || {
+                        house.work(0);
+                        house.leave(0);
+                    }
+                });
+                house.give_back(0, 0, hold);
+                other.join().unwrap();
+            }
+        });
+        house.finalize(&[0, 1], false);
+        holder.join().unwrap();
+    });
+}
+
+#[test]
+fn an_ensure_in_each_of_two_interpreters() {
+    loom::model(|| {
+        let house = House::new();
+        let threads = [0, 1].map(|index| {
+            let house = house.clone();
+            thread::spawn(move || ensure(&house, index, index))
+        });
+        house.finalize(&[0, 1], true);
         for thread in threads {
             thread.join().unwrap();
         }
@@ -150,7 +259,7 @@ fn two_exits_at_once() {
             move || {
                 let seat = house.lobby.enter();
                 house.gates[1].drain(true);
-                close_together(&[&house.gates[1]], true, &seat)
+                close_together([&house.gates[1]].into_iter(), || house.tallied(1), true, &seat)
             }
         });
         let worker = thread::spawn({

@@ -1,7 +1,6 @@
 //! One record per live interpreter, and the ways to find it: from an attached thread state,
 //! from nothing (the main interpreter), by the interpreter's address.
 
-use std::cell::Cell;
 use std::ffi::{c_int, c_void, CStr};
 use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
@@ -12,7 +11,9 @@ use crate::gate::{Claim, Gate, Lobby};
 use crate::memory::try_box;
 use crate::python::{Api, KeepException, Owned, PyInterpreterState, PyObject, PyThreadState};
 use crate::sync::lock;
-use crate::{attach, daemon, finalize, fork, python};
+use crate::tally::{Owner, ROLL};
+use crate::thread::Thread;
+use crate::{attach, daemon, fence, finalize, fork, python};
 
 /// Records are this far apart, so that a handle has low bits to spare (`capi/handle.rs`).
 pub(crate) const RECORD_ALIGN: usize = 1024;
@@ -94,6 +95,17 @@ impl Record {
         self.stamp.load(Ordering::Relaxed) & 0xffff
     }
 
+    /// What names it, in the life it has now, in tallies.
+    #[inline]
+    pub(crate) fn owner(&self) -> Owner {
+        Owner::new(std::ptr::from_ref(self) as usize, self.life())
+    }
+
+    /// How many guards are out. An exact answer needs [`fence::heavy`] before.
+    pub(crate) fn guards(&self) -> usize {
+        self.gate.guards() + ROLL.sum(self.owner())
+    }
+
     pub(crate) fn is_main(&self) -> bool {
         std::ptr::eq(self, &MAIN)
     }
@@ -145,7 +157,8 @@ impl Record {
         self.callbacks.store(0, Ordering::Relaxed);
         let already_gone = self.interpreter.swap(std::ptr::null_mut(), Ordering::Relaxed).is_null();
         // A guard that is out, because the interpreter ended unguarded, may yet be closed.
-        if !already_gone && self.views.load(Ordering::Relaxed) == 0 && self.gate.guards() == 0 {
+        fence::heavy();
+        if !already_gone && self.views.load(Ordering::Relaxed) == 0 && self.guards() == 0 {
             registry.release(self);
         }
     }
@@ -199,11 +212,11 @@ pub(crate) fn main() -> &'static Record {
 
 impl Registry {
     /// The records of all interpreters that are alive.
-    pub(crate) fn live(&self) -> impl Iterator<Item = &'static Record> + '_ {
+    pub(crate) fn live(&self) -> impl Iterator<Item = &'static Record> + Clone + '_ {
         self.everything().filter(|record| !record.interpreter().is_null())
     }
 
-    pub(crate) fn everything(&self) -> impl Iterator<Item = &'static Record> + '_ {
+    pub(crate) fn everything(&self) -> impl Iterator<Item = &'static Record> + Clone + '_ {
         std::iter::once(&MAIN).chain(self.all.iter().copied())
     }
 
@@ -237,12 +250,6 @@ impl Registry {
     }
 }
 
-thread_local! {
-    /// The record this thread found last. Safe to follow for ever, and right as long as it
-    /// still names the interpreter that is asked for.
-    static LAST: Cell<Option<&'static Record>> = const { Cell::new(None) };
-}
-
 /// The record of the interpreter of `state`, ready to be guarded: made, and its exit callback
 /// installed, if this is the first use.
 ///
@@ -254,7 +261,8 @@ pub(crate) unsafe fn of(
 ) -> Result<&'static Record, Refusal> {
     // SAFETY: attached, so alive.
     let interpreter = unsafe { py.PyThreadState_GetInterpreter(state) };
-    if let Some(record) = LAST.get() {
+    let thread = Thread::this();
+    if let Some(record) = thread.and_then(|thread| thread.last.get()) {
         // A record loses its interpreter before the address can be another one's.
         if record.interpreter() == interpreter && record.is_installed() {
             return Ok(record);
@@ -262,7 +270,9 @@ pub(crate) unsafe fn of(
     }
     // SAFETY: as above.
     let record = unsafe { find_or_install(py, interpreter) }?;
-    LAST.set(Some(record));
+    if let Some(thread) = thread {
+        thread.last.set(Some(record));
+    }
     Ok(record)
 }
 

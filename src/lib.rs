@@ -12,6 +12,8 @@
 //! - `attach` gives a thread its thread state, and keeps a stack of Ensures per thread; `daemon`
 //!   knows which thread states hold their interpreter; `interpreter` finds the record of an
 //!   interpreter, and makes one at first use.
+//! - `thread` is what the library knows of one thread; `tally` counts the holds that a thread takes and
+//!   gives back by itself, by way of the two fences of `fence`.
 //! - `gate` counts, per record, the guards that are out, and says who may still take one. It
 //!   knows nothing of Python.
 //! - `finalize` is the other side: a callback in the interpreter's own `atexit`, installed at first
@@ -34,10 +36,16 @@ mod attach;
 mod daemon;
 #[cfg(not(loom))]
 mod interpreter;
+#[cfg(not(loom))]
+mod thread;
 
 // `--cfg loom` builds the gate alone, for `make model`.
 #[cfg_attr(loom, allow(dead_code))]
 mod gate;
+#[cfg_attr(loom, allow(dead_code))]
+mod tally;
+
+mod fence;
 
 #[cfg(not(loom))]
 mod finalize;

@@ -6,7 +6,7 @@ use std::ffi::c_int;
 use super::ensure::{ensure_holding, ensure_ref};
 use super::handle::{decode, encode, Kind};
 use super::{close_strong, close_weak, guard_current, open_or_fatal, view_current};
-use crate::attach::{self, attached_or_fatal};
+use crate::attach::{self, attached_or_fatal, Hold};
 use crate::daemon;
 use crate::gate::Claim;
 use crate::interpreter::{self, Record, LOBBY};
@@ -245,7 +245,7 @@ pub unsafe extern "C" fn Pep788_EnsureStealing(r#ref: PyInterpreterRef) -> c_int
         return result(ensure_ref(py, NAME, r#ref as usize));
     }
     open_or_fatal(NAME, &reference, Kind::StrongRef);
-    result(ensure_holding(py, reference.record))
+    result(ensure_holding(py, reference.record, Hold::of(reference.record)))
 }
 
 /// Undoes this thread's most recent Ensure: exactly what was attached before it is attached again.

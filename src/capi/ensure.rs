@@ -7,8 +7,7 @@
 use super::handle::{self, decode, Kind};
 use super::open_or_fatal;
 use crate::attach::{self, Hold, Receipt};
-use crate::gate::Claim;
-use crate::interpreter::{self, Record, LOBBY};
+use crate::interpreter::{self, Record};
 use crate::python::{self, native, Api};
 
 /// 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
@@ -57,10 +56,7 @@ pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
 }
 
 fn ensure_from_view(py: &'static Api, record: &'static Record) -> usize {
-    if record.promote(py).is_err() {
-        return 0;
-    }
-    let hold = Hold::of(record);
+    let Some(hold) = hold(py, record) else { return 0 };
     // SAFETY: the hold keeps the interpreter alive.
     let Some(token) = (unsafe { attach::ensure(py, record, Some(hold), Receipt::Token) }) else {
         let _ = hold.give_back();
@@ -75,6 +71,17 @@ fn ensure_from_view(py: &'static Api, record: &'static Record) -> usize {
         }
     }
     token
+}
+
+/// Promotes a view for the time of an Ensure.
+#[inline]
+fn hold(py: &'static Api, record: &'static Record) -> Option<Hold> {
+    if record.is_installed() {
+        if let Some(hold) = Hold::by_this_thread(record) {
+            return Some(hold);
+        }
+    }
+    record.promote(py).is_ok().then(|| Hold::of(record))
 }
 
 #[doc(hidden)]
@@ -95,18 +102,18 @@ pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
 /// A draft Ensure, which forms a reference of its own for its Release to drop.
 pub(super) fn ensure_ref(py: &'static Api, function: &str, handle: usize) -> bool {
     let reference = decode(function, handle, Kind::StrongRef);
-    let held = if reference.inherited {
-        !reference.gone && reference.record.promote(py).is_ok()
+    let record = reference.record;
+    let hold = if reference.inherited {
+        (!reference.gone).then(|| hold(py, record)).flatten()
     } else {
         open_or_fatal(function, &reference, Kind::StrongRef);
-        reference.record.gate.enter(Claim::Holder, &LOBBY)
+        Hold::by_this_thread(record).or_else(|| Hold::another(record))
     };
-    held && ensure_holding(py, reference.record)
+    hold.is_some_and(|hold| ensure_holding(py, record, hold))
 }
 
-/// A draft Ensure that takes over a guard on `record`, whether it succeeds or not.
-pub(super) fn ensure_holding(py: &'static Api, record: &'static Record) -> bool {
-    let hold = Hold::of(record);
+/// A draft Ensure that takes over a hold on `record`, whether it succeeds or not.
+pub(super) fn ensure_holding(py: &'static Api, record: &'static Record, hold: Hold) -> bool {
     // SAFETY: the hold keeps the interpreter alive.
     let ensured = unsafe { attach::ensure(py, record, Some(hold), Receipt::None) }.is_some();
     if !ensured {

@@ -11,21 +11,35 @@ use super::KeepException;
 
 const PER_THREAD: u16 = 0x030c;
 
-/// The thread state attached to this thread, or NULL.
+/// What is attached to a thread.
+#[derive(Clone, Copy)]
+pub(crate) struct Attached {
+    /// NULL: nothing.
+    pub(crate) state: *mut PyThreadState,
+    /// Whether `PyGILState_Ensure` would find that it is.
+    pub(crate) known_to_gilstate: bool,
+}
+
+/// The thread state attached to this thread.
 ///
 /// `ensured` is the thread state of this thread's innermost Ensure, or NULL.
-pub(crate) fn attached(py: &Api, ensured: *mut PyThreadState) -> *mut PyThreadState {
+#[inline]
+pub(crate) fn attached(py: &Api, ensured: *mut PyThreadState) -> Attached {
     // SAFETY: may be called by any thread at any time.
     let holder = unsafe { py.unchecked_current() };
     if py.version >= PER_THREAD || holder.is_null() || holder == ensured {
-        return holder;
+        // An Ensure tells `PyGILState`, if that is needed.
+        return Attached { state: holder, known_to_gilstate: true };
     }
     // SAFETY: reads thread-local storage only.
     let usual = unsafe { py.PyGILState_GetThisThreadState() };
-    if holder == usual || is_ours(py, holder, usual, ensured) {
-        return holder;
+    if holder == usual {
+        Attached { state: holder, known_to_gilstate: true }
+    } else if is_ours(py, holder, usual, ensured) {
+        Attached { state: holder, known_to_gilstate: false }
+    } else {
+        Attached { state: std::ptr::null_mut(), known_to_gilstate: true }
     }
-    std::ptr::null_mut()
 }
 
 /// Whether the GIL's holder is this thread, with a thread state that is neither the one
@@ -258,9 +272,12 @@ impl GilstateSlot {
         static KNOWN: AtomicUsize = AtomicUsize::new(0);
         const KEYS_MAX: libc::pthread_key_t = 1024;
 
+        if py.version >= PER_THREAD {
+            return None;
+        }
         // SAFETY: reads thread-local storage only.
         let before = unsafe { py.PyGILState_GetThisThreadState() };
-        if py.version >= PER_THREAD || before.is_null() || before == state {
+        if before.is_null() || before == state {
             return None;
         }
         // Relaxed: a number to try first, nothing is published with it.

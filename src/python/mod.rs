@@ -9,7 +9,7 @@ pub(crate) mod threading;
 
 pub(crate) use api::{Api, PyInterpreterState, PyObject, PyThreadState};
 use api::{PyCFunction, PyMethodDef};
-pub(crate) use current::{attached, live_interpreter, GilstateSlot};
+pub(crate) use current::{attached, live_interpreter, Attached, GilstateSlot};
 pub(crate) use find::{get, get_or_fatal};
 pub(crate) use native::native;
 

@@ -1,0 +1,110 @@
+//! What the library knows of one thread, from its first Ensure to its end.
+
+use std::cell::{Cell, UnsafeCell};
+use std::ffi::c_void;
+use std::sync::OnceLock;
+
+use crate::attach::Level;
+use crate::interpreter::Record;
+use crate::memory::try_box;
+use crate::tally::{Tally, ROLL};
+
+pub(crate) struct Thread {
+    /// What it holds by itself; other threads read it.
+    pub(crate) tally: Tally,
+    /// The record it found last. Safe to follow for ever, and right as long as it still names the
+    /// interpreter that is asked for.
+    pub(crate) last: Cell<Option<&'static Record>>,
+    /// The number of its latest Ensure.
+    pub(crate) serial: Cell<u16>,
+    levels: UnsafeCell<Vec<Level>>,
+}
+
+extern "C" {
+    // Of `thread.c`. Without a destructor, so that it can be used as long as the thread runs any
+    // code: other destructors may call into Python. See `forget` for the end of it.
+    fn pep788_get_thread() -> *mut c_void;
+    fn pep788_set_thread(thread: *mut c_void);
+}
+
+impl Thread {
+    /// This thread, if it is known already.
+    ///
+    /// The reference is for this thread alone, and not for keeping: the thread may be forgotten
+    /// in any call into Python or the loader.
+    #[inline]
+    pub(crate) fn known() -> Option<&'static Thread> {
+        // SAFETY: reads a thread-local word: NULL, or the box that `enroll` made for this thread,
+        // which `forget` frees only when it ends.
+        unsafe { pep788_get_thread().cast::<Thread>().as_ref() }
+    }
+
+    /// This thread. `None`: out of memory.
+    #[inline]
+    pub(crate) fn this() -> Option<&'static Thread> {
+        Thread::known().or_else(enroll)
+    }
+
+    /// The Ensures of this thread, outermost first.
+    ///
+    /// # Safety
+    /// For a few lines without calls into Python, which may come back here.
+    #[inline]
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn levels(&self) -> &mut Vec<Level> {
+        // SAFETY: only this thread has the reference to itself, and the caller says that no other
+        // borrow overlaps.
+        unsafe { &mut *self.levels.get() }
+    }
+}
+
+#[cold]
+fn enroll() -> Option<&'static Thread> {
+    unsafe extern "C" fn forget(thread: *mut c_void) {
+        let thread = thread.cast::<Thread>();
+        // SAFETY: the box that `enroll` made for this thread, which is not used after this.
+        unsafe {
+            // A thread that ends inside an Ensure will not come to its Release; the interpreter
+            // must not wait for it.
+            for level in (*thread).levels() {
+                if let Some(hold) = level.hold.take() {
+                    let _ = hold.give_back();
+                }
+            }
+            pep788_set_thread(std::ptr::null_mut());
+            ROLL.remove(&(*thread).tally);
+            drop(Box::from_raw(thread));
+        }
+    }
+    // A key of POSIX rather than a Rust destructor: it runs after the C++ ones, and once more
+    // if the thread uses the library again after that.
+    static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
+    let key = (*KEY.get_or_init(|| {
+        let mut key = 0;
+        // SAFETY: `key` is a valid place; the library is never unloaded.
+        let made = unsafe { libc::pthread_key_create(&mut key, Some(forget)) } == 0;
+        made.then_some(key)
+    }))?;
+    let thread = Box::into_raw(try_box(Thread {
+        tally: Tally::new(),
+        last: Cell::new(None),
+        serial: Cell::new(0),
+        levels: UnsafeCell::new(Vec::new()),
+    })?);
+    // SAFETY: the box just made; it goes again only before anybody else has seen it.
+    unsafe {
+        // Two tokens of one thread differ, and most of different threads.
+        (*thread).serial.set((thread as usize >> 4) as u16);
+        if libc::pthread_setspecific(key, thread.cast()) != 0 {
+            drop(Box::from_raw(thread));
+            return None;
+        }
+        if !ROLL.add(&(*thread).tally) {
+            libc::pthread_setspecific(key, std::ptr::null());
+            drop(Box::from_raw(thread));
+            return None;
+        }
+        pep788_set_thread(thread.cast());
+        Some(&*thread)
+    }
+}
