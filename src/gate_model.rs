@@ -204,6 +204,28 @@ fn an_ensure_in_each_of_two_interpreters() {
 }
 
 #[test]
+fn an_interpreter_that_came_while_the_exit_waited() {
+    loom::model(|| {
+        let house = House::new();
+        let thread = thread::spawn({
+            let house = house.clone();
+            move || ensure(&house, 1, 0)
+        });
+        // Nobody has told its gate of the exit before it is closed.
+        loop {
+            let seat = house.lobby.enter();
+            if close_together(house.gates.iter(), || house.tallied(1), false, &seat) {
+                break;
+            }
+            drop(house.lobby.wait(seat, None));
+        }
+        // SAFETY: as in `finalize`.
+        house.interpreters[1].with_mut(|alive| unsafe { *alive = false });
+        thread.join().unwrap();
+    });
+}
+
+#[test]
 fn a_holder_takes_more_when_views_are_refused() {
     loom::model(|| {
         let house = House::new();
