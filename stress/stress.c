@@ -329,9 +329,6 @@ static void do_something(struct target *target)
             break;                      /* legacy calls know main only, unless inside an Ensure */
         }
         PyThreadState *self = PyThreadState_Get();
-        if (PyGILState_GetThisThreadState() != self) {
-            break;                      /* up to 3.11: swapped in by `end_sub`, in an exit callback */
-        }
         PyGILState_STATE state = PyGILState_Ensure();
         CHECK(PyThreadState_Get() == self);
         python("len('legacy')");

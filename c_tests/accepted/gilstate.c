@@ -280,6 +280,33 @@ SCENARIO(gilstate_after_a_change_of_interpreter,
     py_finalize();
 }
 
+SCENARIO(gilstate_in_an_interpreter_swapped_in,
+         "Inside Ensure..Release PyGILState_Ensure reuses the attached thread state: also where Ensure found it "
+         "attached, in a thread that has one of another interpreter")
+{
+    py_init();
+    PyThreadState *main_state = PyThreadState_Get();
+    PyThreadState *sub = sub_new();
+    swap(main_state, sub);
+    PyInterpreterGuard *guard = guard_here();
+    PyThreadStateToken *token = ensure(guard);
+    CHECK_PTR(PyThreadState_Get(), sub);
+    PyGILState_STATE legacy = PyGILState_Ensure();
+    CHECK_INT(legacy, PyGILState_LOCKED);
+    CHECK_PTR(PyThreadState_Get(), sub);
+    PyGILState_Release(legacy);
+    CHECK_PTR(PyThreadState_Get(), sub);
+    PyThreadState_Release(token);
+    PyInterpreterGuard_Close(guard);
+    CHECK_PTR(PyThreadState_Get(), sub);
+    swap(sub, main_state);
+    legacy = PyGILState_Ensure();
+    CHECK_PTR(PyThreadState_Get(), main_state);
+    PyGILState_Release(legacy);
+    sub_end(sub);
+    py_finalize();
+}
+
 static PyInterpreterGuard *the_guard;
 
 static void gilstate_in_python_thread(void)
