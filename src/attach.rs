@@ -32,8 +32,8 @@ impl Hold {
 
     /// One that the calling thread gives back itself, the cheap way. `None`: not this way.
     #[inline]
-    pub(crate) fn by_this_thread(record: &'static Record) -> Option<Hold> {
-        let entered = record.gate.enter_by(&Thread::this()?.tally, record.owner(), &LOBBY);
+    pub(crate) fn tallied(thread: &Thread, record: &'static Record) -> Option<Hold> {
+        let entered = record.gate.enter_by(&thread.tally, record.owner(), &LOBBY);
         entered.then(|| Hold { tallied: true, ..Hold::of(record) })
     }
 
@@ -69,18 +69,31 @@ impl Hold {
 /// One Ensure that waits for its Release.
 pub(crate) struct Level {
     pub(crate) record: &'static Record,
-    /// What this Ensure attached, or found attached.
-    pub(crate) state: *mut PyThreadState,
-    way: Way,
+    attachment: Attachment,
     receipt: Receipt,
     serial: u16,
-    /// What was attached before, if this Ensure took its place.
-    outer: *mut PyThreadState,
-    /// What `PyGILState` has to be told again at Release.
-    slot: Option<GilstateSlot>,
     /// Keeps the interpreter from finalizing until Release, if this kind of Ensure does.
     pub(crate) hold: Option<Hold>,
     pub(crate) let_go: daemon::LetGo,
+}
+
+impl Level {
+    /// What this Ensure attached, or found attached.
+    #[inline]
+    pub(crate) fn state(&self) -> *mut PyThreadState {
+        self.attachment.state
+    }
+}
+
+/// What an Ensure did, for its Release to undo.
+#[derive(Clone, Copy)]
+struct Attachment {
+    state: *mut PyThreadState,
+    way: Way,
+    /// What was attached before, if `state` took its place.
+    outer: *mut PyThreadState,
+    /// What `PyGILState` has to be told again.
+    slot: Option<GilstateSlot>,
 }
 
 /// Whether Ensure's caller has a token to show at Release.
@@ -112,16 +125,11 @@ pub(crate) fn levels() -> &'static mut [Level] {
     }
 }
 
-#[inline]
-fn attached_as(py: &Api) -> Attached {
-    let ensured = levels().last().map_or(null_mut(), |level| level.state);
-    python::attached(py, ensured)
-}
-
 /// The thread state attached to this thread, or NULL.
 #[inline]
 pub(crate) fn attached(py: &Api) -> *mut PyThreadState {
-    attached_as(py).state
+    let ensured = levels().last().map_or(null_mut(), Level::state);
+    python::attached(py, ensured).state
 }
 
 /// The thread state attached to this thread, or a fatal error.
@@ -139,7 +147,7 @@ pub(crate) fn attached_or_fatal(py: &Api, function: &str) -> *mut PyThreadState 
 
 /// Whether this thread state was made for an Ensure of this thread.
 pub(crate) fn was_created(state: *mut PyThreadState) -> bool {
-    levels().iter().any(|level| level.state == state && level.way == Way::Created)
+    levels().iter().any(|level| level.state() == state && level.attachment.way == Way::Created)
 }
 
 /// Whether this thread is inside an Ensure of this interpreter.
@@ -152,61 +160,80 @@ pub(crate) fn is_inside(record: &'static Record) -> bool {
 ///
 /// # Safety
 /// The interpreter is alive and stays alive: the caller has a guard.
+#[inline]
 pub(crate) unsafe fn ensure(
     py: &'static Api,
+    thread: &'static Thread,
     record: &'static Record,
     hold: Option<Hold>,
     receipt: Receipt,
 ) -> Option<usize> {
+    // SAFETY: until the next call into Python.
+    let levels = unsafe { thread.levels() };
     // All that can fail on our side comes first.
-    let thread = Thread::this()?;
-    // SAFETY: one line.
-    unsafe { thread.levels() }.try_reserve(1).ok()?;
-
-    let before = attached_as(py);
-    let (mut outer, mut slot) = (null_mut(), None);
-    // SAFETY: `before` is attached; the usual state is this thread's own; and the interpreter
-    // is alive, says the caller.
-    let (state, way) = unsafe {
-        if !before.state.is_null() && belongs(py, before.state, record) {
-            if !before.known_to_gilstate {
-                slot = GilstateSlot::replace(py, before.state);
-            }
-            (before.state, Way::Reused)
+    if levels.len() == levels.capacity() && !make_room(levels) {
+        return None;
+    }
+    let before = python::attached(py, levels.last().map_or(null_mut(), Level::state));
+    // SAFETY: what is attached is alive; the rest is as this function says.
+    let attachment = unsafe {
+        let fits = !before.state.is_null() && belongs(py, before.state, record);
+        if fits && before.known_to_gilstate {
+            Attachment { state: before.state, way: Way::Reused, outer: null_mut(), slot: None }
         } else {
-            // SAFETY: CPython's own: a thread's last state is not deleted behind its back, and
-            // `PyGILState_Ensure` relies on the same.
-            let usual = py.PyGILState_GetThisThreadState();
-            if before.state.is_null() && !usual.is_null() && belongs(py, usual, record) {
-                py.PyEval_RestoreThread(usual);
-                (usual, Way::Reattached)
-            } else {
-                let state = py.PyThreadState_New(record.interpreter());
-                if state.is_null() {
-                    return None;
-                }
-                outer = before.state;
-                if !outer.is_null() {
-                    // Not PyThreadState_Swap: interpreters may have a GIL each.
-                    py.PyEval_SaveThread();
-                }
-                if !usual.is_null() {
-                    slot = GilstateSlot::replace(py, state);
-                }
-                py.PyEval_RestoreThread(state);
-                (state, Way::Created)
-            }
+            attach(py, record, before, fits)?
         }
     };
-
     let serial = thread.serial.get().wrapping_add(1);
     thread.serial.set(serial);
     let let_go = daemon::LetGo::default();
-    let level = Level { record, state, way, receipt, serial, outer, slot, hold, let_go };
-    let token = level.token(thread);
     // SAFETY: one line.
-    unsafe { thread.levels() }.push(level);
-    Some(token)
+    unsafe { thread.levels() }.push(Level { record, attachment, receipt, serial, hold, let_go });
+    Some(token(thread, serial))
+}
+
+#[cold]
+fn make_room(levels: &mut Vec<Level>) -> bool {
+    levels.try_reserve(1).is_ok()
+}
+
+/// The ways of an Ensure that finds nothing to reuse; or, up to 3.11, something (`fits`) that
+/// `PyGILState` would not find.
+///
+/// # Safety
+/// `before` is what is attached to this thread; the interpreter is alive and stays alive.
+unsafe fn attach(
+    py: &'static Api,
+    record: &'static Record,
+    before: Attached,
+    fits: bool,
+) -> Option<Attachment> {
+    // SAFETY: a thread's last state is not deleted behind its back, and `PyGILState_Ensure` relies
+    // on the same; the rest is as this function says.
+    unsafe {
+        if fits {
+            let slot = GilstateSlot::replace(py, before.state);
+            let (state, outer) = (before.state, null_mut());
+            return Some(Attachment { state, way: Way::Reused, outer, slot });
+        }
+        let usual = py.PyGILState_GetThisThreadState();
+        let outer = before.state;
+        if outer.is_null() && !usual.is_null() && belongs(py, usual, record) {
+            py.PyEval_RestoreThread(usual);
+            return Some(Attachment { state: usual, way: Way::Reattached, outer, slot: None });
+        }
+        let state = py.PyThreadState_New(record.interpreter());
+        if state.is_null() {
+            return None;
+        }
+        if !outer.is_null() {
+            // Not PyThreadState_Swap: interpreters may have a GIL each.
+            py.PyEval_SaveThread();
+        }
+        let slot = if usual.is_null() { None } else { GilstateSlot::replace(py, state) };
+        py.PyEval_RestoreThread(state);
+        Some(Attachment { state, way: Way::Created, outer, slot })
+    }
 }
 
 /// # Safety
@@ -217,49 +244,48 @@ unsafe fn belongs(py: &Api, state: *mut PyThreadState, record: &'static Record) 
     unsafe { py.PyThreadState_GetInterpreter(state) == record.interpreter() }
 }
 
-impl Level {
-    /// Not NULL, and not the same for two levels of a thread, nor (as a rule) of two threads.
-    fn token(&self, thread: &Thread) -> usize {
-        (std::ptr::from_ref(thread) as usize) << 16 | usize::from(self.serial)
-    }
+/// Not NULL, and not the same for two levels of a thread, nor (as a rule) of two threads.
+#[inline]
+fn token(thread: &Thread, serial: u16) -> usize {
+    (std::ptr::from_ref(thread) as usize) << 16 | usize::from(serial)
 }
 
-/// Undoes the innermost Ensure of this thread. `token`: what it returned, if its caller took one.
-pub(crate) fn release(py: &'static Api, function: &str, token: usize) {
+/// Undoes the innermost Ensure of this thread. `shown`: what it returned, if its caller took one.
+#[inline]
+pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
     // SAFETY: until the first call into Python.
     let innermost =
         Thread::known().and_then(|thread| unsafe { thread.levels() }.last().zip(Some(thread)));
     let Some((level, thread)) = innermost else {
-        python::fatal(
+        misused(
             function,
             "there is no Ensure to release in this thread; \
              each successful Ensure is released once, in its own thread",
         );
     };
-    if level.receipt == Receipt::Token && level.token(thread) != token {
-        python::fatal(
+    if level.receipt == Receipt::Token && token(thread, level.serial) != shown {
+        misused(
             function,
             "the token is not that of this thread's most recent Ensure; \
              Ensures are released in reverse order, in their own thread",
         );
     }
-    let (state, way) = (level.state, level.way);
+    let state = level.state();
     if python::attached(py, state).state != state {
-        python::fatal(
+        misused(
             function,
             "the thread state that the matching Ensure attached is not attached; \
              attach it again before the release",
         );
     }
-    if way == Way::Created {
+    if level.attachment.way == Way::Created {
         // Runs destructors, which may use the library: the level is still there for them.
         // SAFETY: attached, and made by the Ensure.
         unsafe { py.PyThreadState_Clear(state) };
     }
     // SAFETY: one line. Destructors released what they ensured.
-    let Some(level) = unsafe { thread.levels() }.pop() else {
-        return;
-    };
+    let Some(level) = unsafe { thread.levels() }.pop() else { return };
+    let Attachment { way, outer, slot, .. } = level.attachment;
     // SAFETY: the state is attached to this thread, and ours to detach or delete as `way` says.
     unsafe {
         match way {
@@ -271,16 +297,21 @@ pub(crate) fn release(py: &'static Api, function: &str, token: usize) {
             Way::Created => py.PyThreadState_DeleteCurrent(),
         }
     }
-    if let Some(slot) = level.slot {
+    if let Some(slot) = slot {
         slot.restore();
     }
     // Only now: the interpreter may be gone the moment it is not held any more.
     if level.hold.is_some_and(|hold| hold.give_back().is_err()) {
-        python::fatal(function, "a guard was closed more often than it was taken");
+        misused(function, "a guard was closed more often than it was taken");
     }
-    if !level.outer.is_null() {
+    if !outer.is_null() {
         // SAFETY: it was attached to this thread before the Ensure. If its interpreter
         // finalizes, the thread sleeps, as in any return to it.
-        unsafe { py.PyEval_RestoreThread(level.outer) };
+        unsafe { py.PyEval_RestoreThread(outer) };
     }
+}
+
+#[cold]
+fn misused(function: &str, rule: &str) -> ! {
+    python::fatal(function, rule)
 }

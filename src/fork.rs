@@ -12,6 +12,7 @@ use crate::thread::Thread;
 /// How many forks lie between this process and the one that loaded the library.
 static GENERATION: AtomicUsize = AtomicUsize::new(0);
 
+#[inline]
 pub(crate) fn generation() -> usize {
     // Relaxed: changes only in a child that has a single thread.
     GENERATION.load(Ordering::Relaxed)

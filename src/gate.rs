@@ -93,6 +93,13 @@ impl Lobby {
         self.bell.wait(seat).unwrap()
     }
 
+    /// Waits until whoever seals, and holds the lobby's lock for it, has decided.
+    #[cold]
+    fn pass(&self) {
+        drop(self.enter());
+    }
+
+    #[cold]
     fn ring(&self) {
         // Taking the lock first means that a waiter is either still before its check of the
         // counts, and will see them, or already asleep, and will hear the bell.
@@ -120,6 +127,7 @@ impl Gate {
     }
 
     /// Takes a guard. `false`: refused.
+    #[inline]
     pub(crate) fn enter(&self, claim: Claim, lobby: &Lobby) -> bool {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
@@ -127,8 +135,7 @@ impl Gate {
                 OPEN | GRACE => {}
                 HOLDERS_ONLY if claim == Claim::Holder => {}
                 SEALING => {
-                    // Whoever seals holds the lobby's lock until it has decided.
-                    drop(lobby.enter());
+                    lobby.pass();
                     word = self.word.load(Ordering::Relaxed);
                     continue;
                 }
@@ -148,6 +155,7 @@ impl Gate {
     }
 
     /// Gives a guard back.
+    #[inline]
     pub(crate) fn leave(&self, lobby: &Lobby) -> Result<(), NotOut> {
         // Release: all that was done under the guard comes before finalization, which
         // acquires this word when it seals it.

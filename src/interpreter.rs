@@ -79,6 +79,7 @@ impl Record {
     ///
     /// # Safety
     /// `address` is readable and aligned for a record.
+    #[inline]
     pub(crate) unsafe fn at(address: usize) -> Option<&'static Record> {
         let record = address as *const Record;
         // SAFETY: readable, says the caller. Where it is a record, it is one for ever.
@@ -90,6 +91,7 @@ impl Record {
     }
 
     /// Which of the interpreters that had this record it is now.
+    #[inline]
     pub(crate) fn life(&self) -> usize {
         // Relaxed: a handle that came from another thread came with a happens-before of its own.
         self.stamp.load(Ordering::Relaxed) & 0xffff
@@ -111,6 +113,7 @@ impl Record {
     }
 
     /// The interpreter, or NULL once it is gone.
+    #[inline]
     pub(crate) fn interpreter(&self) -> *mut PyInterpreterState {
         // Acquire: pairs with the store that makes the record an interpreter's.
         self.interpreter.load(Ordering::Acquire)
@@ -126,6 +129,7 @@ impl Record {
     }
 
     /// Whether the exit callback is in place.
+    #[inline]
     pub(crate) fn is_installed(&self) -> bool {
         // Acquire: pairs with the registration. That a callback is dropped at the same time is
         // no worse than its being dropped right after.
@@ -186,6 +190,7 @@ impl Record {
     }
 
     /// Takes a guard for somebody who has a view, or nothing but the name "main".
+    #[inline]
     pub(crate) fn promote(&'static self, py: &'static Api) -> Result<(), Refusal> {
         if self.is_main() && !self.is_installed() {
             adopt_main(py)?;
@@ -195,9 +200,17 @@ impl Record {
 
     /// Takes a guard. When views are not honoured any more, only threads that hold the
     /// interpreter already get one.
+    #[inline]
     pub(crate) fn take_guard(&'static self, py: &'static Api) -> Result<(), Refusal> {
-        let taken = self.gate.enter(Claim::View, &LOBBY)
-            || daemon::is_holder(py, self) && self.gate.enter(Claim::Holder, &LOBBY);
+        if self.gate.enter(Claim::View, &LOBBY) {
+            return Ok(());
+        }
+        self.take_as_holder(py)
+    }
+
+    #[cold]
+    fn take_as_holder(&'static self, py: &'static Api) -> Result<(), Refusal> {
+        let taken = daemon::is_holder(py, self) && self.gate.enter(Claim::Holder, &LOBBY);
         taken.then_some(()).ok_or(Refusal::Unavailable)
     }
 }
@@ -255,6 +268,7 @@ impl Registry {
 ///
 /// # Safety
 /// `state` is attached to the calling thread.
+#[inline]
 pub(crate) unsafe fn of(
     py: &'static Api,
     state: *mut PyThreadState,
@@ -348,7 +362,9 @@ fn visit(py: &'static Api, record: &'static Record) -> bool {
     // SAFETY: the interpreter is alive, and held as soon as the visit has had its effect.
     // `attached` is what `ensure` attached.
     unsafe {
-        if attach::ensure(py, record, Some(hold), Receipt::None).is_none() {
+        let ensured = Thread::this()
+            .and_then(|thread| attach::ensure(py, thread, record, Some(hold), Receipt::None));
+        if ensured.is_none() {
             let _ = hold.give_back();
             return false;
         }

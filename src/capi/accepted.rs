@@ -37,7 +37,7 @@ pub type PyThreadStateToken = std::ffi::c_void;
 pub unsafe extern "C" fn PyInterpreterGuard_FromCurrent() -> *mut PyInterpreterGuard {
     const NAME: &str = "PyInterpreterGuard_FromCurrent";
     let py = python::get_or_fatal(NAME);
-    if let Some(native) = native() {
+    if let Some(native) = native(py) {
         // SAFETY: handed on as called.
         return unsafe { (native.PyInterpreterGuard_FromCurrent)() } as *mut PyInterpreterGuard;
     }
@@ -62,7 +62,7 @@ pub unsafe extern "C" fn PyInterpreterGuard_FromView(
 ) -> *mut PyInterpreterGuard {
     const NAME: &str = "PyInterpreterGuard_FromView";
     let py = python::get_or_fatal(NAME);
-    if let Some(native) = native() {
+    if let Some(native) = native(py) {
         // SAFETY: handed on as called.
         let guard = unsafe { (native.PyInterpreterGuard_FromView)(view as usize) };
         return guard as *mut PyInterpreterGuard;
@@ -84,8 +84,8 @@ pub unsafe extern "C" fn PyInterpreterGuard_FromView(
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterGuard_Close(guard: *mut PyInterpreterGuard) {
     const NAME: &str = "PyInterpreterGuard_Close";
-    python::get_or_fatal(NAME);
-    if let Some(native) = native() {
+    let py = python::get_or_fatal(NAME);
+    if let Some(native) = native(py) {
         // SAFETY: handed on as called.
         return unsafe { (native.PyInterpreterGuard_Close)(guard as usize) };
     }
@@ -105,7 +105,7 @@ pub unsafe extern "C" fn PyInterpreterGuard_Close(guard: *mut PyInterpreterGuard
 pub unsafe extern "C" fn PyInterpreterView_FromCurrent() -> *mut PyInterpreterView {
     const NAME: &str = "PyInterpreterView_FromCurrent";
     let py = python::get_or_fatal(NAME);
-    if let Some(native) = native() {
+    if let Some(native) = native(py) {
         // SAFETY: handed on as called.
         return unsafe { (native.PyInterpreterView_FromCurrent)() } as *mut PyInterpreterView;
     }
@@ -128,7 +128,7 @@ pub unsafe extern "C" fn PyInterpreterView_FromCurrent() -> *mut PyInterpreterVi
 pub unsafe extern "C" fn PyInterpreterView_FromMain() -> *mut PyInterpreterView {
     const NAME: &str = "PyInterpreterView_FromMain";
     let py = python::get_or_fatal(NAME);
-    if let Some(native) = native() {
+    if let Some(native) = native(py) {
         // SAFETY: handed on as called.
         return unsafe { (native.PyInterpreterView_FromMain)() } as *mut PyInterpreterView;
     }
@@ -145,8 +145,8 @@ pub unsafe extern "C" fn PyInterpreterView_FromMain() -> *mut PyInterpreterView 
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterView_Close(view: *mut PyInterpreterView) {
     const NAME: &str = "PyInterpreterView_Close";
-    python::get_or_fatal(NAME);
-    if let Some(native) = native() {
+    let py = python::get_or_fatal(NAME);
+    if let Some(native) = native(py) {
         // SAFETY: handed on as called.
         return unsafe { (native.PyInterpreterView_Close)(view as usize) };
     }

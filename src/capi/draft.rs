@@ -11,6 +11,7 @@ use crate::daemon;
 use crate::gate::Claim;
 use crate::interpreter::{self, Record, LOBBY};
 use crate::python::{self, PyInterpreterState};
+use crate::thread::Thread;
 
 /// Behind a PyInterpreterRef; never complete.
 pub struct Pep788_StrongRef {
@@ -245,7 +246,12 @@ pub unsafe extern "C" fn Pep788_EnsureStealing(r#ref: PyInterpreterRef) -> c_int
         return result(ensure_ref(py, NAME, r#ref as usize));
     }
     open_or_fatal(NAME, &reference, Kind::StrongRef);
-    result(ensure_holding(py, reference.record, Hold::of(reference.record)))
+    let hold = Hold::of(reference.record);
+    let Some(thread) = Thread::this() else {
+        let _ = hold.give_back();
+        return result(false);
+    };
+    result(ensure_holding(py, thread, reference.record, hold))
 }
 
 /// Undoes this thread's most recent Ensure: exactly what was attached before it is attached again.

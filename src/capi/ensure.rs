@@ -9,6 +9,7 @@ use super::open_or_fatal;
 use crate::attach::{self, Hold, Receipt};
 use crate::interpreter::{self, Record};
 use crate::python::{self, native, Api};
+use crate::thread::Thread;
 
 /// 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
 const DONE: usize = 0;
@@ -20,15 +21,12 @@ pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
     const NAME: &str = "PyThreadState_Ensure";
     let py = python::get_or_fatal(NAME);
     if handle == 0 {
-        python::fatal(
-            NAME,
-            "the PyInterpreterGuard, or PyInterpreterRef, is NULL; was its creation checked?",
-        );
+        no_handle(NAME);
     }
     if handle::is_draft(handle) {
         return if ensure_ref(py, NAME, handle) { DONE } else { FAILED };
     }
-    if let Some(native) = native() {
+    if let Some(native) = native(py) {
         // SAFETY: an untagged handle is the interpreter's own.
         return unsafe { (native.PyThreadState_Ensure)(handle) };
     }
@@ -38,8 +36,17 @@ pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
         return if guard.gone { 0 } else { ensure_from_view(py, guard.record) };
     }
     open_or_fatal(NAME, &guard, Kind::Guard);
+    let Some(thread) = Thread::this() else { return 0 };
     // SAFETY: the caller's guard keeps the interpreter alive.
-    unsafe { attach::ensure(py, guard.record, None, Receipt::Token) }.unwrap_or(0)
+    unsafe { attach::ensure(py, thread, guard.record, None, Receipt::Token) }.unwrap_or(0)
+}
+
+#[cold]
+fn no_handle(function: &str) -> ! {
+    python::fatal(
+        function,
+        "the PyInterpreterGuard, or PyInterpreterRef, is NULL; was its creation checked?",
+    );
 }
 
 /// What `PyThreadState_EnsureFromView` does, here or natively.
@@ -48,40 +55,58 @@ pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
 pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
     const NAME: &str = "PyThreadState_EnsureFromView";
     let py = python::get_or_fatal(NAME);
-    if let Some(native) = native() {
+    if let Some(native) = native(py) {
         // SAFETY: the view is the interpreter's own.
         return unsafe { (native.PyThreadState_EnsureFromView)(handle) };
     }
     ensure_from_view(py, decode(NAME, handle, Kind::View).record)
 }
 
+#[inline]
 fn ensure_from_view(py: &'static Api, record: &'static Record) -> usize {
-    let Some(hold) = hold(py, record) else { return 0 };
-    // SAFETY: the hold keeps the interpreter alive.
-    let Some(token) = (unsafe { attach::ensure(py, record, Some(hold), Receipt::Token) }) else {
-        let _ = hold.give_back();
-        return 0;
-    };
+    let Some(thread) = Thread::this() else { return 0 };
     if !record.is_installed() {
-        // The first use of the main interpreter, or somebody cleared the exit callbacks.
-        // SAFETY: what `ensure` attached is attached.
-        if unsafe { interpreter::of(py, attach::attached(py)) }.is_err() {
-            attach::release(py, "PyThreadState_EnsureFromView", token);
-            return 0;
+        return ensure_and_install(py, thread, record);
+    }
+    let Some(hold) = hold(py, thread, record) else { return 0 };
+    // SAFETY: the hold keeps the interpreter alive.
+    match unsafe { attach::ensure(py, thread, record, Some(hold), Receipt::Token) } {
+        Some(token) => token,
+        None => {
+            let _ = hold.give_back();
+            0
         }
     }
-    token
 }
 
 /// Promotes a view for the time of an Ensure.
 #[inline]
-fn hold(py: &'static Api, record: &'static Record) -> Option<Hold> {
-    if record.is_installed() {
-        if let Some(hold) = Hold::by_this_thread(record) {
-            return Some(hold);
-        }
+fn hold(py: &'static Api, thread: &Thread, record: &'static Record) -> Option<Hold> {
+    match Hold::tallied(thread, record) {
+        Some(hold) => Some(hold),
+        None => record.promote(py).is_ok().then(|| Hold::of(record)),
     }
-    record.promote(py).is_ok().then(|| Hold::of(record))
+}
+
+/// The first use of the main interpreter; or somebody cleared the exit callbacks.
+#[cold]
+fn ensure_and_install(py: &'static Api, thread: &'static Thread, record: &'static Record) -> usize {
+    if record.promote(py).is_err() {
+        return 0;
+    }
+    let hold = Hold::of(record);
+    // SAFETY: the hold keeps the interpreter alive.
+    let ensured = unsafe { attach::ensure(py, thread, record, Some(hold), Receipt::Token) };
+    let Some(token) = ensured else {
+        let _ = hold.give_back();
+        return 0;
+    };
+    // SAFETY: what `ensure` attached is attached.
+    if !record.is_installed() && unsafe { interpreter::of(py, attach::attached(py)) }.is_err() {
+        attach::release(py, "PyThreadState_EnsureFromView", token);
+        return 0;
+    }
+    token
 }
 
 #[doc(hidden)]
@@ -89,7 +114,7 @@ fn hold(py: &'static Api, record: &'static Record) -> Option<Hold> {
 pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
     const NAME: &str = "PyThreadState_Release";
     let py = python::get_or_fatal(NAME);
-    if let Some(native) = native() {
+    if let Some(native) = native(py) {
         // SAFETY: a token of the interpreter's own Ensure. The draft dialect has its
         // Pep788_Release where the interpreter has this function itself.
         return unsafe { (native.PyThreadState_Release)(token) };
@@ -102,22 +127,29 @@ pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
 /// A draft Ensure, which forms a reference of its own for its Release to drop.
 pub(super) fn ensure_ref(py: &'static Api, function: &str, handle: usize) -> bool {
     let reference = decode(function, handle, Kind::StrongRef);
+    let Some(thread) = Thread::this() else { return false };
     let record = reference.record;
     let hold = if reference.inherited {
-        (!reference.gone).then(|| hold(py, record)).flatten()
+        (!reference.gone).then(|| hold(py, thread, record)).flatten()
     } else {
         open_or_fatal(function, &reference, Kind::StrongRef);
-        Hold::by_this_thread(record).or_else(|| Hold::another(record))
+        Hold::tallied(thread, record).or_else(|| Hold::another(record))
     };
-    hold.is_some_and(|hold| ensure_holding(py, record, hold))
+    hold.is_some_and(|hold| ensure_holding(py, thread, record, hold))
 }
 
 /// A draft Ensure that takes over a hold on `record`, whether it succeeds or not.
-pub(super) fn ensure_holding(py: &'static Api, record: &'static Record, hold: Hold) -> bool {
+#[inline]
+pub(super) fn ensure_holding(
+    py: &'static Api,
+    thread: &'static Thread,
+    record: &'static Record,
+    hold: Hold,
+) -> bool {
     // SAFETY: the hold keeps the interpreter alive.
-    let ensured = unsafe { attach::ensure(py, record, Some(hold), Receipt::None) }.is_some();
-    if !ensured {
+    let ensured = unsafe { attach::ensure(py, thread, record, Some(hold), Receipt::None) };
+    if ensured.is_none() {
         let _ = hold.give_back();
     }
-    ensured
+    ensured.is_some()
 }

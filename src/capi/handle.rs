@@ -61,14 +61,17 @@ pub(super) struct Handle {
 }
 
 /// Whether a handle that reaches `PyThreadState_Ensure` is one of the draft dialect.
+#[inline]
 pub(super) fn is_draft(handle: usize) -> bool {
     handle & DRAFT != 0
 }
 
+#[inline]
 fn this_process() -> usize {
     (fork::generation() % MODULUS) << FORK_SHIFT
 }
 
+#[inline]
 pub(super) fn encode(record: &'static Record, kind: Kind) -> usize {
     let process = match kind {
         Kind::Guard | Kind::StrongRef => this_process(),
@@ -78,6 +81,7 @@ pub(super) fn encode(record: &'static Record, kind: Kind) -> usize {
     std::ptr::from_ref(record) as usize | life | process | kind.bits()
 }
 
+#[inline]
 fn life_of(record: &Record, kind: Kind) -> usize {
     match kind {
         Kind::View | Kind::WeakRef if record.is_main() => 0,
@@ -86,7 +90,23 @@ fn life_of(record: &Record, kind: Kind) -> usize {
 }
 
 /// The record behind a handle; a fatal error for what cannot be one.
+#[inline]
 pub(super) fn decode(function: &str, handle: usize, kind: Kind) -> Handle {
+    let bits = handle % RECORD_ALIGN;
+    if handle != bits && bits & (DRAFT | WEAK) == kind.bits() {
+        // SAFETY: the caller passed a handle of ours, and records stay readable for ever.
+        if let Some(record) = unsafe { Record::at(handle - bits) } {
+            if encode(record, kind) == handle {
+                return Handle { record, inherited: false, gone: false };
+            }
+        }
+    }
+    decode_another(function, handle, kind)
+}
+
+/// One that is not, or not any more, of this process and the record's interpreter.
+#[cold]
+fn decode_another(function: &str, handle: usize, kind: Kind) -> Handle {
     if handle == 0 {
         fatal(function, &format!("the {} is NULL; was its creation checked?", kind.name()));
     }
@@ -98,9 +118,10 @@ pub(super) fn decode(function: &str, handle: usize, kind: Kind) -> Handle {
             .map_or("", Kind::name);
         fatal(function, &format!("this takes a {}, and was given a {given}", kind.name()));
     }
+    let address = handle - bits;
     // SAFETY: the caller passed a handle of ours, and records stay readable for ever. Of
     // anything else that is readable, the check of the record's stamp tells.
-    let Some(record) = (unsafe { Record::at(handle - bits) }) else {
+    let Some(record) = (address != 0).then(|| unsafe { Record::at(address) }).flatten() else {
         fatal(function, &format!("this is not a {} of this library", kind.name()));
     };
     let inherited = match kind {

@@ -79,6 +79,7 @@ unsafe fn raise(py: &'static Api, refusal: Refusal) -> usize {
     0
 }
 
+#[inline]
 fn close_strong(function: &str, handle: usize, kind: Kind) {
     let strong = decode(function, handle, kind);
     if !strong.inherited && strong.record.gate.leave(&LOBBY).is_err() {
@@ -93,12 +94,14 @@ fn close_weak(function: &str, handle: usize, kind: Kind) {
 }
 
 /// A handle whose record has no guard out cannot be open.
+#[inline]
 fn open_or_fatal(function: &str, strong: &Handle, kind: Kind) {
     if strong.record.gate.guards() == 0 {
         already_closed(function, kind);
     }
 }
 
+#[cold]
 fn already_closed(function: &str, kind: Kind) -> ! {
     fatal(function, &format!("this {} is closed already; each is closed once", kind.name()))
 }

@@ -117,6 +117,7 @@ macro_rules! api {
             }
 
             $(
+                #[inline]
                 #[allow(non_snake_case, clippy::missing_safety_doc)]
                 pub(crate) unsafe fn $name(&self, $($arg: $ty),*) $(-> $ret)? {
                     // SAFETY: the caller keeps CPython's rules for this function.
@@ -237,6 +238,7 @@ unsafe impl Sync for Api {}
 impl Api {
     /// The attached thread state: of this thread from 3.12 on, of whichever thread holds the
     /// GIL before. See `current.rs`.
+    #[inline]
     pub(super) unsafe fn unchecked_current(&self) -> *mut PyThreadState {
         // SAFETY: reads one word; needs nothing from its caller.
         unsafe { (self.current)() }

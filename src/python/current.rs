@@ -260,6 +260,7 @@ pub(crate) unsafe fn live_interpreter(
 /// wait for the GIL that its own thread holds, and a debug build would end the process.
 /// CPython keeps it in a thread-specific key that no function tells; but a key is found by its
 /// effect.
+#[derive(Clone, Copy)]
 pub(crate) struct GilstateSlot {
     key: libc::pthread_key_t,
     before: *mut PyThreadState,

@@ -39,7 +39,16 @@ pub(crate) fn get() -> Option<&'static Api> {
 }
 
 /// CPython's functions, or a fatal error that says why there are none.
+#[inline]
 pub(crate) fn get_or_fatal(function: &str) -> &'static Api {
+    match API.get() {
+        Some(api) => api,
+        None => find_or_fatal(function),
+    }
+}
+
+#[cold]
+fn find_or_fatal(function: &str) -> &'static Api {
     match obtain() {
         Ok(api) => api,
         Err(absent) => fatal_error(function, &absent.explain()),

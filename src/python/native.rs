@@ -5,6 +5,7 @@ use std::ffi::{c_void, CStr};
 use once_cell::sync::OnceCell;
 
 use super::find::Scope;
+use super::Api;
 use crate::settings;
 
 macro_rules! native {
@@ -53,13 +54,17 @@ native! {
 
 /// The functions that serve accepted calls instead of ours, if the interpreter has them and
 /// `PEP788_ENGINE` does not ask for ours.
-pub(crate) fn native() -> Option<&'static Native> {
-    static NATIVE: OnceCell<Option<Native>> = OnceCell::new();
-    // Asked before Python is loaded, the answer is not final.
-    let py = super::get()?;
+#[inline]
+pub(crate) fn native(py: &Api) -> Option<&'static Native> {
     if py.version < 0x030f {
-        return None;
+        None
+    } else {
+        chosen()
     }
+}
+
+fn chosen() -> Option<&'static Native> {
+    static NATIVE: OnceCell<Option<Native>> = OnceCell::new();
     if let Some(known) = NATIVE.get() {
         return known.as_ref();
     }
