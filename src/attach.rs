@@ -83,6 +83,14 @@ impl Level {
     pub(crate) fn state(&self) -> *mut PyThreadState {
         self.attachment.state
     }
+
+    /// Whether its Release has nothing to undo but the hold.
+    #[inline]
+    fn is_plain(&self) -> bool {
+        self.attachment.way == Way::Reused
+            && self.attachment.slot.is_none()
+            && self.let_go.is_nothing()
+    }
 }
 
 /// What an Ensure did, for its Release to undo.
@@ -160,7 +168,7 @@ pub(crate) fn is_inside(record: &'static Record) -> bool {
 ///
 /// # Safety
 /// The interpreter is alive and stays alive: the caller has a guard.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn ensure(
     py: &'static Api,
     thread: &'static Thread,
@@ -187,9 +195,24 @@ pub(crate) unsafe fn ensure(
     let serial = thread.serial.get().wrapping_add(1);
     thread.serial.set(serial);
     let let_go = daemon::LetGo::default();
-    // SAFETY: one line.
-    unsafe { thread.levels() }.push(Level { record, attachment, receipt, serial, hold, let_go });
+    let level = Level { record, attachment, receipt, serial, hold, let_go };
+    // SAFETY: one line; there is room for one more, as what a call into Python may have pushed
+    // has been popped again.
+    unsafe { push_in_place(thread.levels(), level) };
     Some(token(thread, serial))
+}
+
+/// # Safety
+/// There is room for it.
+#[inline]
+unsafe fn push_in_place(levels: &mut Vec<Level>, level: Level) {
+    let length = levels.len();
+    debug_assert!(length < levels.capacity());
+    // SAFETY: inside the allocation, says the caller.
+    unsafe {
+        levels.as_mut_ptr().add(length).write(level);
+        levels.set_len(length + 1);
+    }
 }
 
 #[cold]
@@ -202,6 +225,7 @@ fn make_room(levels: &mut Vec<Level>) -> bool {
 ///
 /// # Safety
 /// `before` is what is attached to this thread; the interpreter is alive and stays alive.
+#[inline(never)]
 unsafe fn attach(
     py: &'static Api,
     record: &'static Record,
@@ -251,7 +275,7 @@ fn token(thread: &Thread, serial: u16) -> usize {
 }
 
 /// Undoes the innermost Ensure of this thread. `shown`: what it returned, if its caller took one.
-#[inline]
+#[inline(always)]
 pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
     // SAFETY: until the first call into Python.
     let innermost =
@@ -278,14 +302,31 @@ pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
              attach it again before the release",
         );
     }
-    if level.attachment.way == Way::Created {
+    if level.is_plain() {
+        // SAFETY: one line.
+        let hold = unsafe { thread.levels() }.pop().and_then(|level| level.hold);
+        give_back(function, hold);
+    } else {
+        undo(py, thread, function);
+    }
+}
+
+/// What is more than giving back the innermost level's hold.
+#[inline(never)]
+fn undo(py: &'static Api, thread: &'static Thread, function: &str) {
+    // SAFETY: one line.
+    let Some(Attachment { state, way, outer, slot }) =
+        unsafe { thread.levels() }.last().map(|level| level.attachment)
+    else {
+        return;
+    };
+    if way == Way::Created {
         // Runs destructors, which may use the library: the level is still there for them.
         // SAFETY: attached, and made by the Ensure.
         unsafe { py.PyThreadState_Clear(state) };
     }
     // SAFETY: one line. Destructors released what they ensured.
     let Some(level) = unsafe { thread.levels() }.pop() else { return };
-    let Attachment { way, outer, slot, .. } = level.attachment;
     // SAFETY: the state is attached to this thread, and ours to detach or delete as `way` says.
     unsafe {
         match way {
@@ -301,13 +342,18 @@ pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
         slot.restore();
     }
     // Only now: the interpreter may be gone the moment it is not held any more.
-    if level.hold.is_some_and(|hold| hold.give_back().is_err()) {
-        misused(function, "a guard was closed more often than it was taken");
-    }
+    give_back(function, level.hold);
     if !outer.is_null() {
         // SAFETY: it was attached to this thread before the Ensure. If its interpreter
         // finalizes, the thread sleeps, as in any return to it.
         unsafe { py.PyEval_RestoreThread(outer) };
+    }
+}
+
+#[inline]
+fn give_back(function: &str, hold: Option<Hold>) {
+    if hold.is_some_and(|hold| hold.give_back().is_err()) {
+        misused(function, "a guard was closed more often than it was taken");
     }
 }
 

@@ -92,14 +92,14 @@ fn holds_in_ensure(state: *mut PyThreadState) -> bool {
 /// `state` is attached to the calling thread.
 unsafe fn let_go(py: &'static Api, state: *mut PyThreadState) -> bool {
     let levels = attach::levels();
-    let depth = levels.len() as u32;
+    let depth = depth(levels.len());
     let in_its_ensure = levels.last().is_some_and(|innermost| innermost.state() == state);
     let mut outer = false;
     for (index, level) in levels.iter_mut().enumerate().filter(|(_, level)| level.state() == state)
     {
         if let Some(hold) = level.hold.take() {
             let _ = hold.give_back();
-            if in_its_ensure && index as u32 + 1 != depth {
+            if in_its_ensure && self::depth(index + 1) != depth {
                 level.let_go.inside = depth;
                 outer = true;
             }
@@ -129,33 +129,36 @@ unsafe fn let_go(py: &'static Api, state: *mut PyThreadState) -> bool {
 #[derive(Default)]
 pub(crate) struct LetGo {
     /// This level's own hold was taken: at this depth, with 1 for the outermost Ensure.
-    inside: u32,
+    inside: u16,
     /// Inside this level, holds of outer ones were taken.
     outer: bool,
     /// Inside this level, what the thread state kept by itself was taken.
     kept: bool,
 }
 
+/// So many Ensures deep; beyond 65,535 all is one.
+fn depth(levels: usize) -> u16 {
+    u16::try_from(levels).unwrap_or(u16::MAX)
+}
+
 impl LetGo {
+    /// Nothing was taken inside this level.
+    #[inline]
+    pub(crate) fn is_nothing(&self) -> bool {
+        !(self.outer | self.kept)
+    }
+
     /// Gives back what [`let_go`] took, where the interpreter still allows it.
     ///
     /// # Safety
     /// Called in the Release of the innermost level, right after it left the stack, with its thread
     /// state attached.
-    #[inline]
     pub(crate) unsafe fn undo(&self, py: &'static Api, record: &'static Record) {
-        if self.outer || self.kept {
-            // SAFETY: as above.
-            unsafe { self.give_back(py, record) };
+        if self.is_nothing() {
+            return;
         }
-    }
-
-    /// # Safety
-    /// As `undo`.
-    #[cold]
-    unsafe fn give_back(&self, py: &'static Api, record: &'static Record) {
         let levels = attach::levels();
-        let depth = levels.len() as u32 + 1;
+        let depth = depth(levels.len() + 1);
         for level in levels.iter_mut().filter(|level| level.let_go.inside == depth) {
             level.let_go.inside = 0;
             level.hold = Hold::another(record);

@@ -3,8 +3,8 @@
  *
  * A shared library's thread-local storage is reached through a call into the
  * loader unless it is "initial-exec", which Rust cannot say. glibc keeps a
- * reserve for libraries that are loaded late, and this takes eight bytes of
- * it. Other C libraries have no such reserve.
+ * reserve for libraries that are loaded late, of which this takes eight bytes.
+ * Other C libraries have no such reserve.
  */
 #include <limits.h> /* any header of glibc defines __GLIBC__ */
 #include <stddef.h>
@@ -15,14 +15,17 @@
 #define FAST
 #endif
 
-static __thread void *this_thread FAST;
+#define HIDDEN __attribute__((visibility("hidden")))
 
-__attribute__((visibility("hidden"))) void *pep788_get_thread(void)
+/* Read by `thread.rs` itself where it knows how. */
+HIDDEN __thread void *pep788_thread FAST;
+
+HIDDEN void *pep788_get_thread(void)
 {
-    return this_thread;
+    return pep788_thread;
 }
 
-__attribute__((visibility("hidden"))) void pep788_set_thread(void *thread)
+HIDDEN void pep788_set_thread(void *thread)
 {
-    this_thread = thread;
+    pep788_thread = thread;
 }

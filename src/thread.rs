@@ -23,8 +23,57 @@ pub(crate) struct Thread {
 extern "C" {
     // Of `thread.c`. Without a destructor, so that it can be used as long as the thread runs any
     // code: other destructors may call into Python. See `forget` for the end of it.
+    #[allow(dead_code)] // see `word`
     fn pep788_get_thread() -> *mut c_void;
     fn pep788_set_thread(thread: *mut c_void);
+}
+
+/// This thread's word of `thread.c`, as a compiler would read an initial-exec variable: its place
+/// in the thread's block, which the loader has written down, and the block.
+#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
+#[inline(always)]
+fn word() -> *mut c_void {
+    let word: *mut c_void;
+    // SAFETY: reads two words that exist as long as the thread.
+    unsafe {
+        std::arch::asm!(
+            "mov {word}, qword ptr [rip + pep788_thread@GOTTPOFF]",
+            "mov {word}, qword ptr fs:[{word}]",
+            word = out(reg) word,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+    word
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "aarch64"))]
+#[inline(always)]
+fn word() -> *mut c_void {
+    let word: *mut c_void;
+    // SAFETY: reads two words that exist as long as the thread.
+    unsafe {
+        std::arch::asm!(
+            "mrs {block}, tpidr_el0",
+            "adrp {word}, :gottprel:pep788_thread",
+            "ldr {word}, [{word}, #:gottprel_lo12:pep788_thread]",
+            "ldr {word}, [{block}, {word}]",
+            block = out(reg) _,
+            word = out(reg) word,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+    word
+}
+
+#[cfg(not(all(
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+#[inline]
+fn word() -> *mut c_void {
+    // SAFETY: reads a thread-local variable.
+    unsafe { pep788_get_thread() }
 }
 
 impl Thread {
@@ -34,9 +83,9 @@ impl Thread {
     /// in any call into Python or the loader.
     #[inline]
     pub(crate) fn known() -> Option<&'static Thread> {
-        // SAFETY: reads a thread-local word: NULL, or the box that `enroll` made for this thread,
-        // which `forget` frees only when it ends.
-        unsafe { pep788_get_thread().cast::<Thread>().as_ref() }
+        // SAFETY: NULL, or the box that `enroll` made for this thread, which `forget` frees only
+        // when it ends.
+        unsafe { word().cast::<Thread>().as_ref() }
     }
 
     /// This thread. `None`: out of memory.

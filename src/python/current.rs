@@ -4,6 +4,7 @@
 //! that holds the GIL, whichever thread that is, and the calling thread has to recognize its own.
 
 use std::ffi::c_void;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use super::api::{Api, PyInterpreterState, PyThreadState};
@@ -262,8 +263,8 @@ pub(crate) unsafe fn live_interpreter(
 /// effect.
 #[derive(Clone, Copy)]
 pub(crate) struct GilstateSlot {
+    before: NonNull<PyThreadState>,
     key: libc::pthread_key_t,
-    before: *mut PyThreadState,
 }
 
 impl GilstateSlot {
@@ -277,8 +278,8 @@ impl GilstateSlot {
             return None;
         }
         // SAFETY: reads thread-local storage only.
-        let before = unsafe { py.PyGILState_GetThisThreadState() };
-        if before.is_null() || before == state {
+        let before = NonNull::new(unsafe { py.PyGILState_GetThisThreadState() })?;
+        if before.as_ptr() == state {
             return None;
         }
         // Relaxed: a number to try first, nothing is published with it.
@@ -289,7 +290,7 @@ impl GilstateSlot {
             // SAFETY: any key may be asked for; one that does not exist has no value. A value
             // is changed only where it is `before`, and put back if CPython did not notice.
             unsafe {
-                if libc::pthread_getspecific(key).cast() != before {
+                if libc::pthread_getspecific(key).cast() != before.as_ptr() {
                     continue;
                 }
                 if libc::pthread_setspecific(key, state.cast()) == 0 {
@@ -306,6 +307,6 @@ impl GilstateSlot {
 
     pub(crate) fn restore(self) {
         // SAFETY: the key held this value, for this thread, when the slot was made.
-        unsafe { libc::pthread_setspecific(self.key, self.before.cast()) };
+        unsafe { libc::pthread_setspecific(self.key, self.before.as_ptr().cast()) };
     }
 }
