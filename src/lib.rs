@@ -12,8 +12,9 @@
 //! - `attach` gives a thread its thread state, and keeps a stack of Ensures per thread; `daemon`
 //!   knows which thread states hold their interpreter; `interpreter` finds the record of an
 //!   interpreter, and makes one at first use.
-//! - `gate` counts, per record, the guards that are out, and says who may still take one. It
-//!   knows nothing of Python.
+//! - `record` is where records come from, and how long each is one interpreter's; `gate` counts,
+//!   per record, the guards that are out, and says who may still take one. These two know nothing
+//!   of Python.
 //! - `finalize` is the other side: a callback in the interpreter's own `atexit`, installed at first
 //!   use, that waits until the gate can be closed, while `report` tells the user for whom.
 //! - `fork` makes a forked child start afresh; `settings` are the environment variables; `memory`
@@ -35,9 +36,11 @@ mod daemon;
 #[cfg(not(loom))]
 mod interpreter;
 
-// `--cfg loom` builds the gate alone, for `make model`.
+// `--cfg loom` builds these two alone, for `make model`.
 #[cfg_attr(loom, allow(dead_code))]
 mod gate;
+#[cfg_attr(loom, allow(dead_code))]
+mod record;
 
 #[cfg(not(loom))]
 mod finalize;
@@ -46,7 +49,6 @@ mod report;
 
 #[cfg(not(loom))]
 mod fork;
-#[cfg(not(loom))]
 mod memory;
 #[cfg(not(loom))]
 mod settings;
