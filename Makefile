@@ -13,7 +13,7 @@ help:
 	@echo 'make demo       what becomes of native threads at exit, without PEP 788 and with it'
 	@echo 'make check      every test, on every CPython from 3.9 on that is found'
 	@echo 'make matrix     the C suite on every CPython there is, brought in from Debian (as root)'
-	@echo 'make model      the gate under a model checker: all interleavings of a few threads'
+	@echo 'make model      the gate and the records under a model checker: all interleavings of a few threads'
 	@echo 'make stress     random programs that exit at random moments; EXITS=1000 for each Python'
 	@echo 'make lint       formatting and lints'
 	@echo 'make headers    write include/*.h from src/capi'
@@ -48,7 +48,7 @@ check-c: lib
 matrix:
 	matrix/run
 
-# `loom` explores the gate. More preemptions than 3 take minutes and hours.
+# `loom` explores the gate and the life of records. More preemptions than 3 take minutes and hours.
 model:
 	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 $(CARGO) test --release --lib --target-dir $(TARGET_DIR)/loom
 

@@ -69,7 +69,13 @@ impl Hold {
 /// One Ensure that waits for its Release.
 pub(crate) struct Level {
     pub(crate) record: &'static Record,
-    attachment: Attachment,
+    /// What this Ensure attached, or found attached.
+    pub(crate) state: *mut PyThreadState,
+    /// What was attached before, if `state` took its place.
+    outer: *mut PyThreadState,
+    /// What `PyGILState` has to be told again.
+    slot: Option<GilstateSlot>,
+    way: Way,
     receipt: Receipt,
     serial: u16,
     /// Keeps the interpreter from finalizing until Release, if this kind of Ensure does.
@@ -78,30 +84,19 @@ pub(crate) struct Level {
 }
 
 impl Level {
-    /// What this Ensure attached, or found attached.
-    #[inline]
-    pub(crate) fn state(&self) -> *mut PyThreadState {
-        self.attachment.state
-    }
-
     /// Whether its Release has nothing to undo but the hold.
     #[inline]
     fn is_plain(&self) -> bool {
-        self.attachment.way == Way::Reused
-            && self.attachment.slot.is_none()
-            && self.let_go.is_nothing()
+        self.way == Way::Reused && self.slot.is_none() && self.let_go.is_nothing()
     }
 }
 
-/// What an Ensure did, for its Release to undo.
-#[derive(Clone, Copy)]
+/// What an Ensure did, for its Release to undo: see [`Level`].
 struct Attachment {
     state: *mut PyThreadState,
-    way: Way,
-    /// What was attached before, if `state` took its place.
     outer: *mut PyThreadState,
-    /// What `PyGILState` has to be told again.
     slot: Option<GilstateSlot>,
+    way: Way,
 }
 
 /// Whether Ensure's caller has a token to show at Release.
@@ -136,7 +131,7 @@ pub(crate) fn levels() -> &'static mut [Level] {
 /// The thread state attached to this thread, or NULL.
 #[inline]
 pub(crate) fn attached(py: &Api) -> *mut PyThreadState {
-    let ensured = levels().last().map_or(null_mut(), Level::state);
+    let ensured = levels().last().map_or(null_mut(), |level| level.state);
     python::attached(py, ensured).state
 }
 
@@ -155,7 +150,7 @@ pub(crate) fn attached_or_fatal(py: &Api, function: &str) -> *mut PyThreadState 
 
 /// Whether this thread state was made for an Ensure of this thread.
 pub(crate) fn was_created(state: *mut PyThreadState) -> bool {
-    levels().iter().any(|level| level.state() == state && level.attachment.way == Way::Created)
+    levels().iter().any(|level| level.state == state && level.way == Way::Created)
 }
 
 /// Whether this thread is inside an Ensure of this interpreter.
@@ -182,9 +177,9 @@ pub(crate) unsafe fn ensure(
     if levels.len() == levels.capacity() && !make_room(levels) {
         return None;
     }
-    let before = python::attached(py, levels.last().map_or(null_mut(), Level::state));
+    let before = python::attached(py, levels.last().map_or(null_mut(), |level| level.state));
     // SAFETY: what is attached is alive; the rest is as this function says.
-    let attachment = unsafe {
+    let Attachment { state, outer, slot, way } = unsafe {
         let fits = !before.state.is_null() && belongs(py, before.state, record);
         if fits && before.known_to_gilstate {
             Attachment { state: before.state, way: Way::Reused, outer: null_mut(), slot: None }
@@ -195,7 +190,7 @@ pub(crate) unsafe fn ensure(
     let serial = thread.serial.get().wrapping_add(1);
     thread.serial.set(serial);
     let let_go = daemon::LetGo::default();
-    let level = Level { record, attachment, receipt, serial, hold, let_go };
+    let level = Level { record, state, outer, slot, way, receipt, serial, hold, let_go };
     // SAFETY: one line; there is room for one more, as what a call into Python may have pushed
     // has been popped again.
     unsafe { push_in_place(thread.levels(), level) };
@@ -294,7 +289,7 @@ pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
              Ensures are released in reverse order, in their own thread",
         );
     }
-    let state = level.state();
+    let state = level.state;
     if python::attached(py, state).state != state {
         misused(
             function,
@@ -315,8 +310,8 @@ pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
 #[inline(never)]
 fn undo(py: &'static Api, thread: &'static Thread, function: &str) {
     // SAFETY: one line.
-    let Some(Attachment { state, way, outer, slot }) =
-        unsafe { thread.levels() }.last().map(|level| level.attachment)
+    let Some((way, state)) =
+        unsafe { thread.levels() }.last().map(|level| (level.way, level.state))
     else {
         return;
     };
@@ -338,15 +333,15 @@ fn undo(py: &'static Api, thread: &'static Thread, function: &str) {
             Way::Created => py.PyThreadState_DeleteCurrent(),
         }
     }
-    if let Some(slot) = slot {
+    if let Some(slot) = level.slot {
         slot.restore();
     }
     // Only now: the interpreter may be gone the moment it is not held any more.
     give_back(function, level.hold);
-    if !outer.is_null() {
+    if !level.outer.is_null() {
         // SAFETY: it was attached to this thread before the Ensure. If its interpreter
         // finalizes, the thread sleeps, as in any return to it.
-        unsafe { py.PyEval_RestoreThread(outer) };
+        unsafe { py.PyEval_RestoreThread(level.outer) };
     }
 }
 

@@ -54,7 +54,7 @@ pub(crate) unsafe fn set(py: &'static Api, state: *mut PyThreadState, daemon: bo
         }
         let hold = Hold::of(record);
         // Inside an Ensure it lasts until the Release, which restores what was before.
-        match attach::levels().last_mut().filter(|level| level.state() == state) {
+        match attach::levels().last_mut().filter(|level| level.state == state) {
             Some(level) => {
                 level.hold = Some(hold);
                 true
@@ -82,7 +82,7 @@ pub(crate) fn is_holder(py: &'static Api, record: &'static Record) -> bool {
 fn holds_in_ensure(state: *mut PyThreadState) -> bool {
     attach::levels()
         .iter()
-        .any(|level| level.state() == state && level.hold.is_some_and(|hold| hold.is_valid()))
+        .any(|level| level.state == state && level.hold.is_some_and(|hold| hold.is_valid()))
 }
 
 /// Drops all that the thread state holds. What an outer Ensure held, or the thread state by
@@ -93,10 +93,9 @@ fn holds_in_ensure(state: *mut PyThreadState) -> bool {
 unsafe fn let_go(py: &'static Api, state: *mut PyThreadState) -> bool {
     let levels = attach::levels();
     let depth = depth(levels.len());
-    let in_its_ensure = levels.last().is_some_and(|innermost| innermost.state() == state);
+    let in_its_ensure = levels.last().is_some_and(|innermost| innermost.state == state);
     let mut outer = false;
-    for (index, level) in levels.iter_mut().enumerate().filter(|(_, level)| level.state() == state)
-    {
+    for (index, level) in levels.iter_mut().enumerate().filter(|(_, level)| level.state == state) {
         if let Some(hold) = level.hold.take() {
             let _ = hold.give_back();
             if in_its_ensure && self::depth(index + 1) != depth {

@@ -64,6 +64,7 @@ unsafe extern "C" fn in_child() {
         Roll::forget_parent(&mut held.roll, Thread::known().map(|thread| &thread.tally));
         for record in held.registry.everything() {
             record.gate.forget_parent();
+            record.forget_handles();
         }
         HELD.set(Some(held));
     }

@@ -1,58 +1,34 @@
-//! One record per live interpreter, and the ways to find it: from an attached thread state,
-//! from nothing (the main interpreter), by the interpreter's address.
+//! The ways to the record of an interpreter: from an attached thread state, from nothing (the main
+//! interpreter), by the interpreter's address. And how a record is tied to its interpreter's life.
 
 use std::ffi::{c_int, c_void, CStr};
-use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use crate::attach::{Hold, Receipt};
-use crate::gate::{Claim, Gate, Lobby};
-use crate::memory::try_box;
+use crate::gate::{Claim, Lobby};
 use crate::python::{Api, KeepException, Owned, PyInterpreterState, PyObject, PyThreadState};
-use crate::sync::lock;
+pub(crate) use crate::record::{Record, Registry, RECORD_ALIGN};
+use crate::sync::{lock, Mutex, MutexGuard};
 use crate::tally::{Owner, ROLL};
 use crate::thread::Thread;
-use crate::{attach, daemon, fence, finalize, fork, python};
+use crate::{attach, daemon, finalize, fork, python};
 
-/// Records are this far apart, so that a handle has low bits to spare (`capi/handle.rs`).
-pub(crate) const RECORD_ALIGN: usize = 1024;
-
-/// What the library knows of one interpreter.
-///
-/// A record's memory is never given back, only used again for another interpreter. So reading
-/// one through a stale handle is defined, and `life` tells that the handle is stale.
-#[repr(align(1024))]
-pub(crate) struct Record {
-    pub(crate) gate: Gate,
-    /// NULL when the interpreter is gone, from before its address can be another one's.
-    interpreter: AtomicPtr<PyInterpreterState>,
-    /// CPython's number for it, never given twice in one run of the runtime.
-    id: AtomicI64,
-    /// How many exit callbacks are in place. Not zero means that finalization will wait.
-    pub(crate) callbacks: AtomicUsize,
-    /// How many views there are. A record without views and without an interpreter is free.
-    views: AtomicUsize,
-    /// [`STAMP`] plus how often the record was given to a new interpreter.
-    stamp: AtomicUsize,
-}
-
-/// Marks memory as a record.
-const STAMP: usize = 0x7265_6667_0000_0000_u64 as usize;
-
-/// The main interpreter's. Views of it outlive `Py_FinalizeEx`, and may come before
-/// `Py_Initialize`: they name "main", whichever run of the runtime that is.
-static MAIN: Record = Record::new();
+/// The main interpreter's.
+static MAIN: Record = Record::new(true);
 
 /// Where finalization waits, for whichever interpreter.
 pub(crate) static LOBBY: Lobby = Lobby::new();
 
-static REGISTRY: Mutex<Registry> = Mutex::new(Registry { all: Vec::new(), free: Vec::new() });
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry::new(&MAIN));
 
-pub(crate) struct Registry {
-    /// Every record but the main interpreter's.
-    all: Vec<&'static Record>,
-    free: Vec<&'static Record>,
+pub(crate) fn registry() -> MutexGuard<'static, Registry> {
+    lock(&REGISTRY)
+}
+
+pub(crate) fn main() -> &'static Record {
+    &MAIN
 }
 
 /// Why no guard could be had.
@@ -64,59 +40,21 @@ pub(crate) enum Refusal {
 }
 
 impl Record {
-    const fn new() -> Record {
-        Record {
-            gate: Gate::new(),
-            interpreter: AtomicPtr::new(std::ptr::null_mut()),
-            id: AtomicI64::new(0),
-            callbacks: AtomicUsize::new(0),
-            views: AtomicUsize::new(0),
-            stamp: AtomicUsize::new(STAMP),
-        }
-    }
-
-    /// The record at `address`, if there is one.
-    ///
-    /// # Safety
-    /// `address` is readable and aligned for a record.
-    #[inline]
-    pub(crate) unsafe fn at(address: usize) -> Option<&'static Record> {
-        let record = address as *const Record;
-        // SAFETY: readable, says the caller. Where it is a record, it is one for ever.
-        unsafe {
-            // Relaxed: the upper half never changes.
-            let stamp = (*std::ptr::addr_of!((*record).stamp)).load(Ordering::Relaxed);
-            (stamp >> 16 == STAMP >> 16).then(|| &*record)
-        }
-    }
-
-    /// Which of the interpreters that had this record it is now.
-    #[inline]
-    pub(crate) fn life(&self) -> usize {
-        // Relaxed: a handle that came from another thread came with a happens-before of its own.
-        self.stamp.load(Ordering::Relaxed) & 0xffff
-    }
-
     /// What names it, in the life it has now, in tallies.
     #[inline]
     pub(crate) fn owner(&self) -> Owner {
         Owner::new(std::ptr::from_ref(self) as usize, self.life())
     }
 
-    /// How many guards are out. An exact answer needs [`fence::heavy`] before.
+    /// How many guards are out. An exact answer needs a heavy fence before (`fence.rs`).
     pub(crate) fn guards(&self) -> usize {
         self.gate.guards() + ROLL.sum(self.owner())
-    }
-
-    pub(crate) fn is_main(&self) -> bool {
-        std::ptr::eq(self, &MAIN)
     }
 
     /// The interpreter, or NULL once it is gone.
     #[inline]
     pub(crate) fn interpreter(&self) -> *mut PyInterpreterState {
-        // Acquire: pairs with the store that makes the record an interpreter's.
-        self.interpreter.load(Ordering::Acquire)
+        self.address().cast()
     }
 
     /// For messages.
@@ -124,69 +62,13 @@ impl Record {
         if self.is_main() {
             "the main interpreter".into()
         } else {
-            format!("subinterpreter {}", self.id.load(Ordering::Relaxed))
+            format!("subinterpreter {}", self.id())
         }
-    }
-
-    /// Whether the exit callback is in place.
-    #[inline]
-    pub(crate) fn is_installed(&self) -> bool {
-        // Acquire: pairs with the registration. That a callback is dropped at the same time is
-        // no worse than its being dropped right after.
-        self.callbacks.load(Ordering::Acquire) != 0
-    }
-
-    /// One more view of this record.
-    pub(crate) fn add_view(&self) {
-        // Relaxed: whoever adds a view has one, or the interpreter, that keeps the record.
-        self.views.fetch_add(1, Ordering::Relaxed);
     }
 
     /// One view less. `false`: there was none.
     pub(crate) fn drop_view(&'static self) -> bool {
-        // Under the registry's lock, as the interpreter's end, so that one of them comes second.
-        let mut registry = registry();
-        let before = self
-            .views
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |views| views.checked_sub(1));
-        if before == Ok(1) && self.interpreter().is_null() {
-            registry.release(self);
-        }
-        before.is_ok()
-    }
-
-    /// The interpreter is gone.
-    fn bury(&'static self, registry: &mut Registry) {
-        self.gate.condemn();
-        self.callbacks.store(0, Ordering::Relaxed);
-        let already_gone = self.interpreter.swap(std::ptr::null_mut(), Ordering::Relaxed).is_null();
-        // A guard that is out, because the interpreter ended unguarded, may yet be closed.
-        fence::heavy();
-        if !already_gone && self.views.load(Ordering::Relaxed) == 0 && self.guards() == 0 {
-            registry.release(self);
-        }
-    }
-
-    fn begin_another_life(&self) {
-        // Relaxed: see `life`.
-        self.stamp.store(STAMP | ((self.life() + 1) & 0xffff), Ordering::Relaxed);
-    }
-
-    /// This record in the life it has now, as an address for a capsule.
-    pub(crate) fn ticket(&'static self) -> *mut c_void {
-        let address = std::ptr::from_ref(self) as usize;
-        (address | (self.life() % RECORD_ALIGN)) as *mut c_void
-    }
-
-    /// The record of a ticket, if it is still in that life.
-    ///
-    /// # Safety
-    /// `ticket` comes from [`Record::ticket`].
-    pub(crate) unsafe fn of_ticket(ticket: *mut c_void) -> Option<&'static Record> {
-        let address = ticket as usize & !(RECORD_ALIGN - 1);
-        // SAFETY: a record's address, and records are never freed.
-        let record = unsafe { &*(address as *const Record) };
-        (record.ticket() == ticket).then_some(record)
+        registry().drop_view(self)
     }
 
     /// Takes a guard for somebody who has a view, or nothing but the name "main".
@@ -212,54 +94,6 @@ impl Record {
     fn take_as_holder(&'static self, py: &'static Api) -> Result<(), Refusal> {
         let taken = daemon::is_holder(py, self) && self.gate.enter(Claim::Holder, &LOBBY);
         taken.then_some(()).ok_or(Refusal::Unavailable)
-    }
-}
-
-pub(crate) fn registry() -> MutexGuard<'static, Registry> {
-    lock(&REGISTRY)
-}
-
-pub(crate) fn main() -> &'static Record {
-    &MAIN
-}
-
-impl Registry {
-    /// The records of all interpreters that are alive.
-    pub(crate) fn live(&self) -> impl Iterator<Item = &'static Record> + Clone + '_ {
-        self.everything().filter(|record| !record.interpreter().is_null())
-    }
-
-    pub(crate) fn everything(&self) -> impl Iterator<Item = &'static Record> + Clone + '_ {
-        std::iter::once(&MAIN).chain(self.all.iter().copied())
-    }
-
-    /// A record for an interpreter; or, if that is NULL, for views of one that is dying.
-    fn claim(&mut self, interpreter: *mut PyInterpreterState, id: i64) -> Option<&'static Record> {
-        let record = match self.free.pop() {
-            Some(record) => record,
-            None => {
-                self.all.try_reserve(1).ok()?;
-                // `release` pushes to it where nothing may fail.
-                self.free.try_reserve(self.all.len() + 1).ok()?;
-                let record: &'static Record = Box::leak(try_box(Record::new())?);
-                self.all.push(record);
-                record
-            }
-        };
-        record.id.store(id, Ordering::Relaxed);
-        record.callbacks.store(0, Ordering::Relaxed);
-        record.gate.reopen();
-        // Release: whoever finds the interpreter finds the rest.
-        record.interpreter.store(interpreter, Ordering::Release);
-        Some(record)
-    }
-
-    /// Neither the interpreter nor a view of it is left.
-    fn release(&mut self, record: &'static Record) {
-        if !record.is_main() {
-            record.begin_another_life();
-            self.free.push(record);
-        }
     }
 }
 
@@ -303,11 +137,9 @@ unsafe fn find_or_install(
     // SAFETY: needs no thread state.
     let is_main = unsafe { py.PyInterpreterState_Main() } == interpreter;
     let known = {
-        let registry = registry();
-        let known = registry.live().find(|record| record.interpreter() == interpreter);
         // The number tells two interpreters at one address apart, if the first one's end went
         // unseen.
-        known.filter(|record| record.id.load(Ordering::Relaxed) == id)
+        registry().find(interpreter.cast()).filter(|record| record.id() == id)
     };
     match known {
         Some(record) if record.gate.is_closed() => return Ok(record),
@@ -382,17 +214,16 @@ fn create(
     let mut registry = registry();
     // Another thread of this interpreter may have been faster. Or the interpreter that had this
     // address before ended unseen.
-    let namesake = registry.live().find(|record| record.interpreter() == interpreter);
-    match namesake {
-        Some(record) if record.id.load(Ordering::Relaxed) == id => return Ok(record),
-        Some(record) => record.bury(&mut registry),
+    match registry.find(interpreter.cast()) {
+        Some(record) if record.id() == id => return Ok(record),
+        Some(record) => registry.bury(record),
         None => {}
     }
     if is_main {
-        reopen_main(interpreter, &registry);
+        reopen_main(interpreter, &mut registry);
         return Ok(&MAIN);
     }
-    let record = registry.claim(interpreter, id).ok_or(Refusal::OutOfMemory)?;
+    let record = registry.claim(interpreter.cast(), id).ok_or(Refusal::OutOfMemory)?;
     if MAIN.gate.is_closed() && !MAIN.interpreter().is_null() {
         // The main wait is over, and covers all interpreters.
         record.gate.condemn();
@@ -401,13 +232,9 @@ fn create(
 }
 
 /// A new run of the runtime, or the first.
-fn reopen_main(interpreter: *mut PyInterpreterState, _registry: &Registry) {
+fn reopen_main(interpreter: *mut PyInterpreterState, registry: &mut Registry) {
     forget_requests();
-    // Guards of the run before are none of this one.
-    MAIN.begin_another_life();
-    MAIN.callbacks.store(0, Ordering::Relaxed);
-    MAIN.gate.reopen();
-    MAIN.interpreter.store(interpreter, Ordering::Release);
+    registry.reopen_main(interpreter.cast());
 }
 
 /// A record to view an interpreter by that is too far gone to be known: it is refused for ever.
@@ -421,11 +248,7 @@ pub(crate) fn view_of_the_dying(
         MAIN.add_view();
         return Some(&MAIN);
     }
-    let mut registry = registry();
-    let record = registry.claim(std::ptr::null_mut(), -1)?;
-    record.gate.condemn();
-    record.add_view();
-    Some(record)
+    registry().claim_for_the_dying()
 }
 
 /// Milliseconds since the first call, plus one.
@@ -451,8 +274,10 @@ unsafe fn watch_death(
         // SAFETY: CPython calls this attached, with a capsule made below.
         unsafe {
             let ticket = py.PyCapsule_GetPointer(capsule, CAPSULE.as_ptr());
+            // Locked before the look at the ticket: only so the record stays in that life.
+            let mut registry = registry();
             if let Some(record) = Record::of_ticket(ticket) {
-                record.bury(&mut registry());
+                registry.bury(record);
             }
         }
     }
@@ -565,14 +390,14 @@ fn open_main(py: &'static Api) -> Result<(), Refusal> {
     let (initialized, main) = unsafe { (py.Py_IsInitialized() != 0, py.PyInterpreterState_Main()) };
     // A run that nobody used from an attached thread leaves nothing that would tell of its end.
     if !MAIN.interpreter().is_null() && MAIN.interpreter() != main {
-        MAIN.bury(&mut registry);
+        registry.bury(&MAIN);
     }
     if !initialized || main.is_null() {
         // Not there yet, or finalizing, or gone.
         return Err(Refusal::Unavailable);
     }
     if MAIN.interpreter().is_null() {
-        reopen_main(main, &registry);
+        reopen_main(main, &mut registry);
     }
     if MAIN.gate.is_closed() {
         return Err(Refusal::Unavailable);
@@ -598,7 +423,7 @@ pub(crate) fn by_address(
             return of(py, attached).ok();
         }
     }
-    let known = registry().live().find(|record| record.interpreter() == address);
+    let known = registry().find(address.cast());
     if known.is_some() || attached.is_null() {
         return known;
     }
@@ -606,8 +431,13 @@ pub(crate) fn by_address(
     // SAFETY: attached.
     let id = unsafe { python::live_interpreter(py, address) }?;
     let record = create(address, id, false).ok()?;
+    let life = record.life();
     if !visit(py, record) {
-        record.bury(&mut registry());
+        let mut registry = registry();
+        // Unless its death was seen meanwhile.
+        if record.life() == life {
+            registry.bury(record);
+        }
         return None;
     }
     Some(record)

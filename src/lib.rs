@@ -14,8 +14,9 @@
 //!   interpreter, and makes one at first use.
 //! - `thread` is what the library knows of one thread; `tally` counts the holds that a thread takes and
 //!   gives back by itself, by way of the two fences of `fence`.
-//! - `gate` counts, per record, the guards that are out, and says who may still take one. It
-//!   knows nothing of Python.
+//! - `record` is where records come from, and how long each is one interpreter's; `gate` counts,
+//!   per record, the guards that are out, and says who may still take one. These two know nothing
+//!   of Python.
 //! - `finalize` is the other side: a callback in the interpreter's own `atexit`, installed at first
 //!   use, that waits until the gate can be closed, while `report` tells the user for whom.
 //! - `fork` makes a forked child start afresh; `settings` are the environment variables; `memory`
@@ -39,13 +40,14 @@ mod interpreter;
 #[cfg(not(loom))]
 mod thread;
 
-// `--cfg loom` builds the gate alone, for `make model`.
+// `--cfg loom` builds these alone, for `make model`.
+mod fence;
 #[cfg_attr(loom, allow(dead_code))]
 mod gate;
 #[cfg_attr(loom, allow(dead_code))]
+mod record;
+#[cfg_attr(loom, allow(dead_code))]
 mod tally;
-
-mod fence;
 
 #[cfg(not(loom))]
 mod finalize;
@@ -54,7 +56,6 @@ mod report;
 
 #[cfg(not(loom))]
 mod fork;
-#[cfg(not(loom))]
 mod memory;
 #[cfg(not(loom))]
 mod settings;

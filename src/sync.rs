@@ -2,12 +2,12 @@
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicI64, AtomicPtr, AtomicUsize, Ordering},
     Condvar, Mutex, MutexGuard,
 };
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicI64, AtomicPtr, AtomicUsize, Ordering},
     Condvar, Mutex, MutexGuard,
 };
 
@@ -15,3 +15,15 @@ pub(crate) use std::sync::{
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
+
+/// A constructor that statics can use; the model checker's cannot be `const`.
+macro_rules! const_fn {
+    ($visibility:vis fn $($rest:tt)*) => {
+        #[cfg(not(loom))]
+        $visibility const fn $($rest)*
+
+        #[cfg(loom)]
+        $visibility fn $($rest)*
+    };
+}
+pub(crate) use const_fn;

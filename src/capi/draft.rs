@@ -87,7 +87,15 @@ pub unsafe extern "C" fn PyInterpreterState_AsStrong(
     let py = python::get_or_fatal(NAME);
     let record = interpreter::by_address(py, interp, attach::attached(py));
     // SAFETY: `ref` is a place for a reference, says the caller.
-    unsafe { strengthen(NAME, record, r#ref) }
+    unsafe {
+        let done = strengthen(NAME, record, r#ref);
+        if done == 0 && record.is_some_and(|record| !record.confirm(interp.cast(), &LOBBY)) {
+            // Gone meanwhile; the record is another one's.
+            r#ref.write(std::ptr::null_mut());
+            return result(false);
+        }
+        done
+    }
 }
 
 /// The interpreter of a strong reference. It stays there at least until the reference is closed.

@@ -12,6 +12,8 @@
 //!
 //! Bit 0 tells `PyThreadState_Ensure`, one symbol for both dialects, how to answer.
 
+use std::sync::atomic::Ordering;
+
 use crate::fork;
 use crate::interpreter::{Record, RECORD_ALIGN};
 use crate::python::fatal;
@@ -39,6 +41,10 @@ impl Kind {
             Kind::StrongRef => DRAFT,
             Kind::WeakRef => DRAFT | WEAK,
         }
+    }
+
+    fn is_weak(self) -> bool {
+        self.bits() & WEAK != 0
     }
 
     pub(super) fn name(self) -> &'static str {
@@ -78,7 +84,13 @@ pub(super) fn encode(record: &'static Record, kind: Kind) -> usize {
         Kind::View | Kind::WeakRef => 0,
     };
     let life = life_of(record, kind) << LIFE_SHIFT;
-    std::ptr::from_ref(record) as usize | life | process | kind.bits()
+    let handle = std::ptr::from_ref(record) as usize | life | process | kind.bits();
+    // Noted, so that `decode` need only compare. Relaxed: one that is not seen yet costs time.
+    let noted = &record.handles[usize::from(kind.is_weak())];
+    if noted.load(Ordering::Relaxed) != handle & !DRAFT {
+        noted.store(handle & !DRAFT, Ordering::Relaxed);
+    }
+    handle
 }
 
 #[inline]
@@ -92,13 +104,15 @@ fn life_of(record: &Record, kind: Kind) -> usize {
 /// The record behind a handle; a fatal error for what cannot be one.
 #[inline]
 pub(super) fn decode(function: &str, handle: usize, kind: Kind) -> Handle {
-    let bits = handle % RECORD_ALIGN;
-    if handle != bits && bits & (DRAFT | WEAK) == kind.bits() {
-        // SAFETY: the caller passed a handle of ours, and records stay readable for ever.
-        if let Some(record) = unsafe { Record::at(handle - bits) } {
-            if encode(record, kind) == handle {
-                return Handle { record, inherited: false, gone: false };
-            }
+    if handle >= RECORD_ALIGN {
+        let record = (handle & !(RECORD_ALIGN - 1)) as *const Record;
+        // SAFETY: the caller passed a handle of ours, and records stay readable for ever. Other
+        // memory does not hold this address, with these bits, in this place.
+        let noted = unsafe { &(*record).handles[usize::from(kind.is_weak())] };
+        // Relaxed: whoever has the handle has seen what was noted with it, or it was forgotten.
+        if noted.load(Ordering::Relaxed) == handle ^ (kind.bits() & DRAFT) {
+            // SAFETY: so it is a record.
+            return Handle { record: unsafe { &*record }, inherited: false, gone: false };
         }
     }
     decode_another(function, handle, kind)
