@@ -14,27 +14,43 @@ use crate::thread::Thread;
 #[derive(Clone, Copy)]
 pub(crate) struct Hold {
     record: &'static Record,
-    /// The process it belongs to: a forked child does not inherit it.
-    generation: u32,
-    /// Which of the interpreters that had the record.
-    life: u16,
+    origin: Origin,
+}
+
+/// Where a hold is counted, and whether it still counts: the process that took it (a forked child
+/// does not inherit it), which of the interpreters that had the record, and [`Origin::TALLIED`].
+/// In one word, so that a hold stays in registers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Origin(u64);
+
+impl Origin {
     /// In the thread's tally, rather than on the gate.
-    tallied: bool,
+    const TALLIED: u64 = 1;
+
+    #[inline]
+    fn now(record: &Record) -> Origin {
+        Origin((fork::generation() as u64) << 32 | (record.life() as u64) << 16)
+    }
+
+    #[inline]
+    fn is_of_this_process(self) -> bool {
+        self.0 >> 32 == fork::generation() as u64
+    }
 }
 
 impl Hold {
     /// For a guard that was just taken on `record`, in this process.
     #[inline]
     pub(crate) fn of(record: &'static Record) -> Hold {
-        let (generation, life) = (fork::generation() as u32, record.life() as u16);
-        Hold { record, generation, life, tallied: false }
+        Hold { record, origin: Origin::now(record) }
     }
 
     /// One that the calling thread gives back itself, the cheap way. `None`: not this way.
     #[inline]
     pub(crate) fn tallied(thread: &Thread, record: &'static Record) -> Option<Hold> {
         let entered = record.gate.enter_by(&thread.tally, record.owner(), &LOBBY);
-        entered.then(|| Hold { tallied: true, ..Hold::of(record) })
+        let origin = Origin(Origin::now(record).0 | Origin::TALLIED);
+        entered.then_some(Hold { record, origin })
     }
 
     /// One more, from somebody who keeps the interpreter from finalizing already.
@@ -44,24 +60,32 @@ impl Hold {
 
     #[inline]
     pub(crate) fn is_valid(&self) -> bool {
-        self.generation == fork::generation() as u32 && self.life == self.record.life() as u16
+        self.origin.0 & !Origin::TALLIED == Origin::now(self.record).0
     }
 
-    /// If it is tallied: in the thread that took it.
+    /// If it is tallied: in the thread that took it, which is `thread`.
     #[inline]
-    pub(crate) fn give_back(self) -> Result<(), NotOut> {
-        if self.tallied {
+    pub(crate) fn give_back_by(self, thread: &Thread) -> Result<(), NotOut> {
+        if self.origin.0 & Origin::TALLIED != 0 {
             // Whatever became of the interpreter, it is in the tally. But not in a child's.
-            if self.generation == fork::generation() as u32 {
-                if let Some(thread) = Thread::known() {
-                    self.record.gate.leave_by(&thread.tally, &LOBBY);
-                }
+            if self.origin.is_of_this_process() {
+                self.record.gate.leave_by(&thread.tally, &LOBBY);
             }
             Ok(())
         } else if self.is_valid() {
             self.record.gate.leave(&LOBBY)
         } else {
             Ok(())
+        }
+    }
+
+    /// One that is not tallied; or in the thread that took it.
+    pub(crate) fn give_back(self) -> Result<(), NotOut> {
+        match Thread::known() {
+            Some(thread) => self.give_back_by(thread),
+            // Then it is not tallied.
+            None if self.is_valid() => self.record.gate.leave(&LOBBY),
+            None => Ok(()),
         }
     }
 }
@@ -158,15 +182,52 @@ pub(crate) fn is_inside(record: &'static Record) -> bool {
     levels().iter().any(|level| std::ptr::eq(level.record, record))
 }
 
-/// Attaches this thread to the interpreter of `record`. `None`: out of memory; what was
-/// attached before still is.
+/// What is attached to this thread, if an Ensure of `record` has nothing to do but to note that.
+/// That is the commonest one; [`ensure`] does the others.
+#[inline(always)]
+pub(crate) fn reusable(
+    py: &Api,
+    thread: &Thread,
+    record: &'static Record,
+) -> Option<*mut PyThreadState> {
+    // SAFETY: one line.
+    let levels = unsafe { thread.levels() };
+    let ensured = levels.last().map_or(null_mut(), |level| level.state);
+    let before = python::attached(py, ensured);
+    // SAFETY: what is attached is alive.
+    let reusable = before.known_to_gilstate
+        && !before.state.is_null()
+        && unsafe { belongs(py, before.state, record) }
+        && levels.len() != levels.capacity();
+    reusable.then_some(before.state)
+}
+
+/// Notes an Ensure that found `state` attached. Returns its token.
+///
+/// # Safety
+/// `state` is what [`reusable`] returned, just now.
+#[inline(always)]
+pub(crate) unsafe fn reuse(
+    thread: &Thread,
+    record: &'static Record,
+    state: *mut PyThreadState,
+    hold: Option<Hold>,
+    receipt: Receipt,
+) -> usize {
+    let attachment = Attachment { state, outer: null_mut(), slot: None, way: Way::Reused };
+    // SAFETY: `reusable` saw that there is room.
+    unsafe { note(thread, record, attachment, hold, receipt) }
+}
+
+/// Attaches this thread to the interpreter of `record`. Returns the Ensure's token. `None`: out of
+/// memory; what was attached before still is.
 ///
 /// # Safety
 /// The interpreter is alive and stays alive: the caller has a guard.
-#[inline(always)]
+#[inline(never)]
 pub(crate) unsafe fn ensure(
     py: &'static Api,
-    thread: &'static Thread,
+    thread: &Thread,
     record: &'static Record,
     hold: Option<Hold>,
     receipt: Receipt,
@@ -174,72 +235,62 @@ pub(crate) unsafe fn ensure(
     // SAFETY: until the next call into Python.
     let levels = unsafe { thread.levels() };
     // All that can fail on our side comes first.
-    if levels.len() == levels.capacity() && !make_room(levels) {
-        return None;
-    }
+    levels.try_reserve(1).ok()?;
     let before = python::attached(py, levels.last().map_or(null_mut(), |level| level.state));
-    // SAFETY: what is attached is alive; the rest is as this function says.
-    let Attachment { state, outer, slot, way } = unsafe {
-        let fits = !before.state.is_null() && belongs(py, before.state, record);
-        if fits && before.known_to_gilstate {
-            Attachment { state: before.state, way: Way::Reused, outer: null_mut(), slot: None }
-        } else {
-            attach(py, record, before, fits)?
-        }
-    };
-    let serial = thread.serial.get().wrapping_add(1);
-    thread.serial.set(serial);
-    let let_go = daemon::LetGo::default();
-    let level = Level { record, state, outer, slot, way, receipt, serial, hold, let_go };
-    // SAFETY: one line; there is room for one more, as what a call into Python may have pushed
-    // has been popped again.
-    unsafe { push_in_place(thread.levels(), level) };
-    Some(token(thread, serial))
+    // SAFETY: as this function says. There is room for one more: what a call into Python may have
+    // noted has been released again.
+    unsafe {
+        let attachment = attach(py, record, before)?;
+        Some(note(thread, record, attachment, hold, receipt))
+    }
 }
 
 /// # Safety
-/// There is room for it.
-#[inline]
-unsafe fn push_in_place(levels: &mut Vec<Level>, level: Level) {
-    let length = levels.len();
-    debug_assert!(length < levels.capacity());
-    // SAFETY: inside the allocation, says the caller.
+/// There is room for one more level.
+#[inline(always)]
+unsafe fn note(
+    thread: &Thread,
+    record: &'static Record,
+    attachment: Attachment,
+    hold: Option<Hold>,
+    receipt: Receipt,
+) -> usize {
+    let serial = thread.serial.get().wrapping_add(1);
+    thread.serial.set(serial);
+    let Attachment { state, outer, slot, way } = attachment;
+    let let_go = daemon::LetGo::default();
+    let level = Level { record, state, outer, slot, way, receipt, serial, hold, let_go };
+    // SAFETY: no call into Python here; and inside the allocation, says the caller.
     unsafe {
+        let levels = thread.levels();
+        let length = levels.len();
+        debug_assert!(length < levels.capacity());
         levels.as_mut_ptr().add(length).write(level);
         levels.set_len(length + 1);
     }
+    token(thread, serial)
 }
 
-#[cold]
-fn make_room(levels: &mut Vec<Level>) -> bool {
-    levels.try_reserve(1).is_ok()
-}
-
-/// The ways of an Ensure that finds nothing to reuse; or, up to 3.11, something (`fits`) that
-/// `PyGILState` would not find.
-///
 /// # Safety
 /// `before` is what is attached to this thread; the interpreter is alive and stays alive.
-#[inline(never)]
 unsafe fn attach(
     py: &'static Api,
     record: &'static Record,
     before: Attached,
-    fits: bool,
 ) -> Option<Attachment> {
+    let outer = before.state;
     // SAFETY: a thread's last state is not deleted behind its back, and `PyGILState_Ensure` relies
     // on the same; the rest is as this function says.
     unsafe {
-        if fits {
-            let slot = GilstateSlot::replace(py, before.state);
-            let (state, outer) = (before.state, null_mut());
-            return Some(Attachment { state, way: Way::Reused, outer, slot });
+        if !outer.is_null() && belongs(py, outer, record) {
+            let known = before.known_to_gilstate;
+            let slot = if known { None } else { GilstateSlot::replace(py, outer) };
+            return Some(Attachment { state: outer, outer: null_mut(), slot, way: Way::Reused });
         }
         let usual = py.PyGILState_GetThisThreadState();
-        let outer = before.state;
         if outer.is_null() && !usual.is_null() && belongs(py, usual, record) {
             py.PyEval_RestoreThread(usual);
-            return Some(Attachment { state: usual, way: Way::Reattached, outer, slot: None });
+            return Some(Attachment { state: usual, outer, slot: None, way: Way::Reattached });
         }
         let state = py.PyThreadState_New(record.interpreter());
         if state.is_null() {
@@ -251,7 +302,7 @@ unsafe fn attach(
         }
         let slot = if usual.is_null() { None } else { GilstateSlot::replace(py, state) };
         py.PyEval_RestoreThread(state);
-        Some(Attachment { state, way: Way::Created, outer, slot })
+        Some(Attachment { state, outer, slot, way: Way::Created })
     }
 }
 
@@ -272,16 +323,10 @@ fn token(thread: &Thread, serial: u16) -> usize {
 /// Undoes the innermost Ensure of this thread. `shown`: what it returned, if its caller took one.
 #[inline(always)]
 pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
+    let Some(thread) = Thread::known() else { nothing_to_release(function) };
     // SAFETY: until the first call into Python.
-    let innermost =
-        Thread::known().and_then(|thread| unsafe { thread.levels() }.last().zip(Some(thread)));
-    let Some((level, thread)) = innermost else {
-        misused(
-            function,
-            "there is no Ensure to release in this thread; \
-             each successful Ensure is released once, in its own thread",
-        );
-    };
+    let levels = unsafe { thread.levels() };
+    let Some(level) = levels.last() else { nothing_to_release(function) };
     if level.receipt == Receipt::Token && token(thread, level.serial) != shown {
         misused(
             function,
@@ -289,8 +334,7 @@ pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
              Ensures are released in reverse order, in their own thread",
         );
     }
-    let state = level.state;
-    if python::attached(py, state).state != state {
+    if python::attached(py, level.state).state != level.state {
         misused(
             function,
             "the thread state that the matching Ensure attached is not attached; \
@@ -298,24 +342,21 @@ pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
         );
     }
     if level.is_plain() {
-        // SAFETY: one line.
-        let hold = unsafe { thread.levels() }.pop().and_then(|level| level.hold);
-        give_back(function, hold);
+        let hold = level.hold;
+        // SAFETY: there is one; its fields need no dropping.
+        unsafe { levels.set_len(levels.len() - 1) };
+        give_back(function, thread, hold);
     } else {
         undo(py, thread, function);
     }
 }
 
-/// What is more than giving back the innermost level's hold.
+/// A Release that has more to undo than a hold.
 #[inline(never)]
-fn undo(py: &'static Api, thread: &'static Thread, function: &str) {
+fn undo(py: &'static Api, thread: &Thread, function: &str) {
     // SAFETY: one line.
-    let Some((way, state)) =
-        unsafe { thread.levels() }.last().map(|level| (level.way, level.state))
-    else {
-        return;
-    };
-    if way == Way::Created {
+    let last = unsafe { thread.levels() }.last().map(|level| (level.way, level.state));
+    if let Some((Way::Created, state)) = last {
         // Runs destructors, which may use the library: the level is still there for them.
         // SAFETY: attached, and made by the Ensure.
         unsafe { py.PyThreadState_Clear(state) };
@@ -324,7 +365,7 @@ fn undo(py: &'static Api, thread: &'static Thread, function: &str) {
     let Some(level) = unsafe { thread.levels() }.pop() else { return };
     // SAFETY: the state is attached to this thread, and ours to detach or delete as `way` says.
     unsafe {
-        match way {
+        match level.way {
             Way::Reused => level.let_go.undo(py, level.record),
             Way::Reattached => {
                 level.let_go.undo(py, level.record);
@@ -337,7 +378,7 @@ fn undo(py: &'static Api, thread: &'static Thread, function: &str) {
         slot.restore();
     }
     // Only now: the interpreter may be gone the moment it is not held any more.
-    give_back(function, level.hold);
+    give_back(function, thread, level.hold);
     if !level.outer.is_null() {
         // SAFETY: it was attached to this thread before the Ensure. If its interpreter
         // finalizes, the thread sleeps, as in any return to it.
@@ -346,10 +387,19 @@ fn undo(py: &'static Api, thread: &'static Thread, function: &str) {
 }
 
 #[inline]
-fn give_back(function: &str, hold: Option<Hold>) {
-    if hold.is_some_and(|hold| hold.give_back().is_err()) {
+fn give_back(function: &str, thread: &Thread, hold: Option<Hold>) {
+    if hold.is_some_and(|hold| hold.give_back_by(thread).is_err()) {
         misused(function, "a guard was closed more often than it was taken");
     }
+}
+
+#[cold]
+fn nothing_to_release(function: &str) -> ! {
+    misused(
+        function,
+        "there is no Ensure to release in this thread; \
+         each successful Ensure is released once, in its own thread",
+    )
 }
 
 #[cold]

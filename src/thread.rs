@@ -117,7 +117,7 @@ fn enroll() -> Option<&'static Thread> {
             // must not wait for it.
             for level in (*thread).levels() {
                 if let Some(hold) = level.hold.take() {
-                    let _ = hold.give_back();
+                    let _ = hold.give_back_by(&*thread);
                 }
             }
             pep788_set_thread(std::ptr::null_mut());

@@ -8,7 +8,7 @@ use super::handle::{self, decode, Kind};
 use super::open_or_fatal;
 use crate::attach::{self, Hold, Receipt};
 use crate::interpreter::{self, Record};
-use crate::python::{self, native, Api};
+use crate::python::{self, native, Api, Native};
 use crate::thread::Thread;
 
 /// 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
@@ -18,35 +18,63 @@ const FAILED: usize = -1isize as usize;
 #[doc(hidden)]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
-    const NAME: &str = "PyThreadState_Ensure";
-    let py = python::get_or_fatal(NAME);
-    if handle == 0 {
-        no_handle(NAME);
-    }
+    let py = python::get_or_fatal(ENSURE);
     if handle::is_draft(handle) {
-        return if ensure_ref(py, NAME, handle) { DONE } else { FAILED };
+        return ensure_draft(py, handle);
     }
     if let Some(native) = native(py) {
-        // SAFETY: an untagged handle is the interpreter's own.
-        return unsafe { (native.PyThreadState_Ensure)(handle) };
+        return ensure_natively(native, handle);
     }
-    let guard = decode(NAME, handle, Kind::Guard);
+    if let (Some(record), Some(thread)) = (handle::glance(handle, Kind::Guard), Thread::known()) {
+        if record.gate.guards() != 0 {
+            if let Some(state) = attach::reusable(py, thread, record) {
+                // SAFETY: found reusable.
+                return unsafe { attach::reuse(thread, record, state, None, Receipt::Token) };
+            }
+        }
+    }
+    ensure_guard(py, handle)
+}
+
+const ENSURE: &str = "PyThreadState_Ensure";
+
+#[inline(never)]
+fn ensure_draft(py: &'static Api, handle: usize) -> usize {
+    if ensure_ref(py, ENSURE, handle) {
+        DONE
+    } else {
+        FAILED
+    }
+}
+
+#[inline(never)]
+fn ensure_natively(native: &Native, handle: usize) -> usize {
+    not_null(handle);
+    // SAFETY: an untagged handle is the interpreter's own.
+    unsafe { (native.PyThreadState_Ensure)(handle) }
+}
+
+#[inline(never)]
+fn ensure_guard(py: &'static Api, handle: usize) -> usize {
+    not_null(handle);
+    let guard = decode(ENSURE, handle, Kind::Guard);
     if guard.inherited {
         // Of a parent process: it says which interpreter, and no more.
-        return if guard.gone { 0 } else { ensure_from_view(py, guard.record) };
+        return if guard.gone { 0 } else { ensure_view(py, guard.record) };
     }
-    open_or_fatal(NAME, &guard, Kind::Guard);
+    open_or_fatal(ENSURE, &guard, Kind::Guard);
     let Some(thread) = Thread::this() else { return 0 };
     // SAFETY: the caller's guard keeps the interpreter alive.
     unsafe { attach::ensure(py, thread, guard.record, None, Receipt::Token) }.unwrap_or(0)
 }
 
-#[cold]
-fn no_handle(function: &str) -> ! {
-    python::fatal(
-        function,
-        "the PyInterpreterGuard, or PyInterpreterRef, is NULL; was its creation checked?",
-    );
+fn not_null(handle: usize) {
+    if handle == 0 {
+        python::fatal(
+            ENSURE,
+            "the PyInterpreterGuard, or PyInterpreterRef, is NULL; was its creation checked?",
+        );
+    }
 }
 
 /// What `PyThreadState_EnsureFromView` does, here or natively.
@@ -59,11 +87,23 @@ pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
         // SAFETY: the view is the interpreter's own.
         return unsafe { (native.PyThreadState_EnsureFromView)(handle) };
     }
-    ensure_from_view(py, decode(NAME, handle, Kind::View).record)
+    if let (Some(record), Some(thread)) = (handle::glance(handle, Kind::View), Thread::known()) {
+        if record.is_installed() {
+            if let Some(state) = attach::reusable(py, thread, record) {
+                if let Some(hold) = Hold::tallied(thread, record) {
+                    // SAFETY: found reusable.
+                    return unsafe {
+                        attach::reuse(thread, record, state, Some(hold), Receipt::Token)
+                    };
+                }
+            }
+        }
+    }
+    ensure_view(py, decode(NAME, handle, Kind::View).record)
 }
 
-#[inline]
-fn ensure_from_view(py: &'static Api, record: &'static Record) -> usize {
+#[inline(never)]
+fn ensure_view(py: &'static Api, record: &'static Record) -> usize {
     let Some(thread) = Thread::this() else { return 0 };
     if !record.is_installed() {
         return ensure_and_install(py, thread, record);

@@ -101,26 +101,35 @@ fn life_of(record: &Record, kind: Kind) -> usize {
     }
 }
 
+/// The record behind a handle, if that is seen at a glance: one of this process and of the
+/// interpreter that has the record now.
+#[inline(always)]
+pub(super) fn glance(handle: usize, kind: Kind) -> Option<&'static Record> {
+    if handle < RECORD_ALIGN {
+        return None;
+    }
+    let record = (handle & !(RECORD_ALIGN - 1)) as *const Record;
+    // SAFETY: the caller passed a handle of ours, and records stay readable for ever. Other
+    // memory does not hold this address, with these bits, in this place.
+    let noted = unsafe { &(*record).handles[usize::from(kind.is_weak())] };
+    // Relaxed: whoever has the handle has seen what was noted with it, or it was forgotten.
+    let is_noted = noted.load(Ordering::Relaxed) == handle ^ (kind.bits() & DRAFT);
+    // SAFETY: noted there, so it is a record.
+    is_noted.then(|| unsafe { &*record })
+}
+
 /// The record behind a handle; a fatal error for what cannot be one.
 #[inline]
 pub(super) fn decode(function: &str, handle: usize, kind: Kind) -> Handle {
-    if handle >= RECORD_ALIGN {
-        let record = (handle & !(RECORD_ALIGN - 1)) as *const Record;
-        // SAFETY: the caller passed a handle of ours, and records stay readable for ever. Other
-        // memory does not hold this address, with these bits, in this place.
-        let noted = unsafe { &(*record).handles[usize::from(kind.is_weak())] };
-        // Relaxed: whoever has the handle has seen what was noted with it, or it was forgotten.
-        if noted.load(Ordering::Relaxed) == handle ^ (kind.bits() & DRAFT) {
-            // SAFETY: so it is a record.
-            return Handle { record: unsafe { &*record }, inherited: false, gone: false };
-        }
+    match glance(handle, kind) {
+        Some(record) => Handle { record, inherited: false, gone: false },
+        None => look_closely(function, handle, kind),
     }
-    decode_another(function, handle, kind)
 }
 
 /// One that is not, or not any more, of this process and the record's interpreter.
 #[cold]
-fn decode_another(function: &str, handle: usize, kind: Kind) -> Handle {
+fn look_closely(function: &str, handle: usize, kind: Kind) -> Handle {
     if handle == 0 {
         fatal(function, &format!("the {} is NULL; was its creation checked?", kind.name()));
     }

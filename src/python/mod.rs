@@ -11,7 +11,7 @@ pub(crate) use api::{Api, PyInterpreterState, PyObject, PyThreadState};
 use api::{PyCFunction, PyMethodDef};
 pub(crate) use current::{attached, live_interpreter, Attached, GilstateSlot};
 pub(crate) use find::{get, get_or_fatal};
-pub(crate) use native::native;
+pub(crate) use native::{native, Native};
 
 use std::ffi::{c_int, CStr, CString};
 use std::ptr::null_mut;
