@@ -95,32 +95,25 @@ pub(crate) struct Level {
     pub(crate) record: &'static Record,
     /// What this Ensure attached, or found attached.
     pub(crate) state: *mut PyThreadState,
-    /// What was attached before, if `state` took its place.
-    outer: *mut PyThreadState,
-    /// What `PyGILState` has to be told again.
-    slot: Option<GilstateSlot>,
-    way: Way,
-    receipt: Receipt,
-    serial: u16,
+    /// What the Release has to show; 0: nothing.
+    token: usize,
     /// Keeps the interpreter from finalizing until Release, if this kind of Ensure does.
     pub(crate) hold: Option<Hold>,
+    way: Way,
     pub(crate) let_go: daemon::LetGo,
 }
 
-impl Level {
-    /// Whether its Release has nothing to undo but the hold.
-    #[inline]
-    fn is_plain(&self) -> bool {
-        self.way == Way::Reused && self.slot.is_none() && self.let_go.is_nothing()
-    }
-}
-
-/// What an Ensure did, for its Release to undo: see [`Level`].
-struct Attachment {
-    state: *mut PyThreadState,
-    outer: *mut PyThreadState,
-    slot: Option<GilstateSlot>,
-    way: Way,
+/// How an Ensure came to its thread state, and so what its Release has to do.
+#[derive(Clone, Copy)]
+enum Way {
+    /// Was attached already.
+    Reused,
+    /// Was attached, and `PyGILState` had to be told so.
+    Told(GilstateSlot),
+    /// Was this thread's last thread state, detached.
+    Reattached,
+    /// Made for this Ensure; `outer` was attached before, or nothing.
+    Created { outer: *mut PyThreadState, slot: Option<GilstateSlot> },
 }
 
 /// Whether Ensure's caller has a token to show at Release.
@@ -128,16 +121,6 @@ struct Attachment {
 pub(crate) enum Receipt {
     Token,
     None,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// Was attached already.
-    Reused,
-    /// Was this thread's last thread state, detached.
-    Reattached,
-    /// Made for this Ensure.
-    Created,
 }
 
 /// The Ensures of this thread, outermost first.
@@ -174,7 +157,7 @@ pub(crate) fn attached_or_fatal(py: &Api, function: &str) -> *mut PyThreadState 
 
 /// Whether this thread state was made for an Ensure of this thread.
 pub(crate) fn was_created(state: *mut PyThreadState) -> bool {
-    levels().iter().any(|level| level.state == state && level.way == Way::Created)
+    levels().iter().any(|level| level.state == state && matches!(level.way, Way::Created { .. }))
 }
 
 /// Whether this thread is inside an Ensure of this interpreter.
@@ -185,24 +168,14 @@ pub(crate) fn is_inside(record: &'static Record) -> bool {
 /// What is attached to this thread, if an Ensure of `record` has nothing to do but to note that.
 /// That is the commonest one; [`ensure`] does the others.
 #[inline(always)]
-pub(crate) fn reusable(
-    py: &Api,
-    thread: &Thread,
-    record: &'static Record,
-) -> Option<*mut PyThreadState> {
-    // SAFETY: one line.
-    let levels = unsafe { thread.levels() };
-    let ensured = levels.last().map_or(null_mut(), |level| level.state);
-    let before = python::attached(py, ensured);
+pub(crate) fn reusable(py: &Api, record: &'static Record) -> Option<*mut PyThreadState> {
+    let ensured = || levels().last().map_or(null_mut(), |level| level.state);
+    let state = python::attached_as_usual(py, ensured)?;
     // SAFETY: what is attached is alive.
-    let reusable = before.known_to_gilstate
-        && !before.state.is_null()
-        && unsafe { belongs(py, before.state, record) }
-        && levels.len() != levels.capacity();
-    reusable.then_some(before.state)
+    unsafe { belongs(py, state, record) }.then_some(state)
 }
 
-/// Notes an Ensure that found `state` attached. Returns its token.
+/// Notes an Ensure that found `state` attached. Returns its token. `None`: it needs more than that.
 ///
 /// # Safety
 /// `state` is what [`reusable`] returned, just now.
@@ -212,11 +185,14 @@ pub(crate) unsafe fn reuse(
     record: &'static Record,
     state: *mut PyThreadState,
     hold: Option<Hold>,
-    receipt: Receipt,
-) -> usize {
-    let attachment = Attachment { state, outer: null_mut(), slot: None, way: Way::Reused };
-    // SAFETY: `reusable` saw that there is room.
-    unsafe { note(thread, record, attachment, hold, receipt) }
+) -> Option<usize> {
+    // SAFETY: no call into Python in this function.
+    let levels = unsafe { thread.levels() };
+    if levels.len() == levels.capacity() {
+        return None;
+    }
+    // SAFETY: there is room.
+    Some(unsafe { note(thread, record, state, Way::Reused, hold, Receipt::Token) })
 }
 
 /// Attaches this thread to the interpreter of `record`. Returns the Ensure's token. `None`: out of
@@ -240,8 +216,8 @@ pub(crate) unsafe fn ensure(
     // SAFETY: as this function says. There is room for one more: what a call into Python may have
     // noted has been released again.
     unsafe {
-        let attachment = attach(py, record, before)?;
-        Some(note(thread, record, attachment, hold, receipt))
+        let (state, way) = attach(py, record, before)?;
+        Some(note(thread, record, state, way, hold, receipt))
     }
 }
 
@@ -251,15 +227,17 @@ pub(crate) unsafe fn ensure(
 unsafe fn note(
     thread: &Thread,
     record: &'static Record,
-    attachment: Attachment,
+    state: *mut PyThreadState,
+    way: Way,
     hold: Option<Hold>,
     receipt: Receipt,
 ) -> usize {
     let serial = thread.serial.get().wrapping_add(1);
     thread.serial.set(serial);
-    let Attachment { state, outer, slot, way } = attachment;
-    let let_go = daemon::LetGo::default();
-    let level = Level { record, state, outer, slot, way, receipt, serial, hold, let_go };
+    // Not NULL, and not the same for two levels of a thread, nor (as a rule) of two threads.
+    let name = (std::ptr::from_ref(thread) as usize) << 16 | usize::from(serial);
+    let token = if receipt == Receipt::Token { name } else { 0 };
+    let level = Level { record, state, token, hold, way, let_go: daemon::LetGo::default() };
     // SAFETY: no call into Python here; and inside the allocation, says the caller.
     unsafe {
         let levels = thread.levels();
@@ -268,7 +246,7 @@ unsafe fn note(
         levels.as_mut_ptr().add(length).write(level);
         levels.set_len(length + 1);
     }
-    token(thread, serial)
+    name
 }
 
 /// # Safety
@@ -277,7 +255,7 @@ unsafe fn attach(
     py: &'static Api,
     record: &'static Record,
     before: Attached,
-) -> Option<Attachment> {
+) -> Option<(*mut PyThreadState, Way)> {
     let outer = before.state;
     // SAFETY: a thread's last state is not deleted behind its back, and `PyGILState_Ensure` relies
     // on the same; the rest is as this function says.
@@ -285,12 +263,12 @@ unsafe fn attach(
         if !outer.is_null() && belongs(py, outer, record) {
             let known = before.known_to_gilstate;
             let slot = if known { None } else { GilstateSlot::replace(py, outer) };
-            return Some(Attachment { state: outer, outer: null_mut(), slot, way: Way::Reused });
+            return Some((outer, slot.map_or(Way::Reused, Way::Told)));
         }
         let usual = py.PyGILState_GetThisThreadState();
         if outer.is_null() && !usual.is_null() && belongs(py, usual, record) {
             py.PyEval_RestoreThread(usual);
-            return Some(Attachment { state: usual, outer, slot: None, way: Way::Reattached });
+            return Some((usual, Way::Reattached));
         }
         let state = py.PyThreadState_New(record.interpreter());
         if state.is_null() {
@@ -302,7 +280,7 @@ unsafe fn attach(
         }
         let slot = if usual.is_null() { None } else { GilstateSlot::replace(py, state) };
         py.PyEval_RestoreThread(state);
-        Some(Attachment { state, outer, slot, way: Way::Created })
+        Some((state, Way::Created { outer, slot }))
     }
 }
 
@@ -314,12 +292,6 @@ unsafe fn belongs(py: &Api, state: *mut PyThreadState, record: &'static Record) 
     unsafe { py.PyThreadState_GetInterpreter(state) == record.interpreter() }
 }
 
-/// Not NULL, and not the same for two levels of a thread, nor (as a rule) of two threads.
-#[inline]
-fn token(thread: &Thread, serial: u16) -> usize {
-    (std::ptr::from_ref(thread) as usize) << 16 | usize::from(serial)
-}
-
 /// Undoes the innermost Ensure of this thread. `shown`: what it returned, if its caller took one.
 #[inline(always)]
 pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
@@ -327,21 +299,21 @@ pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
     // SAFETY: until the first call into Python.
     let levels = unsafe { thread.levels() };
     let Some(level) = levels.last() else { nothing_to_release(function) };
-    if level.receipt == Receipt::Token && token(thread, level.serial) != shown {
+    if level.token != shown && level.token != 0 {
         misused(
             function,
             "the token is not that of this thread's most recent Ensure; \
              Ensures are released in reverse order, in their own thread",
         );
     }
-    if python::attached(py, level.state).state != level.state {
+    if !python::is_attached(py, level.state) {
         misused(
             function,
             "the thread state that the matching Ensure attached is not attached; \
              attach it again before the release",
         );
     }
-    if level.is_plain() {
+    if matches!(level.way, Way::Reused) && level.let_go.is_nothing() {
         let hold = level.hold;
         // SAFETY: there is one; its fields need no dropping.
         unsafe { levels.set_len(levels.len() - 1) };
@@ -356,33 +328,42 @@ pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
 fn undo(py: &'static Api, thread: &Thread, function: &str) {
     // SAFETY: one line.
     let last = unsafe { thread.levels() }.last().map(|level| (level.way, level.state));
-    if let Some((Way::Created, state)) = last {
+    if let Some((Way::Created { .. }, state)) = last {
         // Runs destructors, which may use the library: the level is still there for them.
         // SAFETY: attached, and made by the Ensure.
         unsafe { py.PyThreadState_Clear(state) };
     }
     // SAFETY: one line. Destructors released what they ensured.
     let Some(level) = unsafe { thread.levels() }.pop() else { return };
+    let (mut told, mut before) = (None, null_mut());
     // SAFETY: the state is attached to this thread, and ours to detach or delete as `way` says.
     unsafe {
         match level.way {
             Way::Reused => level.let_go.undo(py, level.record),
+            Way::Told(slot) => {
+                level.let_go.undo(py, level.record);
+                told = Some(slot);
+            }
             Way::Reattached => {
                 level.let_go.undo(py, level.record);
                 py.PyEval_SaveThread();
             }
-            Way::Created => py.PyThreadState_DeleteCurrent(),
+            Way::Created { outer, slot } => {
+                py.PyThreadState_DeleteCurrent();
+                told = slot;
+                before = outer;
+            }
         }
     }
-    if let Some(slot) = level.slot {
+    if let Some(slot) = told {
         slot.restore();
     }
     // Only now: the interpreter may be gone the moment it is not held any more.
     give_back(function, thread, level.hold);
-    if !level.outer.is_null() {
+    if !before.is_null() {
         // SAFETY: it was attached to this thread before the Ensure. If its interpreter
         // finalizes, the thread sleeps, as in any return to it.
-        unsafe { py.PyEval_RestoreThread(level.outer) };
+        unsafe { py.PyEval_RestoreThread(before) };
     }
 }
 

@@ -117,8 +117,8 @@ unsafe fn let_go(py: &'static Api, state: *mut PyThreadState) -> bool {
     }
     if in_its_ensure {
         if let Some(innermost) = attach::levels().last_mut() {
-            innermost.let_go.outer |= outer;
-            innermost.let_go.kept |= kept;
+            innermost.let_go.what |= if outer { LetGo::OUTER } else { 0 };
+            innermost.let_go.what |= if kept { LetGo::KEPT } else { 0 };
         }
     }
     true
@@ -129,10 +129,8 @@ unsafe fn let_go(py: &'static Api, state: *mut PyThreadState) -> bool {
 pub(crate) struct LetGo {
     /// This level's own hold was taken: at this depth, with 1 for the outermost Ensure.
     inside: u16,
-    /// Inside this level, holds of outer ones were taken.
-    outer: bool,
-    /// Inside this level, what the thread state kept by itself was taken.
-    kept: bool,
+    /// Inside this level were taken [`LetGo::OUTER`] and [`LetGo::KEPT`].
+    what: u8,
 }
 
 /// So many Ensures deep; beyond 65,535 all is one.
@@ -141,10 +139,15 @@ fn depth(levels: usize) -> u16 {
 }
 
 impl LetGo {
+    /// Holds of outer levels.
+    const OUTER: u8 = 1;
+    /// What the thread state kept by itself.
+    const KEPT: u8 = 2;
+
     /// Nothing was taken inside this level.
     #[inline]
     pub(crate) fn is_nothing(&self) -> bool {
-        !(self.outer | self.kept)
+        self.what == 0
     }
 
     /// Gives back what [`let_go`] took, where the interpreter still allows it.
@@ -162,7 +165,7 @@ impl LetGo {
             level.let_go.inside = 0;
             level.hold = Hold::another(record);
         }
-        if self.kept {
+        if self.what & LetGo::KEPT != 0 {
             if let Some(hold) = Hold::another(record) {
                 // SAFETY: attached, says the caller.
                 unsafe { keep(py, hold) };

@@ -8,7 +8,7 @@ use super::handle::{self, decode, Kind};
 use super::open_or_fatal;
 use crate::attach::{self, Hold, Receipt};
 use crate::interpreter::{self, Record};
-use crate::python::{self, native, Api, Native};
+use crate::python::{self, native, Api};
 use crate::thread::Thread;
 
 /// 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
@@ -18,45 +18,41 @@ const FAILED: usize = -1isize as usize;
 #[doc(hidden)]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
+    if let Some(token) = ensure_at_a_glance(handle) {
+        return token;
+    }
+    ensure_any(handle)
+}
+
+/// The commonest one. `None`: not that.
+#[inline(always)]
+fn ensure_at_a_glance(handle: usize) -> Option<usize> {
+    let record = handle::glance(handle, Kind::Guard)?;
+    let state = attach::reusable(python::served_here()?, record)?;
+    // The guard is open; or else that is to be said.
+    if record.gate.guards() == 0 {
+        return None;
+    }
+    // SAFETY: found reusable.
+    unsafe { attach::reuse(Thread::known()?, record, state, None) }
+}
+
+#[inline(never)]
+fn ensure_any(handle: usize) -> usize {
     let py = python::get_or_fatal(ENSURE);
+    if handle == 0 {
+        python::fatal(
+            ENSURE,
+            "the PyInterpreterGuard, or PyInterpreterRef, is NULL; was its creation checked?",
+        );
+    }
     if handle::is_draft(handle) {
-        return ensure_draft(py, handle);
+        return if ensure_ref(py, ENSURE, handle) { DONE } else { FAILED };
     }
     if let Some(native) = native(py) {
-        return ensure_natively(native, handle);
+        // SAFETY: an untagged handle is the interpreter's own.
+        return unsafe { (native.PyThreadState_Ensure)(handle) };
     }
-    if let (Some(record), Some(thread)) = (handle::glance(handle, Kind::Guard), Thread::known()) {
-        if record.gate.guards() != 0 {
-            if let Some(state) = attach::reusable(py, thread, record) {
-                // SAFETY: found reusable.
-                return unsafe { attach::reuse(thread, record, state, None, Receipt::Token) };
-            }
-        }
-    }
-    ensure_guard(py, handle)
-}
-
-const ENSURE: &str = "PyThreadState_Ensure";
-
-#[inline(never)]
-fn ensure_draft(py: &'static Api, handle: usize) -> usize {
-    if ensure_ref(py, ENSURE, handle) {
-        DONE
-    } else {
-        FAILED
-    }
-}
-
-#[inline(never)]
-fn ensure_natively(native: &Native, handle: usize) -> usize {
-    not_null(handle);
-    // SAFETY: an untagged handle is the interpreter's own.
-    unsafe { (native.PyThreadState_Ensure)(handle) }
-}
-
-#[inline(never)]
-fn ensure_guard(py: &'static Api, handle: usize) -> usize {
-    not_null(handle);
     let guard = decode(ENSURE, handle, Kind::Guard);
     if guard.inherited {
         // Of a parent process: it says which interpreter, and no more.
@@ -68,41 +64,46 @@ fn ensure_guard(py: &'static Api, handle: usize) -> usize {
     unsafe { attach::ensure(py, thread, guard.record, None, Receipt::Token) }.unwrap_or(0)
 }
 
-fn not_null(handle: usize) {
-    if handle == 0 {
-        python::fatal(
-            ENSURE,
-            "the PyInterpreterGuard, or PyInterpreterRef, is NULL; was its creation checked?",
-        );
-    }
-}
+const ENSURE: &str = "PyThreadState_Ensure";
 
 /// What `PyThreadState_EnsureFromView` does, here or natively.
 #[doc(hidden)]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
+    if let Some(token) = ensure_from_view_at_a_glance(handle) {
+        return token;
+    }
+    ensure_from_view(handle)
+}
+
+#[inline(always)]
+fn ensure_from_view_at_a_glance(handle: usize) -> Option<usize> {
+    let record = handle::glance(handle, Kind::View)?;
+    let state = attach::reusable(python::served_here()?, record)?;
+    let thread = Thread::known()?;
+    if !record.is_installed() {
+        return None;
+    }
+    let hold = Hold::tallied(thread, record)?;
+    // SAFETY: found reusable.
+    let token = unsafe { attach::reuse(thread, record, state, Some(hold)) };
+    if token.is_none() {
+        let _ = hold.give_back_by(thread);
+    }
+    token
+}
+
+#[inline(never)]
+fn ensure_from_view(handle: usize) -> usize {
     const NAME: &str = "PyThreadState_EnsureFromView";
     let py = python::get_or_fatal(NAME);
     if let Some(native) = native(py) {
         // SAFETY: the view is the interpreter's own.
         return unsafe { (native.PyThreadState_EnsureFromView)(handle) };
     }
-    if let (Some(record), Some(thread)) = (handle::glance(handle, Kind::View), Thread::known()) {
-        if record.is_installed() {
-            if let Some(state) = attach::reusable(py, thread, record) {
-                if let Some(hold) = Hold::tallied(thread, record) {
-                    // SAFETY: found reusable.
-                    return unsafe {
-                        attach::reuse(thread, record, state, Some(hold), Receipt::Token)
-                    };
-                }
-            }
-        }
-    }
     ensure_view(py, decode(NAME, handle, Kind::View).record)
 }
 
-#[inline(never)]
 fn ensure_view(py: &'static Api, record: &'static Record) -> usize {
     let Some(thread) = Thread::this() else { return 0 };
     if !record.is_installed() {
@@ -152,16 +153,25 @@ fn ensure_and_install(py: &'static Api, thread: &'static Thread, record: &'stati
 #[doc(hidden)]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
-    const NAME: &str = "PyThreadState_Release";
-    let py = python::get_or_fatal(NAME);
-    if let Some(native) = native(py) {
-        // SAFETY: a token of the interpreter's own Ensure. The draft dialect has its
-        // Pep788_Release where the interpreter has this function itself.
-        return unsafe { (native.PyThreadState_Release)(token) };
-    }
     // A caller of the draft dialect passes nothing, and `token` is what the register held;
     // its Ensure took no receipt, so nobody looks at it.
-    attach::release(py, NAME, token);
+    if let Some(py) = python::served_here() {
+        return attach::release(py, RELEASE, token);
+    }
+    release_any(token);
+}
+
+const RELEASE: &str = "PyThreadState_Release";
+
+#[inline(never)]
+fn release_any(token: usize) {
+    let py = python::get_or_fatal(RELEASE);
+    match native(py) {
+        // SAFETY: a token of the interpreter's own Ensure. The draft dialect has its
+        // Pep788_Release where the interpreter has this function itself.
+        Some(native) => unsafe { (native.PyThreadState_Release)(token) },
+        None => attach::release(py, RELEASE, token),
+    }
 }
 
 /// A draft Ensure, which forms a reference of its own for its Release to drop.

@@ -43,6 +43,31 @@ pub(crate) fn attached(py: &Api, ensured: *mut PyThreadState) -> Attached {
     }
 }
 
+/// The thread state attached to this thread, where that is seen at a glance, and `PyGILState` sees
+/// the same.
+#[inline(always)]
+pub(crate) fn attached_as_usual(
+    py: &Api,
+    ensured: impl FnOnce() -> *mut PyThreadState,
+) -> Option<*mut PyThreadState> {
+    // SAFETY: may be called by any thread at any time.
+    let holder = unsafe { py.unchecked_current() };
+    let is_ours = || {
+        // SAFETY: reads thread-local storage only.
+        py.version >= PER_THREAD
+            || holder == unsafe { py.PyGILState_GetThisThreadState() }
+            || holder == ensured()
+    };
+    (!holder.is_null() && is_ours()).then_some(holder)
+}
+
+/// Whether this thread state, of this thread's innermost Ensure, is attached to it.
+#[inline(always)]
+pub(crate) fn is_attached(py: &Api, ensured: *mut PyThreadState) -> bool {
+    // SAFETY: may be called by any thread at any time.
+    unsafe { py.unchecked_current() == ensured }
+}
+
 /// Whether the GIL's holder is this thread, with a thread state that is neither the one
 /// `PyGILState` knows for it nor one that it attached through us: the main thread after
 /// `Py_NewInterpreter`, say.

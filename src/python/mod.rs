@@ -9,9 +9,11 @@ pub(crate) mod threading;
 
 pub(crate) use api::{Api, PyInterpreterState, PyObject, PyThreadState};
 use api::{PyCFunction, PyMethodDef};
-pub(crate) use current::{attached, live_interpreter, Attached, GilstateSlot};
+pub(crate) use current::{
+    attached, attached_as_usual, is_attached, live_interpreter, Attached, GilstateSlot,
+};
 pub(crate) use find::{get, get_or_fatal};
-pub(crate) use native::{native, Native};
+pub(crate) use native::{native, served_here};
 
 use std::ffi::{c_int, CStr, CString};
 use std::ptr::null_mut;
