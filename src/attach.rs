@@ -7,7 +7,7 @@ use crate::daemon;
 use crate::fork;
 use crate::gate::{Claim, NotOut};
 use crate::interpreter::{Record, LOBBY};
-use crate::python::{self, Api, Attached, GilstateSlot, PyThreadState};
+use crate::python::{self, Api, Attached, GilstateSlot, Glance, PyThreadState};
 use crate::thread::Thread;
 
 /// A guard that a level of the stack, or a thread state, keeps by itself.
@@ -168,11 +168,12 @@ pub(crate) fn is_inside(record: &'static Record) -> bool {
 /// What is attached to this thread, if an Ensure of `record` has nothing to do but to note that.
 /// That is the commonest one; [`ensure`] does the others.
 #[inline(always)]
-pub(crate) fn reusable(py: &Api, record: &'static Record) -> Option<*mut PyThreadState> {
-    let ensured = || levels().last().map_or(null_mut(), |level| level.state);
-    let state = python::attached_as_usual(py, ensured)?;
+pub(crate) fn reusable(glance: &Glance, record: &'static Record) -> Option<*mut PyThreadState> {
+    let state = glance.current();
     // SAFETY: what is attached is alive.
-    unsafe { belongs(py, state, record) }.then_some(state)
+    let fits =
+        glance.is_ours(state) && unsafe { glance.interpreter(state) == record.interpreter() };
+    fits.then_some(state)
 }
 
 /// Notes an Ensure that found `state` attached. Returns its token. `None`: it needs more than that.
@@ -217,6 +218,7 @@ pub(crate) unsafe fn ensure(
     // noted has been released again.
     unsafe {
         let (state, way) = attach(py, record, before)?;
+        Glance::learn(py, state);
         Some(note(thread, record, state, way, hold, receipt))
     }
 }
@@ -292,43 +294,60 @@ unsafe fn belongs(py: &Api, state: *mut PyThreadState, record: &'static Record) 
     unsafe { py.PyThreadState_GetInterpreter(state) == record.interpreter() }
 }
 
-/// Undoes the innermost Ensure of this thread. `shown`: what it returned, if its caller took one.
+/// Undoes the innermost Ensure of this thread, if that only reused what was attached. `false`: not
+/// so, or there is something wrong; [`release`] knows.
 #[inline(always)]
-pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
-    let Some(thread) = Thread::known() else { nothing_to_release(function) };
-    // SAFETY: until the first call into Python.
+pub(crate) fn release_reused(glance: &Glance, shown: usize) -> bool {
+    let current = glance.current();
+    let Some(thread) = Thread::known() else { return false };
+    // SAFETY: no call into Python from here on.
     let levels = unsafe { thread.levels() };
-    let Some(level) = levels.last() else { nothing_to_release(function) };
+    let Some(level) = levels.last() else { return false };
+    if level.token != shown && level.token != 0
+        || level.state != current
+        || !matches!(level.way, Way::Reused)
+        || !level.let_go.is_nothing()
+    {
+        return false;
+    }
+    let hold = level.hold;
+    // SAFETY: there is one; its fields need no dropping.
+    unsafe { levels.set_len(levels.len() - 1) };
+    if let Some(hold) = hold {
+        give_back(thread, hold);
+    }
+    true
+}
+
+/// Undoes the innermost Ensure of this thread. `shown`: what it returned, if its caller took one.
+#[inline(never)]
+pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
+    // SAFETY: until the next call into Python.
+    let innermost =
+        Thread::known().and_then(|thread| Some(thread).zip(unsafe { thread.levels() }.last()));
+    let Some((thread, level)) = innermost else {
+        python::fatal(
+            function,
+            "there is no Ensure to release in this thread; \
+             each successful Ensure is released once, in its own thread",
+        );
+    };
     if level.token != shown && level.token != 0 {
-        misused(
+        python::fatal(
             function,
             "the token is not that of this thread's most recent Ensure; \
              Ensures are released in reverse order, in their own thread",
         );
     }
-    if !python::is_attached(py, level.state) {
-        misused(
+    let state = level.state;
+    if python::attached(py, state).state != state {
+        python::fatal(
             function,
             "the thread state that the matching Ensure attached is not attached; \
              attach it again before the release",
         );
     }
-    if matches!(level.way, Way::Reused) && level.let_go.is_nothing() {
-        let hold = level.hold;
-        // SAFETY: there is one; its fields need no dropping.
-        unsafe { levels.set_len(levels.len() - 1) };
-        give_back(function, thread, hold);
-    } else {
-        undo(py, thread, function);
-    }
-}
-
-/// A Release that has more to undo than a hold.
-#[inline(never)]
-fn undo(py: &'static Api, thread: &Thread, function: &str) {
-    // SAFETY: one line.
-    let last = unsafe { thread.levels() }.last().map(|level| (level.way, level.state));
-    if let Some((Way::Created { .. }, state)) = last {
+    if matches!(level.way, Way::Created { .. }) {
         // Runs destructors, which may use the library: the level is still there for them.
         // SAFETY: attached, and made by the Ensure.
         unsafe { py.PyThreadState_Clear(state) };
@@ -359,7 +378,9 @@ fn undo(py: &'static Api, thread: &Thread, function: &str) {
         slot.restore();
     }
     // Only now: the interpreter may be gone the moment it is not held any more.
-    give_back(function, thread, level.hold);
+    if let Some(hold) = level.hold {
+        give_back(thread, hold);
+    }
     if !before.is_null() {
         // SAFETY: it was attached to this thread before the Ensure. If its interpreter
         // finalizes, the thread sleeps, as in any return to it.
@@ -367,23 +388,14 @@ fn undo(py: &'static Api, thread: &Thread, function: &str) {
     }
 }
 
-#[inline]
-fn give_back(function: &str, thread: &Thread, hold: Option<Hold>) {
-    if hold.is_some_and(|hold| hold.give_back_by(thread).is_err()) {
-        misused(function, "a guard was closed more often than it was taken");
+#[inline(always)]
+fn give_back(thread: &Thread, hold: Hold) {
+    if hold.give_back_by(thread).is_err() {
+        too_many();
     }
 }
 
 #[cold]
-fn nothing_to_release(function: &str) -> ! {
-    misused(
-        function,
-        "there is no Ensure to release in this thread; \
-         each successful Ensure is released once, in its own thread",
-    )
-}
-
-#[cold]
-fn misused(function: &str, rule: &str) -> ! {
-    python::fatal(function, rule)
+fn too_many() -> ! {
+    python::fatal("PyThreadState_Release", "a guard was closed more often than it was taken")
 }

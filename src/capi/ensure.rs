@@ -8,7 +8,7 @@ use super::handle::{self, decode, Kind};
 use super::open_or_fatal;
 use crate::attach::{self, Hold, Receipt};
 use crate::interpreter::{self, Record};
-use crate::python::{self, native, Api};
+use crate::python::{self, native, Api, Glance};
 use crate::thread::Thread;
 
 /// 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
@@ -27,8 +27,9 @@ pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
 /// The commonest one. `None`: not that.
 #[inline(always)]
 fn ensure_at_a_glance(handle: usize) -> Option<usize> {
+    let glance = Glance::get()?;
     let record = handle::glance(handle, Kind::Guard)?;
-    let state = attach::reusable(python::served_here()?, record)?;
+    let state = attach::reusable(&glance, record)?;
     // The guard is open; or else that is to be said.
     if record.gate.guards() == 0 {
         return None;
@@ -78,8 +79,9 @@ pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
 
 #[inline(always)]
 fn ensure_from_view_at_a_glance(handle: usize) -> Option<usize> {
+    let glance = Glance::get()?;
     let record = handle::glance(handle, Kind::View)?;
-    let state = attach::reusable(python::served_here()?, record)?;
+    let state = attach::reusable(&glance, record)?;
     let thread = Thread::known()?;
     if !record.is_installed() {
         return None;
@@ -155,10 +157,9 @@ fn ensure_and_install(py: &'static Api, thread: &'static Thread, record: &'stati
 pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
     // A caller of the draft dialect passes nothing, and `token` is what the register held;
     // its Ensure took no receipt, so nobody looks at it.
-    if let Some(py) = python::served_here() {
-        return attach::release(py, RELEASE, token);
+    if !Glance::get().is_some_and(|glance| attach::release_reused(&glance, token)) {
+        release_any(token);
     }
-    release_any(token);
 }
 
 const RELEASE: &str = "PyThreadState_Release";

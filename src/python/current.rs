@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use super::api::{Api, PyInterpreterState, PyThreadState};
 use super::KeepException;
 
-const PER_THREAD: u16 = 0x030c;
+pub(super) const PER_THREAD: u16 = 0x030c;
 
 /// What is attached to a thread.
 #[derive(Clone, Copy)]
@@ -41,31 +41,6 @@ pub(crate) fn attached(py: &Api, ensured: *mut PyThreadState) -> Attached {
     } else {
         Attached { state: std::ptr::null_mut(), known_to_gilstate: true }
     }
-}
-
-/// The thread state attached to this thread, where that is seen at a glance, and `PyGILState` sees
-/// the same.
-#[inline(always)]
-pub(crate) fn attached_as_usual(
-    py: &Api,
-    ensured: impl FnOnce() -> *mut PyThreadState,
-) -> Option<*mut PyThreadState> {
-    // SAFETY: may be called by any thread at any time.
-    let holder = unsafe { py.unchecked_current() };
-    let is_ours = || {
-        // SAFETY: reads thread-local storage only.
-        py.version >= PER_THREAD
-            || holder == unsafe { py.PyGILState_GetThisThreadState() }
-            || holder == ensured()
-    };
-    (!holder.is_null() && is_ours()).then_some(holder)
-}
-
-/// Whether this thread state, of this thread's innermost Ensure, is attached to it.
-#[inline(always)]
-pub(crate) fn is_attached(py: &Api, ensured: *mut PyThreadState) -> bool {
-    // SAFETY: may be called by any thread at any time.
-    unsafe { py.unchecked_current() == ensured }
 }
 
 /// Whether the GIL's holder is this thread, with a thread state that is neither the one

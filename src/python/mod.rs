@@ -4,16 +4,16 @@
 mod api;
 mod current;
 mod find;
+mod glance;
 mod native;
 pub(crate) mod threading;
 
 pub(crate) use api::{Api, PyInterpreterState, PyObject, PyThreadState};
 use api::{PyCFunction, PyMethodDef};
-pub(crate) use current::{
-    attached, attached_as_usual, is_attached, live_interpreter, Attached, GilstateSlot,
-};
+pub(crate) use current::{attached, live_interpreter, Attached, GilstateSlot};
 pub(crate) use find::{get, get_or_fatal};
-pub(crate) use native::{native, served_here};
+pub(crate) use glance::Glance;
+pub(crate) use native::native;
 
 use std::ffi::{c_int, CStr, CString};
 use std::ptr::null_mut;

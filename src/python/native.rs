@@ -1,7 +1,6 @@
 //! The interpreter's own PEP 788, from 3.15 on.
 
 use std::ffi::{c_void, CStr};
-use std::sync::atomic::{AtomicPtr, Ordering};
 
 use once_cell::sync::OnceCell;
 
@@ -53,25 +52,15 @@ native! {
     PyThreadState_Release: fn(usize);
 }
 
-/// CPython's functions, where accepted calls are known to be served here. For the way of every
-/// call: one word to look at.
-#[inline(always)]
-pub(crate) fn served_here() -> Option<&'static Api> {
-    // SAFETY: NULL, or what `native` stored. Acquire: pairs with that.
-    unsafe { SERVED_HERE.load(Ordering::Acquire).as_ref() }
-}
-
-static SERVED_HERE: AtomicPtr<Api> = AtomicPtr::new(std::ptr::null_mut());
-
 /// The functions that serve accepted calls instead of ours, if the interpreter has them and
 /// `PEP788_ENGINE` does not ask for ours.
-pub(crate) fn native(py: &'static Api) -> Option<&'static Native> {
-    let native = if py.version < 0x030f { None } else { chosen() };
-    if native.is_none() {
-        // Release: the API is complete.
-        SERVED_HERE.store(std::ptr::from_ref(py).cast_mut(), Ordering::Release);
+#[inline]
+pub(crate) fn native(py: &Api) -> Option<&'static Native> {
+    if py.version < 0x030f {
+        None
+    } else {
+        chosen()
     }
-    native
 }
 
 fn chosen() -> Option<&'static Native> {
