@@ -165,21 +165,11 @@ pub(crate) fn is_inside(record: &'static Record) -> bool {
     levels().iter().any(|level| std::ptr::eq(level.record, record))
 }
 
-/// What is attached to this thread, if an Ensure of `record` has nothing to do but to note that.
-/// That is the commonest one; [`ensure`] does the others.
-#[inline(always)]
-pub(crate) fn reusable(glance: &Glance, record: &'static Record) -> Option<*mut PyThreadState> {
-    let state = glance.current();
-    // SAFETY: what is attached is alive.
-    let fits =
-        glance.is_ours(state) && unsafe { glance.interpreter(state) == record.interpreter() };
-    fits.then_some(state)
-}
-
-/// Notes an Ensure that found `state` attached. Returns its token. `None`: it needs more than that.
+/// Notes an Ensure that found `state` attached. Returns its token. `None`: it needs more than that,
+/// which [`ensure`] does.
 ///
 /// # Safety
-/// `state` is what [`reusable`] returned, just now.
+/// `state` is of the record's interpreter, attached to this thread, and known to `PyGILState`.
 #[inline(always)]
 pub(crate) unsafe fn reuse(
     thread: &Thread,
@@ -234,10 +224,7 @@ unsafe fn note(
     hold: Option<Hold>,
     receipt: Receipt,
 ) -> usize {
-    let serial = thread.serial.get().wrapping_add(1);
-    thread.serial.set(serial);
-    // Not NULL, and not the same for two levels of a thread, nor (as a rule) of two threads.
-    let name = (std::ptr::from_ref(thread) as usize) << 16 | usize::from(serial);
+    let name = thread.next_token();
     let token = if receipt == Receipt::Token { name } else { 0 };
     let level = Level { record, state, token, hold, way, let_go: daemon::LetGo::default() };
     // SAFETY: no call into Python here; and inside the allocation, says the caller.

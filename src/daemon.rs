@@ -130,7 +130,7 @@ pub(crate) struct LetGo {
     /// This level's own hold was taken: at this depth, with 1 for the outermost Ensure.
     inside: u16,
     /// Inside this level were taken [`LetGo::OUTER`] and [`LetGo::KEPT`].
-    what: u8,
+    what: u16,
 }
 
 /// So many Ensures deep; beyond 65,535 all is one.
@@ -140,9 +140,9 @@ fn depth(levels: usize) -> u16 {
 
 impl LetGo {
     /// Holds of outer levels.
-    const OUTER: u8 = 1;
+    const OUTER: u16 = 1;
     /// What the thread state kept by itself.
-    const KEPT: u8 = 2;
+    const KEPT: u16 = 2;
 
     /// Nothing was taken inside this level.
     #[inline]

@@ -15,8 +15,8 @@ pub(crate) struct Thread {
     /// The record it found last. Safe to follow for ever, and right as long as it still names the
     /// interpreter that is asked for.
     pub(crate) last: Cell<Option<&'static Record>>,
-    /// The number of its latest Ensure.
-    pub(crate) serial: Cell<u16>,
+    /// The token of its latest Ensure.
+    token: Cell<usize>,
     levels: UnsafeCell<Vec<Level>>,
 }
 
@@ -94,6 +94,14 @@ impl Thread {
         Thread::known().or_else(enroll)
     }
 
+    /// Not NULL, and not the same for two Ensures of a thread, nor (as a rule) of two threads.
+    #[inline(always)]
+    pub(crate) fn next_token(&self) -> usize {
+        let token = self.token.get().wrapping_add(1);
+        self.token.set(token);
+        token
+    }
+
     /// The Ensures of this thread, outermost first.
     ///
     /// # Safety
@@ -137,13 +145,13 @@ fn enroll() -> Option<&'static Thread> {
     let thread = Box::into_raw(try_box(Thread {
         tally: Tally::new(),
         last: Cell::new(None),
-        serial: Cell::new(0),
+        token: Cell::new(0),
         levels: UnsafeCell::new(Vec::new()),
     })?);
     // SAFETY: the box just made; it goes again only before anybody else has seen it.
     unsafe {
-        // Two tokens of one thread differ, and most of different threads.
-        (*thread).serial.set((thread as usize >> 4) as u16);
+        // Two threads begin far apart.
+        (*thread).token.set((thread as usize) << 16);
         if libc::pthread_setspecific(key, thread.cast()) != 0 {
             drop(Box::from_raw(thread));
             return None;

@@ -8,7 +8,7 @@ use super::handle::{self, decode, Kind};
 use super::open_or_fatal;
 use crate::attach::{self, Hold, Receipt};
 use crate::interpreter::{self, Record};
-use crate::python::{self, native, Api, Glance};
+use crate::python::{self, native, Api, Glance, PyThreadState};
 use crate::thread::Thread;
 
 /// 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
@@ -18,24 +18,35 @@ const FAILED: usize = -1isize as usize;
 #[doc(hidden)]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
-    if let Some(token) = ensure_at_a_glance(handle) {
-        return token;
+    match Glance::get() {
+        Some(glance) if glance.is_per_thread() => ensure_quickly::<true>(&glance, handle),
+        Some(glance) => ensure_quickly_up_to_3_11(&glance, handle),
+        None => ensure_any(handle),
     }
-    ensure_any(handle)
 }
 
-/// The commonest one. `None`: not that.
+/// Apart, because it has more to keep in registers.
+#[inline(never)]
+fn ensure_quickly_up_to_3_11(glance: &Glance, handle: usize) -> usize {
+    ensure_quickly::<false>(glance, handle)
+}
+
 #[inline(always)]
-fn ensure_at_a_glance(handle: usize) -> Option<usize> {
-    let glance = Glance::get()?;
+fn ensure_quickly<const PER_THREAD: bool>(glance: &Glance, handle: usize) -> usize {
+    let attached = glance.attached(PER_THREAD);
+    reuse(glance, attached, handle).unwrap_or_else(|| ensure_any(handle))
+}
+
+/// The commonest Ensure: what is attached fits, and that is to be noted. `None`: another one.
+#[inline(always)]
+fn reuse(glance: &Glance, attached: *mut PyThreadState, handle: usize) -> Option<usize> {
     let record = handle::glance(handle, Kind::Guard)?;
-    let state = attach::reusable(&glance, record)?;
-    // The guard is open; or else that is to be said.
-    if record.gate.guards() == 0 {
+    // A guard that is not open is reported by the other way.
+    if !glance.is_of(attached, record.interpreter()) || record.gate.guards() == 0 {
         return None;
     }
-    // SAFETY: found reusable.
-    unsafe { attach::reuse(Thread::known()?, record, state, None) }
+    // SAFETY: attached and fitting.
+    unsafe { attach::reuse(Thread::known()?, record, attached, None) }
 }
 
 #[inline(never)]
@@ -71,24 +82,34 @@ const ENSURE: &str = "PyThreadState_Ensure";
 #[doc(hidden)]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
-    if let Some(token) = ensure_from_view_at_a_glance(handle) {
-        return token;
+    match Glance::get() {
+        Some(glance) if glance.is_per_thread() => ensure_from_view_quickly::<true>(&glance, handle),
+        Some(glance) => ensure_from_view_quickly_up_to_3_11(&glance, handle),
+        None => ensure_from_view(handle),
     }
-    ensure_from_view(handle)
+}
+
+#[inline(never)]
+fn ensure_from_view_quickly_up_to_3_11(glance: &Glance, handle: usize) -> usize {
+    ensure_from_view_quickly::<false>(glance, handle)
 }
 
 #[inline(always)]
-fn ensure_from_view_at_a_glance(handle: usize) -> Option<usize> {
-    let glance = Glance::get()?;
+fn ensure_from_view_quickly<const PER_THREAD: bool>(glance: &Glance, handle: usize) -> usize {
+    let attached = glance.attached(PER_THREAD);
+    reuse_and_hold(glance, attached, handle).unwrap_or_else(|| ensure_from_view(handle))
+}
+
+#[inline(always)]
+fn reuse_and_hold(glance: &Glance, attached: *mut PyThreadState, handle: usize) -> Option<usize> {
     let record = handle::glance(handle, Kind::View)?;
-    let state = attach::reusable(&glance, record)?;
-    let thread = Thread::known()?;
-    if !record.is_installed() {
+    if !glance.is_of(attached, record.interpreter()) || !record.is_installed() {
         return None;
     }
+    let thread = Thread::known()?;
     let hold = Hold::tallied(thread, record)?;
-    // SAFETY: found reusable.
-    let token = unsafe { attach::reuse(thread, record, state, Some(hold)) };
+    // SAFETY: attached and fitting.
+    let token = unsafe { attach::reuse(thread, record, attached, Some(hold)) };
     if token.is_none() {
         let _ = hold.give_back_by(thread);
     }
