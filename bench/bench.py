@@ -58,14 +58,13 @@ def judge(python, measured):
             met = "" if target is None else "met" if ratio <= target else "missed"
             return dict(row, reference=to, ratio=round(ratio, 3), target=target or "", met=met)
 
-        if threads == 2:
-            yield compared("one thread", measured[state, caller, pair, 1],
-                           TWO_THREADS if caller == "accepted" and python.free_threaded else None)
-            continue
-        native = measured.get((state, "native", pair, 1))
-        attached = measured["attached", "PyGILState", "Ensure/Release", 1]
+        raw = references[state]
+        attached = measured["attached", "PyGILState", "Ensure/Release", 0]
+        native = measured.get((state, "native", pair, threads))
         target = target_of(python, state, pair) if caller == "accepted" else None
-        if pair.startswith("Guard_") and caller == "accepted":
+        if threads == 2:
+            yield compared("one thread", measured[state, caller, pair, 1], TWO_THREADS if caller == "accepted" else None)
+        elif pair in GUARD_TARGETS and caller == "accepted":
             if native is None:
                 yield compared("native 3.15 *", NATIVE_GUARDS[pair] * attached, target)
             else:
@@ -73,7 +72,7 @@ def judge(python, measured):
         elif pair.startswith(("Guard_", "Ref_", "WeakRef_")):
             yield compared("attached PyGILState", attached)
         else:
-            yield compared(" ".join(references[state]), measured[(state, *references[state], 1)], target)
+            yield compared(raw[0], measured[(state, *raw, threads)], target)
             if native is not None and caller == "accepted":
                 yield compared("native", native, 1.0)
 
@@ -122,7 +121,7 @@ def main():
     print("\nMissed: %s" % ("" if missed else "none"))
     for row in missed:
         print("  %-14s %-9s %-25s %s%s" % (row["python"], row["state"], row["pair"], row["ratio"] or row["measured"],
-                                         " with two threads" if row["threads"] == 2 else ""))
+                                         " with %s threads" % row["threads"] if row["threads"] else ""))
     if not options.pairs_only:
         chart.write(RESULTS)
 

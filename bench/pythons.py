@@ -28,8 +28,7 @@ class Python(collections.namedtuple("Python", "executable root facts")):
 
     @property
     def label(self):
-        name = self.facts["version"] + "t" * self.free_threaded
-        return name + "-debian" * (self.executable.startswith("/usr/bin/"))
+        return self.facts["version"] + "t" * self.free_threaded
 
     def command(self, *words, **environment):
         """What runs `words` where this Python is."""
@@ -107,7 +106,7 @@ def find(wanted=None):
     chosen = [python for python in pythons.values() if os.path.sep in (wanted or "/") or is_called(python, wanted)]
     if not chosen:
         raise SystemExit("bench: no CPython from 3.9 on with headers%s" % (" called " + wanted if wanted else ""))
-    return sorted(chosen, key=lambda python: (python.version, python.label))
+    return sorted(chosen, key=lambda python: ([int(n) for n in re.findall(r"\d+", python.label)], python.label))
 
 
 def is_called(python, name):
