@@ -6,7 +6,7 @@ CARGO ?= cargo
 BENCH_PYTHON ?= python3
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all help lib headers demo check lint check-rust check-c matrix model stress bench clean
+.PHONY: all help lib headers demo check lint check-rust check-c matrix model stress bench bench-check bench-update clean
 
 all: headers lib
 
@@ -18,6 +18,7 @@ help:
 	@echo 'make model      the gate and the records under a model checker: all interleavings of a few threads'
 	@echo 'make stress     random programs that exit at random moments; EXITS=1000 for each Python'
 	@echo 'make bench      what a pair of calls costs beside what it replaces, on every CPython that is found'
+	@echo 'make bench-check  whether a pair costs more instructions than was committed'
 	@echo 'make lint       formatting and lints'
 	@echo 'make headers    write include/*.h from src/capi'
 	@echo 'PYTHON=/path/to/python3.x with demo, check and bench: this one only'
@@ -62,6 +63,13 @@ stress: lib
 # A path, or the version of one that is found: `make bench PYTHON=3.13t`.
 bench: lib
 	$(BENCH_PYTHON) bench/bench.py $(PYTHON)
+
+# By instructions, which repeat exactly; against bench/instructions.csv, which `bench-update` writes.
+bench-check: lib
+	$(BENCH_PYTHON) bench/check.py $(PYTHON)
+
+bench-update: lib
+	$(BENCH_PYTHON) bench/check.py --update $(PYTHON)
 
 clean:
 	$(CARGO) clean
