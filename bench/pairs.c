@@ -189,10 +189,11 @@ LOOP(draft_as_strong, handle ref; draft.AsStrong(draft.weak, &ref); draft.Close(
 
 enum state { ATTACHED, DETACHED, FRESH };
 
+/* Less than half a millisecond each, so that many rounds are run between two interruptions. */
 static const struct {
     const char *name;
     long pairs;
-} states[] = {{"attached", 100000}, {"detached", 40000}, {"fresh", 10000}};
+} states[] = {{"attached", 20000}, {"detached", 8000}, {"fresh", 2000}};
 
 static struct row {
     enum state state;
@@ -274,7 +275,7 @@ static void timed(struct worker *self, PyThreadState *state)
     if (self->row->state == DETACHED) {
         PyEval_SaveThread();
     }
-    self->row->run(self->pairs / 100); /* warm */
+    self->row->run(self->pairs / 10); /* warm */
     atomic_fetch_sub(self->awaited, 1);
     while (atomic_load(self->awaited) > 0) {
     }
@@ -360,10 +361,9 @@ static double measure_once(const struct row *row, int threads, const int *cores)
     if (threads < 2) {
         return threads == 0 ? run_here(row) : run_in(1, row, cores, pairs);
     }
-    /* Short, as a machine with something else to do seldom has two cores free for long. */
     double ns = 1.0 / 0.0;
     for (int tries = 0; tries < 20 && ns == 1.0 / 0.0; tries++) {
-        ns = run_in(2, row, cores, pairs / 5);
+        ns = run_in(2, row, cores, pairs);
     }
     return ns;
 }
@@ -416,7 +416,7 @@ int main(int argc, char **argv)
         int rounds = argc > 3 ? atoi(argv[3]) : 7;
         for (int threads = 0; threads <= found; threads++) {
             /* Two at once are looked at less often: they take the longest. */
-            measure(threads == 2 ? 7 : rounds, threads, cores);
+            measure(threads == 2 ? rounds / 7 : rounds, threads, cores);
         }
         for (struct row *row = rows; row < rows + ROWS; row++) {
             for (int threads = 0; threads <= 2; threads++) {
