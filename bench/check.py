@@ -129,7 +129,7 @@ def main():
         with open(FIGURES, newline="") as file:
             committed = {key(row): row for row in csv.DictReader(file)}
     known = {row["python"] for row in committed.values()}
-    here = [python for python in pythons.find(options.python) if python.root is None]
+    here = pythons.find(options.python, matrix=False)
     chosen = [python for python in here if options.python or python.label in known]
     if not chosen:
         raise SystemExit("bench-check: there are figures for Python %s, and none of these is here; "

@@ -1,6 +1,7 @@
 /* What the library costs besides its calls. Each line that is printed is `what,value,unit`.
  *
  *   promises LIBRARY first              the first use in an interpreter
+ *   promises LIBRARY first-threads      ... in a process with other threads
  *   promises LIBRARY exit               an exit with no guard out
  *   promises LIBRARY threads            memory that 10,000 threads leave behind
  *   promises LIBRARY subinterpreters    memory that a subinterpreter leaves behind, of 1,000 one after another
@@ -96,7 +97,6 @@ static void first(void)
     run("import sys; before = set(sys.modules)");
     printf("first use,%.1f,us\n", time_use());
     run("print('modules imported by the first use,%d,' % len(set(sys.modules) - before - {'atexit'}), flush=True)");
-
     double in_subinterpreter = 1e9;
     for (int i = 0; i < 10; i++) {
         PyThreadState *outer = PyThreadState_Get();
@@ -109,6 +109,28 @@ static void first(void)
         PyThreadState_Swap(outer);
     }
     printf("first use in a subinterpreter,%.1f,us\n", in_subinterpreter);
+    Py_FinalizeEx();
+}
+
+static void *idle(void *mutex)
+{
+    pthread_mutex_lock(mutex);
+    return NULL;
+}
+
+/* Where the kernel has to be told something for all threads, a process with more than one waits for it. */
+static void first_with_threads(void)
+{
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&mutex);
+    for (int i = 0; i < 4; i++) {
+        pthread_t id;
+        if (pthread_create(&id, NULL, idle, &mutex) != 0) {
+            die("pthread_create");
+        }
+    }
+    Py_Initialize();
+    printf("first use beside other threads,%.1f,us\n", time_use());
     Py_FinalizeEx();
 }
 
@@ -271,14 +293,14 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*measure)(void);
-    } all[] = {{"first", first}, {"exit", exits}, {"threads", threads}, {"subinterpreters", subinterpreters}};
+    } all[] = {{"first", first}, {"first-threads", first_with_threads}, {"exit", exits}, {"threads", threads}, {"subinterpreters", subinterpreters}};
     mallopt(M_ARENA_MAX, 1);
-    for (int i = 0; argc == 3 && i < 4; i++) {
+    for (int i = 0; argc == 3 && i < 5; i++) {
         if (strcmp(argv[2], all[i].name) == 0) {
             load(argv[1]);
             all[i].measure();
             return 0;
         }
     }
-    die("usage: promises LIBRARY first|exit|threads|subinterpreters");
+    die("usage: promises LIBRARY first|first-threads|exit|threads|subinterpreters");
 }

@@ -10,6 +10,7 @@ import pythons
 # What is measured, the unit, and the most it may be.
 TARGETS = {
     "first use": 200,
+    "first use beside other threads": 200,
     "first use in a subinterpreter": 200,
     "modules imported by the first use": 0,
     "exit with no guard out": 100,
@@ -32,7 +33,9 @@ def measure(python):
     exact = EXACT_HEAP_FREE_THREADED if python.free_threaded else EXACT_HEAP
     least = {}
     # A first use comes once in a process: the least of several.
-    for what, settings in [("first", {})] * 7 + [("exit", {}), ("threads", exact), ("subinterpreters", exact)]:
+    runs = [("first", {}), ("first-threads", {})] * 7
+    runs += [("exit", {}), ("threads", exact), ("subinterpreters", exact)]
+    for what, settings in runs:
         for line in python.run(program, pythons.LIBRARY, what, PYTHONHASHSEED="0", **settings).splitlines():
             name, value, unit = line.split(",")
             least[name, unit] = min(float(value), least.get((name, unit), float("inf")))

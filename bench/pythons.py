@@ -92,12 +92,12 @@ def of_matrix():
     return found
 
 
-def find(wanted=None):
-    """The Python that is wanted, by its path or by its label's beginning; otherwise all of them."""
+def find(wanted=None, matrix=True):
+    """The Python that is wanted, by its path or its version; otherwise all of them."""
     if wanted and os.path.sep in wanted:
         found = [(wanted, None)]
     else:
-        found = of_machine() + of_matrix()
+        found = of_machine() + (of_matrix() if matrix else [])
     pythons = {}
     for executable, root in found:
         python = inspect(executable, root)
