@@ -16,8 +16,8 @@ SERIES = [
     ("PyGILState", "Ensure/Release", "PyGILState_Ensure, PyGILState_Release", "#9aa0a6"),
     ("accepted", "Ensure/Release", "libpep788: Ensure, Release", "#1a73e8"),
     ("accepted", "EnsureFromView/Release", "libpep788: EnsureFromView, Release", "#8ab4f8"),
-    ("native", "Ensure/Release", "CPython 3.15's own Ensure, Release", "#e8710a"),
-    ("native", "EnsureFromView/Release", "CPython 3.15's own EnsureFromView, Release", "#fbbc6b"),
+    ("native", "Ensure/Release", "CPython 3.15: Ensure, Release", "#e8710a"),
+    ("native", "EnsureFromView/Release", "CPython 3.15: EnsureFromView, Release", "#fbbc6b"),
 ]
 
 WIDTH, LEFT, RIGHT = 900, 56, 16
@@ -69,11 +69,8 @@ def draw(tables):
     drawing = Drawing()
     drawing.text(LEFT, 24, "Nanoseconds for one pair of calls (less is better)", size=16, weight="bold")
     for i, (_, _, name, color) in enumerate(SERIES):
-        x, y = LEFT + i % 2 * 300, 48 + i // 2 * 18
-        if i == 0:
-            x, y = LEFT, 48
-        else:
-            x, y = LEFT + 280 * ((i - 1) // 2 + 1), 48 + (i - 1) % 2 * 18
+        # What is replaced, then ours and the interpreter's own, two of each.
+        x, y = LEFT + (i + 1) // 2 * 270, 48 + (i > 0) * (i + 1) % 2 * 18
         drawing.rect(x, y - 9, 10, 10, color)
         drawing.text(x + 15, y, name)
     top = HEAD

@@ -99,10 +99,9 @@ def compare(python, committed):
             worse |= then is None or now > then * (1 + ROOM) + 0.5
         print("%-9s %-9s %-25s %-16s %-16s %s" % (*key(row)[1:], *cells, "WORSE" if worse else ""))
         if worse:
-            complaints.append("%s, %s %s: %s" % (python.label, row["state"], row["pair"],
-                              " and ".join("%s %s in %s" % (row[field], "instead of %s" % before[field] if before
-                                           else "and nothing committed", name)
-                                           for field, name in (("library", "the library"), ("total", "all")))))
+            then = "%(library)s and %(total)s" % before if before else "nothing"
+            complaints.append("%s, %s, %s %s: %d in the library and %d in all; committed: %s" % (
+                *key(row), row["library"], row["total"], then))
     return complaints
 
 
@@ -130,7 +129,9 @@ def main():
             committed = {key(row): row for row in csv.DictReader(file)}
     known = {row["python"] for row in committed.values()}
     here = pythons.find(options.python, matrix=False)
-    chosen = [python for python in here if options.python or python.label in known]
+    # To update or to look at one, it need not have figures.
+    adds = options.python and (options.update or options.functions)
+    chosen = [python for python in here if adds or python.label in known]
     if not chosen:
         raise SystemExit("bench-check: there are figures for Python %s, and none of these is here; "
                          "`make bench-update PYTHON=...` adds those of another" % ", ".join(sorted(known)))
@@ -156,8 +157,9 @@ def main():
                   % (ROOM * 100))
             for complaint in complaints:
                 print("  " + complaint)
-            sys.exit("Where they are spent: bench/check.py --functions STATE. If the price is right, or a new compiler\n"
-                     "or Python counts otherwise: `make bench-update`, and say in the commit what it buys.")
+            print("Where they are spent: bench/check.py --functions STATE. If the price is right, or a new compiler\n"
+                  "or Python counts otherwise: `make bench-update`, and say in the commit what it buys.")
+            sys.exit(1)
         print("bench-check: no pair costs over %d %% more than it did" % (ROOM * 100))
 
 
