@@ -102,6 +102,7 @@ def show(rows):
 
 
 def write(name, rows):
+    os.makedirs(RESULTS, exist_ok=True)
     with open(os.path.join(RESULTS, name + ".csv"), "w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()

@@ -48,24 +48,28 @@ def count(python):
 
 
 def parse(path):
-    """Instructions in each function itself, by (file name of the object, function), of a callgrind dump."""
-    names, costs = {}, collections.Counter()
+    """Instructions in each function itself, by (file name of the object, function), of a callgrind dump.
+
+    Without those of pairs.c, the loops around the pairs.
+    """
+    names, costs, place = {}, collections.Counter(), {}
     of_call = False
-    place = {}
     with open(path) as file:
         for line in file:
-            # `fn=(12) name` for the first time, `fn=(12)` from then on; `cfn`, `cob` are of a call.
-            named = re.match(r"(c?)(ob|fn)=\((\d+)\)(?: (.*))?$", line)
+            # `fn=(12) name` for the first time, `fn=(12)` from then on. `cfn` and `cob` are of what is
+            # called, `fi` and `fe` of what is inlined; they name as well.
+            named = re.match(r"(c?)(ob|f.)=\((\d+)\)(?: (.*))?$", line)
             if named:
                 of_callee, kind, number, name = named.groups()
+                space = kind if kind in ("ob", "fn") else "file"
                 if name:
-                    names[kind, number] = name
+                    names[space, number] = name
                 if not of_callee:
-                    place[kind] = names[kind, number]
+                    place[kind] = names[space, number]
             elif line.startswith("calls="):
                 of_call = True  # the next line has the cost of what was called
             elif re.match(r"[+*\d-]", line):
-                if not of_call and " " in line:
+                if not of_call and " " in line and not place["fl"].endswith("pairs.c"):
                     costs[os.path.basename(place["ob"]), place["fn"]] += int(line.split()[1])
                 of_call = False
     return costs
@@ -75,10 +79,8 @@ def figures_of(python):
     for state, caller, pair, costs in count(python):
         if caller in ("accepted", "draft"):
             library = sum(cost for (place, _), cost in costs.items() if place.startswith("libpep788"))
-            # Without the loop itself, and what is done once.
-            total = sum(cost for (place, _), cost in costs.items() if place != "pairs")
             yield dict(python=python.label, state=state, caller=caller, pair=pair,
-                       library=round(library), total=round(total))
+                       library=round(library), total=round(sum(costs.values())))
 
 
 def key(row):

@@ -270,7 +270,7 @@ static int compare(const void *a, const void *b)
 
 static void subinterpreters(void)
 {
-    enum { WITH = 1000, OTHERS = 200 };
+    enum { WITH = 1000, OTHERS = 100 };
     static long with[WITH], without[OTHERS];
     Py_Initialize();
     for (int i = 0; i < 10; i++) {

@@ -94,7 +94,8 @@ def of_matrix():
 
 def find(wanted=None, matrix=True):
     """The Python that is wanted, by its path or its version; otherwise all of them."""
-    if wanted and os.path.sep in wanted:
+    if wanted and shutil.which(wanted):
+        wanted = shutil.which(wanted)
         found = [(wanted, None)]
     else:
         found = of_machine() + (of_matrix() if matrix else [])
