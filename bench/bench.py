@@ -4,7 +4,8 @@
     bench.py [PYTHON] [--rounds N] [--pairs-only]
 
 PYTHON is a path, or a version: 3.12.1, 3.13t. N is how many rounds the least is taken of. Targets that
-are missed are listed, and are no failure: the machine may be busy.
+are missed are listed, and are no failure: the machine may be busy. With --pairs-only, what else is in
+results/ stays as it is; that takes seconds, the rest minutes.
 """
 
 import argparse
@@ -101,6 +102,15 @@ def show(rows):
     sys.stdout.flush()
 
 
+def kept(name):
+    """What was measured before and is no pair."""
+    try:
+        with open(os.path.join(RESULTS, name + ".csv"), newline="") as file:
+            return [row for row in csv.DictReader(file) if row["caller"] == ""]
+    except FileNotFoundError:
+        return []
+
+
 def write(name, rows):
     os.makedirs(RESULTS, exist_ok=True)
     with open(os.path.join(RESULTS, name + ".csv"), "w", newline="") as file:
@@ -119,17 +129,15 @@ def main():
     every = []
     for python in pythons.find(options.python):
         rows = pairs(python, options.rounds)
-        if not options.pairs_only:
-            rows += promises.measure(python)
-            write(python.label, rows)
+        rows += kept(python.label) if options.pairs_only else promises.measure(python)
+        write(python.label, rows)
         show(rows)
         every += rows
-    if not options.pairs_only:
-        rows = promises.of_library()
-        write("library", rows)
-        show(rows)
-        every += rows
-        chart.write(RESULTS)
+    rows = promises.of_library()
+    write("library", rows)
+    show(rows)
+    every += rows
+    chart.write(RESULTS)
 
     print("\nThreads: 0, in the main thread of a process without others; 1 or 2, so many others at once.")
     print("* Without native functions of its own; 3.15 takes %s attached PyGILState pairs."
