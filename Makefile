@@ -2,9 +2,11 @@
 
 PYTHON ?=
 CARGO ?= cargo
+# Runs the scripts in bench/.
+BENCH_PYTHON ?= python3
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all help lib headers demo check lint check-rust check-c matrix model stress clean
+.PHONY: all help lib headers demo check lint check-rust check-c matrix model stress bench bench-check bench-update clean
 
 all: headers lib
 
@@ -15,9 +17,11 @@ help:
 	@echo 'make matrix     the C suite on every CPython there is, brought in from Debian (as root)'
 	@echo 'make model      the gate and the records under a model checker: all interleavings of a few threads'
 	@echo 'make stress     random programs that exit at random moments; EXITS=1000 for each Python'
+	@echo 'make bench      what a pair of calls costs beside what it replaces, on every CPython that is found'
+	@echo 'make bench-check  whether a pair costs more instructions than was committed'
 	@echo 'make lint       formatting and lints'
 	@echo 'make headers    write include/*.h from src/capi'
-	@echo 'PYTHON=/path/to/python3.x with demo and check: this one only'
+	@echo 'PYTHON=/path/to/python3.x with demo, check and bench: this one only'
 
 lib:
 	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust (Debian: apt install cargo)'; exit 2; }
@@ -55,6 +59,17 @@ model:
 # Not yet a gate: see stress/stress.c.
 stress: lib
 	sh stress/stress.sh "$(PYTHON)" $(EXITS)
+
+# A path, or the version of one that is found: `make bench PYTHON=3.13t`.
+bench: lib
+	$(BENCH_PYTHON) bench/bench.py $(PYTHON)
+
+# By instructions, which repeat exactly; against bench/instructions.csv, which `bench-update` writes.
+bench-check: lib
+	$(BENCH_PYTHON) bench/check.py $(PYTHON)
+
+bench-update: lib
+	$(BENCH_PYTHON) bench/check.py --update $(PYTHON)
 
 clean:
 	$(CARGO) clean
