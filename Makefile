@@ -44,9 +44,10 @@ check: check-rust check-c
 check-rust: lib
 	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --lib --test headers --test surface
 
-# The C suite: c_tests/, one process per scenario and Python.
+# The C suite: c_tests/, one process per scenario and Python. And random calls against a model:
+# tests/properties, where PROPTEST_CASES and PROPTEST_RNG_SEED mean more and others of them.
 check-c: lib
-	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test c_suite
+	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test c_suite --test properties
 
 # Every CPython there is; matrix/README.md says where they come from.
 matrix:

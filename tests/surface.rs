@@ -2,52 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::Arc;
+
+mod common;
 
 #[allow(dead_code)] // the C suite needs more of it
 #[path = "c_suite/python.rs"]
 mod python;
 
+use common::{checked, compiler, library_folder, output_folder, root, Places, LIBRARY};
 use python::Python;
-
-const LIBRARY: &str = if cfg!(target_os = "macos") { "libpep788.dylib" } else { "libpep788.so" };
-
-/// What `python` wants to know of this test.
-pub struct Places {
-    /// `c_tests/`
-    pub scenarios: PathBuf,
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The folder of the library: `PEP788_LIB_DIR`, or where cargo builds it for this test.
-fn library_folder() -> PathBuf {
-    if let Some(folder) = std::env::var_os("PEP788_LIB_DIR").filter(|folder| !folder.is_empty()) {
-        return std::path::absolute(root().join(folder)).unwrap();
-    }
-    // target/<profile>/deps/surface-<hash>. An earlier `cargo build` may have left one in <profile>.
-    let executable = std::env::current_exe().unwrap();
-    let deps = executable.parent().unwrap();
-    [deps, deps.parent().unwrap()]
-        .into_iter()
-        .filter_map(|folder| {
-            let built = folder.join(LIBRARY).metadata().and_then(|data| data.modified()).ok()?;
-            Some((built, folder.to_owned()))
-        })
-        .max()
-        .unwrap_or_else(|| panic!("there is no {LIBRARY} in {}", deps.display()))
-        .1
-}
-
-/// A folder of this test's own.
-fn output_folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("surface").join(name);
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
-}
 
 fn pythons() -> Vec<Arc<Python>> {
     let places = Places { scenarios: root().join("c_tests") };
@@ -62,35 +27,8 @@ fn pythons() -> Vec<Arc<Python>> {
     found
 }
 
-/// A compiler of C or C++, as `cc` would find it for a build script.
-fn compiler(cxx: bool) -> Option<Command> {
-    let system = if cfg!(target_os = "macos") { "apple-darwin" } else { "unknown-linux-gnu" };
-    let triple = format!("{}-{system}", std::env::consts::ARCH);
-    let tool = cc::Build::new()
-        .cpp(cxx)
-        .cargo_metadata(false)
-        .target(&triple)
-        .host(&triple)
-        .opt_level(0)
-        .out_dir(output_folder("cc"))
-        .try_get_compiler()
-        .ok()?;
-    let runs = tool.to_command().arg("--version").output().is_ok_and(|done| done.status.success());
-    runs.then(|| tool.to_command())
-}
-
 fn c_compiler() -> Command {
     compiler(false).expect("a C compiler (Debian and Ubuntu: package `gcc`)")
-}
-
-/// Runs it; the error is what it printed.
-fn checked(command: &mut Command) -> Result<Output, String> {
-    let done = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    if done.status.success() {
-        Ok(done)
-    } else {
-        Err(format!("{command:?}: {}\n{}", done.status, String::from_utf8_lossy(&done.stderr)))
-    }
 }
 
 /// Does `job` with all `items` on all cores, and fails with all that went wrong.

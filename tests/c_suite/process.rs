@@ -31,7 +31,7 @@ impl Invocation {
 /// How a process ended, and what it said.
 pub struct Ended {
     how: How,
-    stdout: String,
+    pub stdout: String,
     stderr: String,
 }
 
