@@ -9,6 +9,7 @@ use crate::gate::{Claim, NotOut};
 use crate::interpreter::{Record, LOBBY};
 use crate::python::{self, Api, Attached, GilstateSlot, Glance, PyThreadState};
 use crate::thread::Thread;
+use crate::trace::{self, Slip, What};
 
 /// A guard that a level of the stack, or a thread state, keeps by itself.
 #[derive(Clone, Copy)]
@@ -26,10 +27,23 @@ struct Origin(u64);
 impl Origin {
     /// In the thread's tally, rather than on the gate.
     const TALLIED: u64 = 1;
+    /// The rest is the address of a slip, which knows all that.
+    const TRACED: u64 = 2;
 
     #[inline]
     fn now(record: &Record) -> Origin {
         Origin((fork::generation() as u64) << 32 | (record.life() as u64) << 16)
+    }
+
+    fn traced(slip: &'static Slip) -> Origin {
+        Origin(std::ptr::from_ref(slip) as u64 | Origin::TRACED)
+    }
+
+    #[inline]
+    fn slip(self) -> Option<&'static Slip> {
+        let address = self.0 & !Origin::TRACED;
+        // SAFETY: put there by `traced`; slips are never freed.
+        (self.0 & Origin::TRACED != 0).then(|| unsafe { &*(address as *const Slip) })
     }
 
     #[inline]
@@ -42,12 +56,16 @@ impl Hold {
     /// For a guard that was just taken on `record`, in this process.
     #[inline]
     pub(crate) fn of(record: &'static Record) -> Hold {
-        Hold { record, origin: Origin::now(record) }
+        let slip = trace::note(record, What::Hold);
+        Hold { record, origin: slip.map_or_else(|| Origin::now(record), Origin::traced) }
     }
 
     /// One that the calling thread gives back itself, the cheap way. `None`: not this way.
     #[inline]
     pub(crate) fn tallied(thread: &Thread, record: &'static Record) -> Option<Hold> {
+        if !trace::is_off() {
+            return None;
+        }
         let entered = record.gate.enter_by(&thread.tally, record.owner(), &LOBBY);
         let origin = Origin(Origin::now(record).0 | Origin::TALLIED);
         entered.then_some(Hold { record, origin })
@@ -61,6 +79,7 @@ impl Hold {
     #[inline]
     pub(crate) fn is_valid(&self) -> bool {
         self.origin.0 & !Origin::TALLIED == Origin::now(self.record).0
+            || self.origin.slip().is_some_and(Slip::is_valid)
     }
 
     /// If it is tallied: in the thread that took it, which is `thread`.
@@ -72,11 +91,21 @@ impl Hold {
                 self.record.gate.leave_by(&thread.tally, &LOBBY);
             }
             Ok(())
-        } else if self.is_valid() {
-            self.record.gate.leave(&LOBBY)
         } else {
-            Ok(())
+            self.leave()
         }
+    }
+
+    /// One that is not tallied.
+    #[inline]
+    fn leave(self) -> Result<(), NotOut> {
+        if !self.is_valid() {
+            return Ok(());
+        }
+        if let Some(slip) = self.origin.slip() {
+            slip.close(slip.life());
+        }
+        self.record.gate.leave(&LOBBY)
     }
 
     /// One that is not tallied; or in the thread that took it.
@@ -84,8 +113,7 @@ impl Hold {
         match Thread::known() {
             Some(thread) => self.give_back_by(thread),
             // Then it is not tallied.
-            None if self.is_valid() => self.record.gate.leave(&LOBBY),
-            None => Ok(()),
+            None => self.leave(),
         }
     }
 }

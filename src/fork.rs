@@ -8,6 +8,7 @@ use std::sync::{MutexGuard, Once};
 use crate::interpreter::{self, Registry};
 use crate::tally::{Roll, Tally, ROLL};
 use crate::thread::Thread;
+use crate::trace;
 
 /// How many forks lie between this process and the one that loaded the library.
 static GENERATION: AtomicUsize = AtomicUsize::new(0);
@@ -23,6 +24,7 @@ struct Held {
     registry: MutexGuard<'static, Registry>,
     _lobby: MutexGuard<'static, ()>,
     roll: MutexGuard<'static, Vec<&'static Tally>>,
+    slips: trace::Slips,
 }
 
 thread_local! {
@@ -50,7 +52,8 @@ unsafe extern "C" fn before() {
     let registry = interpreter::registry();
     let lobby = interpreter::LOBBY.enter();
     let roll = ROLL.lock();
-    HELD.set(Some(ManuallyDrop::new(Held { registry, _lobby: lobby, roll })));
+    let slips = trace::hold_slips();
+    HELD.set(Some(ManuallyDrop::new(Held { registry, _lobby: lobby, roll, slips })));
 }
 
 unsafe extern "C" fn in_parent() {
@@ -66,6 +69,7 @@ unsafe extern "C" fn in_child() {
             record.gate.forget_parent();
             record.forget_handles();
         }
+        held.slips.forget_parent();
         HELD.set(Some(held));
     }
     let_go();

@@ -18,7 +18,9 @@
 //!   per record, the guards that are out, and says who may still take one. These two know nothing
 //!   of Python.
 //! - `finalize` is the other side: a callback in the interpreter's own `atexit`, installed at first
-//!   use, that waits until the gate can be closed, while `report` tells the user for whom.
+//!   use, that waits until the gate can be closed, while `report` tells the user for whom; if
+//!   asked, with what `trace` noted when each guard was taken (`symbols` names its functions), and
+//!   by `say`, which no stderr can stop.
 //! - `fork` makes a forked child start afresh; `settings` are the environment variables; `memory`
 //!   is for allocations that may fail.
 //! - `python` is the only part that calls CPython, by functions found at run time.
@@ -53,6 +55,12 @@ mod tally;
 mod finalize;
 #[cfg(not(loom))]
 mod report;
+#[cfg(not(loom))]
+mod say;
+#[cfg(not(loom))]
+mod symbols;
+#[cfg(not(loom))]
+mod trace;
 
 #[cfg(not(loom))]
 mod fork;

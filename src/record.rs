@@ -19,8 +19,15 @@ pub(crate) type Address = *mut c_void;
 ///
 /// A record's memory is never given back, only used again for another interpreter. So reading
 /// one through a stale handle is defined, and `life` tells that the handle is stale.
-#[repr(align(1024))]
+///
+/// A handle may lead to a slip instead (`trace`), which begins like this.
+#[repr(C, align(1024))]
 pub(crate) struct Record {
+    /// [`STAMP`] plus how often the record was given to a new interpreter.
+    stamp: AtomicUsize,
+    /// What a guard's handle, and a view's, is now: see `capi/handle.rs`, which alone writes and
+    /// reads them. 0: not known.
+    pub(crate) handles: [AtomicUsize; 2],
     pub(crate) gate: Gate,
     /// NULL when the interpreter is gone, from before its address can be another one's.
     address: AtomicPtr<c_void>,
@@ -28,13 +35,8 @@ pub(crate) struct Record {
     id: AtomicI64,
     /// How many exit callbacks are in place. Not zero means that finalization will wait.
     pub(crate) callbacks: AtomicUsize,
-    /// What a guard's handle, and a view's, is now: see `capi/handle.rs`, which alone writes and
-    /// reads them. 0: not known.
-    pub(crate) handles: [AtomicUsize; 2],
     /// How many views there are. They keep the record from another interpreter.
     views: AtomicUsize,
-    /// [`STAMP`] plus how often the record was given to a new interpreter.
-    stamp: AtomicUsize,
     /// The main interpreter's. Views of it outlive `Py_FinalizeEx`, and may come before
     /// `Py_Initialize`: they name "main", whichever run of the runtime that is. So no other
     /// interpreter ever has this record.
@@ -48,13 +50,13 @@ impl Record {
     const_fn! {
         pub(crate) fn new(is_main: bool) -> Record {
             Record {
+                stamp: AtomicUsize::new(STAMP),
+                handles: [AtomicUsize::new(0), AtomicUsize::new(0)],
                 gate: Gate::new(),
                 address: AtomicPtr::new(std::ptr::null_mut()),
                 id: AtomicI64::new(0),
                 callbacks: AtomicUsize::new(0),
-                handles: [AtomicUsize::new(0), AtomicUsize::new(0)],
                 views: AtomicUsize::new(0),
-                stamp: AtomicUsize::new(STAMP),
                 is_main,
             }
         }

@@ -1,12 +1,12 @@
 //! What the user is told while an exit waits.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::time::Instant;
 
 use crate::interpreter::Record;
 use crate::python::Api;
-use crate::settings;
+use crate::say::say;
+use crate::{settings, trace};
 
 /// One wait: what has been said of it.
 pub(crate) struct Wait {
@@ -33,7 +33,8 @@ impl Wait {
         let late = settings::get().wait_warn.is_some_and(|after| self.begun.elapsed() >= after);
         if late && !self.warned {
             self.warned = true;
-            self.explain(&guards_out());
+            // SAFETY: attached.
+            unsafe { self.explain(py, &guards_out, "") };
         }
         // SAFETY: attached. Runs the program's signal handlers, if this is the main thread.
         unsafe {
@@ -64,13 +65,34 @@ impl Wait {
             end_by_sigint();
         }
         self.interrupted = true;
-        self.explain(&guards_out());
-        say("libpep788: press Ctrl-C again to end the process without waiting\n");
+        const AGAIN: &str = "libpep788: press Ctrl-C again to end the process without waiting\n";
+        // SAFETY: attached.
+        unsafe { self.explain(py, guards_out, AGAIN) };
         true
     }
 
-    fn explain(&self, guards_out: &[(&'static Record, usize)]) {
+    /// Detached meanwhile: stderr may be slow, and the loader's lock, without which no name is found,
+    /// may be held by a thread that waits to attach.
+    ///
+    /// # Safety
+    /// The calling thread is attached.
+    unsafe fn explain(
+        &self,
+        py: &'static Api,
+        guards_out: impl Fn() -> Vec<(&'static Record, usize)>,
+        advice: &str,
+    ) {
+        // SAFETY: attached, says the caller, and again afterwards.
+        unsafe {
+            let state = py.PyEval_SaveThread();
+            say(&(self.explanation(&guards_out()) + advice));
+            py.PyEval_RestoreThread(state);
+        }
+    }
+
+    fn explanation(&self, guards_out: &[(&'static Record, usize)]) -> String {
         let mut text = String::new();
+        let mut is_traced = false;
         let _ = writeln!(
             text,
             "libpep788: the end of {} has waited {:.1} s for PEP 788 guards:",
@@ -79,18 +101,22 @@ impl Wait {
         );
         for (record, guards) in guards_out {
             let _ = writeln!(text, "libpep788:   {}: {guards} not closed", record.name());
+            if let Some(lines) = trace::list(record, *guards) {
+                is_traced = true;
+                for line in lines {
+                    let _ = writeln!(text, "libpep788:     {line}");
+                }
+            }
         }
         text.push_str(
             "libpep788: each is ended by PyInterpreterGuard_Close, PyInterpreterRef_Close, or the \
              PyThreadState_Release of an Ensure that holds the interpreter\n",
         );
-        say(&text);
+        if !is_traced {
+            text.push_str("libpep788: PEP788_TRACE=1 lists where each was taken\n");
+        }
+        text
     }
-}
-
-/// A broken stderr changes nothing.
-fn say(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// As if Python had not taken SIGINT over.

@@ -1,9 +1,10 @@
 //! The environment variables, read once, when the first of them is needed.
 
-use std::io::Write;
 use std::time::Duration;
 
 use once_cell::sync::Lazy;
+
+use crate::say::say;
 
 pub(crate) struct Settings {
     /// `PEP788_ENGINE=backport`: our implementation serves accepted calls on 3.15+ too.
@@ -13,6 +14,8 @@ pub(crate) struct Settings {
     pub drain_grace: Option<Duration>,
     /// `PEP788_WAIT_WARN_MS`: how long an exit waits before it says for whom. `None`: never.
     pub wait_warn: Option<Duration>,
+    /// `PEP788_TRACE=1`: it is noted where each guard is taken.
+    pub trace: bool,
 }
 
 pub(crate) fn get() -> &'static Settings {
@@ -26,6 +29,7 @@ pub(crate) fn get() -> &'static Settings {
             ..=0 => None,
             wait => Some(Duration::from_millis(wait.unsigned_abs())),
         },
+        trace: choice("PEP788_TRACE", &["0", "1"]) == Some(1),
     });
     &SETTINGS
 }
@@ -50,5 +54,5 @@ fn choice(name: &str, choices: &[&str]) -> Option<usize> {
 
 /// A setting that cannot be understood is not worth a process; it is said, and not followed.
 fn complain(name: &str, text: &str, wanted: &str) {
-    let _ = writeln!(std::io::stderr(), "libpep788: {name}={text:?} is ignored: it takes {wanted}");
+    say(&format!("libpep788: {name}={text:?} is ignored: it takes {wanted}\n"));
 }

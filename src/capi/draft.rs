@@ -254,6 +254,7 @@ pub unsafe extern "C" fn Pep788_EnsureStealing(r#ref: PyInterpreterRef) -> c_int
         return result(ensure_ref(py, NAME, r#ref as usize));
     }
     open_or_fatal(NAME, &reference, Kind::StrongRef);
+    reference.retire(NAME, r#ref as usize, Kind::StrongRef);
     let hold = Hold::of(reference.record);
     let Some(thread) = Thread::this() else {
         let _ = hold.give_back();

@@ -10,6 +10,10 @@
 //! | 2 to 5 | the process that took it, as a count of forks | 0: views survive a fork |
 //! | 6 to 9 | which of the interpreters that had the record | the same; 0 for "main" in any run |
 //!
+//! With `PEP788_TRACE=1`, the address of a guard or strong reference is that of its slip (`trace`),
+//! which leads to the record, and bits 6 to 9 are the life of the slip. Whoever decodes a handle
+//! meets that case where it has found that the address is not a record's.
+//!
 //! Bit 0 tells `PyThreadState_Ensure`, one symbol for both dialects, how to answer.
 
 use std::sync::atomic::Ordering;
@@ -17,6 +21,7 @@ use std::sync::atomic::Ordering;
 use crate::fork;
 use crate::interpreter::{Record, RECORD_ALIGN};
 use crate::python::fatal;
+use crate::trace::{self, Slip, What};
 
 const DRAFT: usize = 0b01;
 const WEAK: usize = 0b10;
@@ -64,6 +69,19 @@ pub(super) struct Handle {
     pub(super) inherited: bool,
     /// Inherited, and its interpreter ended in this process; the record may be another one's.
     pub(super) gone: bool,
+    /// The address is that of a slip.
+    is_traced: bool,
+}
+
+impl Handle {
+    /// The guard is closed, or consumed; a fatal error if it was before. Where guards are not
+    /// traced, the count of the gate has to tell.
+    #[inline]
+    pub(super) fn retire(&self, function: &str, handle: usize, kind: Kind) {
+        if self.is_traced {
+            retire_slip(function, handle, kind);
+        }
+    }
 }
 
 /// Whether a handle that reaches `PyThreadState_Ensure` is one of the draft dialect.
@@ -77,8 +95,26 @@ fn this_process() -> usize {
     (fork::generation() % MODULUS) << FORK_SHIFT
 }
 
+/// A handle for a guard that was just taken on `record`, or for a view of it.
 #[inline]
 pub(super) fn encode(record: &'static Record, kind: Kind) -> usize {
+    let slip = match kind {
+        Kind::Guard => trace::note(record, What::Guard),
+        Kind::StrongRef => trace::note(record, What::StrongRef),
+        Kind::View | Kind::WeakRef => None,
+    };
+    match slip {
+        Some(slip) => {
+            let life = slip.life() % MODULUS;
+            std::ptr::from_ref(slip) as usize | life << LIFE_SHIFT | this_process() | kind.bits()
+        }
+        None => untraced(record, kind),
+    }
+}
+
+/// The handle, if guards are not traced.
+#[inline]
+fn untraced(record: &'static Record, kind: Kind) -> usize {
     let process = match kind {
         Kind::Guard | Kind::StrongRef => this_process(),
         Kind::View | Kind::WeakRef => 0,
@@ -110,7 +146,7 @@ pub(super) fn glance(handle: usize, kind: Kind) -> Option<&'static Record> {
     }
     let record = (handle & !(RECORD_ALIGN - 1)) as *const Record;
     // SAFETY: the caller passed a handle of ours, and records stay readable for ever. Other
-    // memory does not hold this address, with these bits, in this place.
+    // memory, a slip for one, does not hold this address, with these bits, in this place.
     let noted = unsafe { &(*record).handles[usize::from(kind.is_weak())] };
     // Relaxed: whoever has the handle has seen what was noted with it, or it was forgotten.
     let is_noted = noted.load(Ordering::Relaxed) == handle ^ (kind.bits() & DRAFT);
@@ -122,7 +158,7 @@ pub(super) fn glance(handle: usize, kind: Kind) -> Option<&'static Record> {
 #[inline]
 pub(super) fn decode(function: &str, handle: usize, kind: Kind) -> Handle {
     match glance(handle, kind) {
-        Some(record) => Handle { record, inherited: false, gone: false },
+        Some(record) => Handle { record, inherited: false, gone: false, is_traced: false },
         None => look_closely(function, handle, kind),
     }
 }
@@ -145,7 +181,7 @@ fn look_closely(function: &str, handle: usize, kind: Kind) -> Handle {
     // SAFETY: the caller passed a handle of ours, and records stay readable for ever. Of
     // anything else that is readable, the check of the record's stamp tells.
     let Some(record) = (address != 0).then(|| unsafe { Record::at(address) }).flatten() else {
-        fatal(function, &format!("this is not a {} of this library", kind.name()));
+        return decode_traced(function, handle, kind);
     };
     let inherited = match kind {
         Kind::Guard | Kind::StrongRef => bits & (MODULUS - 1) << FORK_SHIFT != this_process(),
@@ -158,5 +194,50 @@ fn look_closely(function: &str, handle: usize, kind: Kind) -> Handle {
             &format!("this {} was closed before, and its interpreter is gone", kind.name()),
         );
     }
-    Handle { record, inherited, gone }
+    Handle { record, inherited, gone, is_traced: false }
+}
+
+/// What the address leads to, if it is not a record.
+#[cold]
+fn decode_traced(function: &str, handle: usize, kind: Kind) -> Handle {
+    let bits = handle % RECORD_ALIGN;
+    let slip = match slip_of(handle) {
+        Some(slip) if kind == Kind::Guard || kind == Kind::StrongRef => slip,
+        _ => fatal(function, &format!("this is not a {} of this library", kind.name())),
+    };
+    let inherited = bits & (MODULUS - 1) << FORK_SHIFT != this_process();
+    if !inherited && bits >> LIFE_SHIFT != slip.life() % MODULUS {
+        closed_before(function, kind, slip, bits >> LIFE_SHIFT);
+    }
+    let gone = !slip.is_of_living();
+    if gone && !inherited {
+        fatal(function, &format!("the interpreter of this {} is gone", kind.name()));
+    }
+    Handle { record: slip.record(), inherited, gone, is_traced: true }
+}
+
+fn slip_of(handle: usize) -> Option<&'static Slip> {
+    let address = handle - handle % RECORD_ALIGN;
+    // SAFETY: slips too stay readable for ever, and have a stamp where a record has its own; of
+    // anything else that is readable, the stamp tells.
+    (address != 0).then(|| unsafe { Slip::at(address) }).flatten()
+}
+
+#[cold]
+fn retire_slip(function: &str, handle: usize, kind: Kind) {
+    let Some(slip) = slip_of(handle) else { return };
+    let own = (handle % RECORD_ALIGN) >> LIFE_SHIFT;
+    let life = slip.life();
+    // Another thread may be faster.
+    if life % MODULUS != own || !slip.close(life) {
+        closed_before(function, kind, slip, own);
+    }
+}
+
+/// `life`: of the handle, and of the notes as long as the slip was not used again.
+#[cold]
+fn closed_before(function: &str, kind: Kind, slip: &Slip, life: usize) -> ! {
+    let is_noted = slip.life() % MODULUS == (life + 1) % MODULUS;
+    let trace = if is_noted { slip.tell() } else { String::new() };
+    super::already_closed(function, kind, &trace)
 }

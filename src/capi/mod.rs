@@ -82,14 +82,18 @@ unsafe fn raise(py: &'static Api, refusal: Refusal) -> usize {
 #[inline]
 fn close_strong(function: &str, handle: usize, kind: Kind) {
     let strong = decode(function, handle, kind);
-    if !strong.inherited && strong.record.gate.leave(&LOBBY).is_err() {
-        already_closed(function, kind);
+    if strong.inherited {
+        return;
+    }
+    strong.retire(function, handle, kind);
+    if strong.record.gate.leave(&LOBBY).is_err() {
+        already_closed(function, kind, "");
     }
 }
 
 fn close_weak(function: &str, handle: usize, kind: Kind) {
     if !decode(function, handle, kind).record.drop_view() {
-        already_closed(function, kind);
+        already_closed(function, kind, "");
     }
 }
 
@@ -97,11 +101,12 @@ fn close_weak(function: &str, handle: usize, kind: Kind) {
 #[inline]
 fn open_or_fatal(function: &str, strong: &Handle, kind: Kind) {
     if strong.record.gate.guards() == 0 {
-        already_closed(function, kind);
+        already_closed(function, kind, "");
     }
 }
 
+/// `trace`: what is known of it, as further lines.
 #[cold]
-fn already_closed(function: &str, kind: Kind) -> ! {
-    fatal(function, &format!("this {} is closed already; each is closed once", kind.name()))
+fn already_closed(function: &str, kind: Kind, trace: &str) -> ! {
+    fatal(function, &format!("this {} is closed already; each is closed once{trace}", kind.name()))
 }

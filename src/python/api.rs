@@ -188,6 +188,7 @@ api! {
         fn PyImport_GetModule(name: *mut PyObject) -> *mut PyObject;
         fn PyUnicode_FromString(text: *const c_char) -> *mut PyObject;
         fn PyUnicode_CompareWithASCIIString(text: *mut PyObject, ascii: *const c_char) -> c_int;
+        fn PyUnicode_AsUTF8AndSize(text: *mut PyObject, length: *mut isize) -> *const c_char;
         fn PyLong_AsUnsignedLong(object: *mut PyObject) -> c_ulong;
         fn PyLong_FromUnsignedLong(value: c_ulong) -> *mut PyObject;
         fn PyObject_IsTrue(object: *mut PyObject) -> c_int;

@@ -4,6 +4,7 @@
 mod api;
 mod current;
 mod find;
+mod frame;
 mod glance;
 mod native;
 pub(crate) mod threading;
@@ -12,6 +13,7 @@ pub(crate) use api::{Api, PyInterpreterState, PyObject, PyThreadState};
 use api::{PyCFunction, PyMethodDef};
 pub(crate) use current::{attached, live_interpreter, Attached, GilstateSlot};
 pub(crate) use find::{get, get_or_fatal};
+pub(crate) use frame::innermost_frame;
 pub(crate) use glance::Glance;
 pub(crate) use native::native;
 
@@ -75,6 +77,20 @@ impl Owned {
                     Owned::new(self.py, item)
                 })
                 .collect()
+        }
+    }
+
+    /// The text of a string. `None`: it is none, or has no UTF-8; with the exception cleared.
+    pub(crate) fn utf8(&self) -> Option<&[u8]> {
+        let mut length = 0;
+        // SAFETY: as above; CPython keeps the text with the string.
+        unsafe {
+            let text = self.py.PyUnicode_AsUTF8AndSize(self.object, &mut length);
+            if text.is_null() {
+                self.py.PyErr_Clear();
+                return None;
+            }
+            Some(std::slice::from_raw_parts(text.cast(), length as usize))
         }
     }
 

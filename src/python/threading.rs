@@ -24,23 +24,44 @@ pub(crate) unsafe fn is_shutting_down(py: &'static Api) -> Option<bool> {
 /// # Safety
 /// The calling thread is attached.
 pub(crate) unsafe fn is_daemon(py: &'static Api) -> Option<bool> {
-    // SAFETY: attached, says the caller; the thread object is borrowed from a dict that only
-    // attached threads change, and then owned.
+    // SAFETY: attached, says the caller.
     unsafe {
         let _exception = KeepException::new(py);
         let threading = loaded_module(py, THREADING)?;
-        let active = threading.attribute(c"_active")?;
         // Up to 3.12 whichever thread loads `threading` passes for the main one.
         let main = threading.attribute(c"_main_thread")?;
+        let thread = this_thread(py, &threading)?;
+        (thread.as_ptr() != main.as_ptr()).then(|| is_daemon_thread(&thread))?
+    }
+}
+
+/// The name of this thread's `threading.Thread`; `None` if there is none.
+///
+/// # Safety
+/// The calling thread is attached.
+pub(crate) unsafe fn name(py: &'static Api) -> Option<Owned> {
+    // SAFETY: attached, says the caller.
+    unsafe { this_thread(py, &loaded_module(py, THREADING)?)?.attribute(c"_name") }
+}
+
+/// This thread's `threading.Thread`. Leaves no exception.
+///
+/// # Safety
+/// The calling thread is attached.
+unsafe fn this_thread(py: &'static Api, threading: &Owned) -> Option<Owned> {
+    let active = threading.attribute(c"_active")?;
+    // SAFETY: attached, says the caller; the thread object is borrowed from a dict that only
+    // attached threads change, and then owned.
+    unsafe {
         let ident = py.PyLong_FromUnsignedLong(py.PyThread_get_thread_ident());
         let ident = Owned::new(py, ident)?;
         let thread = py.PyDict_GetItemWithError(active.as_ptr(), ident.as_ptr());
-        if thread.is_null() || thread == main.as_ptr() {
+        if thread.is_null() {
             py.PyErr_Clear();
             return None;
         }
         py.Py_IncRef(thread);
-        is_daemon_thread(&Owned::new(py, thread)?)
+        Owned::new(py, thread)
     }
 }
 

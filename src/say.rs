@@ -1,0 +1,110 @@
+//! Writing to stderr, which may be broken: closed, full, a pipe that nobody reads any more. None of
+//! that may keep an exit from going on, or change how it ends.
+
+use std::mem::MaybeUninit;
+use std::os::raw::c_int;
+
+/// How long a reader may take for each piece before the rest is left out.
+const PATIENCE_MS: c_int = 1000;
+
+/// What a pipe takes without blocking, if it takes anything.
+const PIECE: usize = libc::PIPE_BUF;
+
+/// Writes to file descriptor 2, which Python's own `sys.stderr` need not be any more.
+///
+/// A piece is written only where `poll` says that there is room for it, so a pipe that is full, or a
+/// terminal that is stopped, costs a second. (Another writer may be faster and take the room; then
+/// this waits for the reader after all. `O_NONBLOCK` would rule that out, but would change the pipe
+/// for everybody who shares it.)
+pub(crate) fn say(text: &str) {
+    let _no_signal = WithoutSigpipe::new();
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() && has_room() {
+        let piece = &rest[..rest.len().min(PIECE)];
+        // SAFETY: writes from a valid slice.
+        let written =
+            unsafe { libc::write(libc::STDERR_FILENO, piece.as_ptr().cast(), piece.len()) };
+        match usize::try_from(written) {
+            Ok(written) => rest = &rest[written..],
+            Err(_) if try_again() => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn has_room() -> bool {
+    let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+    loop {
+        // SAFETY: one valid entry.
+        match unsafe { libc::poll(&mut stderr, 1, PATIENCE_MS) } {
+            0 => return false,
+            // Anything else that it reports is a pipe without a reader, or no file at all.
+            1.. => return stderr.revents == libc::POLLOUT,
+            _ if try_again() => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Whether the call that just failed was interrupted, or had somebody else take its room.
+fn try_again() -> bool {
+    let error = std::io::Error::last_os_error().kind();
+    matches!(error, std::io::ErrorKind::Interrupted | std::io::ErrorKind::WouldBlock)
+}
+
+/// While it lives, a write of this thread to a pipe without a reader raises no signal. Python
+/// ignores SIGPIPE, but a program that embeds it may not.
+struct WithoutSigpipe {
+    /// The mask to go back to; `None`: a SIGPIPE was pending before, and stays so.
+    before: Option<libc::sigset_t>,
+}
+
+impl WithoutSigpipe {
+    fn new() -> WithoutSigpipe {
+        if is_sigpipe_pending() {
+            // It is blocked, then.
+            return WithoutSigpipe { before: None };
+        }
+        let mut before = MaybeUninit::uninit();
+        let sigpipe = only_sigpipe();
+        // SAFETY: both sets are valid places; the call writes the second one if it succeeds.
+        let before = unsafe {
+            let failed = libc::pthread_sigmask(libc::SIG_BLOCK, &sigpipe, before.as_mut_ptr());
+            (failed == 0).then(|| before.assume_init())
+        };
+        WithoutSigpipe { before }
+    }
+}
+
+impl Drop for WithoutSigpipe {
+    fn drop(&mut self) {
+        let Some(before) = self.before else { return };
+        // SAFETY: valid sets and a valid place; `sigwait` takes a signal that is there, and is
+        // this thread's, as a write raises it in the thread that makes it.
+        unsafe {
+            if is_sigpipe_pending() {
+                libc::sigwait(&only_sigpipe(), &mut 0);
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        }
+    }
+}
+
+fn only_sigpipe() -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: `sigemptyset` initializes the set.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGPIPE);
+        set.assume_init()
+    }
+}
+
+fn is_sigpipe_pending() -> bool {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: `sigpending` initializes the set, if it succeeds.
+    unsafe {
+        libc::sigpending(set.as_mut_ptr()) == 0
+            && libc::sigismember(set.as_ptr(), libc::SIGPIPE) == 1
+    }
+}

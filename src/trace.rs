@@ -1,0 +1,455 @@
+//! `PEP788_TRACE=1`: where each guard that is out was taken.
+//!
+//! A guard is a count, so one cannot be told from another. With tracing on, each gets a *slip*: a
+//! block of memory with notes on who took it, and its handle is the slip's address instead of the
+//! record's (`capi/handle.rs`). So an exit that waits can list them, and one that is closed twice is
+//! known. Whatever fails on the way, for want of memory, leaves a guard without a slip.
+//!
+//! With tracing off, all of this is the one branch of [`is_off`] where a guard is taken.
+
+use std::collections::VecDeque;
+use std::ffi::{c_int, c_ulong, c_void};
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+use crate::interpreter::{Record, RECORD_ALIGN};
+use crate::memory::try_box;
+use crate::symbols::{self, Symbol};
+use crate::sync::lock;
+use crate::{attach, fork, python, settings};
+
+/// What a slip is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    Guard,
+    StrongRef,
+    /// What an Ensure, or `SetDaemon(0)`, keeps by itself.
+    Hold,
+}
+
+/// Whether tracing is off, as it is as a rule.
+#[inline]
+pub(crate) fn is_off() -> bool {
+    /// Known to be off. Relaxed: whoever does not see it yet asks the settings.
+    static OFF: AtomicBool = AtomicBool::new(false);
+
+    #[cold]
+    fn ask() -> bool {
+        let off = !settings::get().trace;
+        OFF.store(off, Ordering::Relaxed);
+        off
+    }
+    OFF.load(Ordering::Relaxed) || ask()
+}
+
+/// One guard that was taken. Slips are never freed, only used again, with a count of lives: reading
+/// one through a stale handle is defined, and its life tells that the handle is stale.
+#[repr(C, align(1024))]
+pub(crate) struct Slip {
+    /// [`STAMP`] and the life: odd while the guard is out. Where a record has its stamp.
+    stamp: AtomicUsize,
+    /// Where a record has its handles: no handle is zero.
+    _no_handles: [AtomicUsize; 2],
+    /// The record's address.
+    record: AtomicUsize,
+    /// Which of the interpreters that had the record.
+    record_life: AtomicUsize,
+    /// The process that took the guard.
+    generation: AtomicUsize,
+    /// Kept after the guard is closed, for somebody who closes it again.
+    notes: Mutex<Option<Notes>>,
+}
+
+const STAMP: usize = 0x736c_6970_0000_0000_u64 as usize;
+const LIFE: usize = 0xffff;
+
+const _: () = assert!(align_of::<Slip>() == RECORD_ALIGN);
+
+/// So many slips rest before one is used again.
+const RESTING: usize = 256;
+
+struct Pool {
+    all: Vec<&'static Slip>,
+    /// Closed, the latest last.
+    resting: VecDeque<&'static Slip>,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { all: Vec::new(), resting: VecDeque::new() });
+
+/// A slip for a guard that was just taken. `None`: tracing is off, or there is no memory.
+#[inline]
+pub(crate) fn note(record: &'static Record, what: What) -> Option<&'static Slip> {
+    if is_off() {
+        return None;
+    }
+    Slip::fill_in(record, what)
+}
+
+impl Slip {
+    #[cold]
+    fn fill_in(record: &'static Record, what: What) -> Option<&'static Slip> {
+        // Before any lock: this calls Python, and the unwinder.
+        let notes = Notes::take(what);
+        let slip = lock(&POOL).claim()?;
+        *lock(&slip.notes) = Some(notes);
+        // Relaxed: the stamp brings them to who looks at the slip.
+        slip.record.store(std::ptr::from_ref(record) as usize, Ordering::Relaxed);
+        slip.record_life.store(record.life(), Ordering::Relaxed);
+        slip.generation.store(fork::generation(), Ordering::Relaxed);
+        // Nobody else changes the stamp of a slip that is not out. Release: see above.
+        slip.stamp.store(STAMP | ((slip.life() + 1) & LIFE), Ordering::Release);
+        Some(slip)
+    }
+
+    /// The slip at `address`, if there is one.
+    ///
+    /// # Safety
+    /// `address` is readable and aligned for a slip.
+    pub(crate) unsafe fn at(address: usize) -> Option<&'static Slip> {
+        let slip = address as *const Slip;
+        // SAFETY: readable, says the caller. Where it is a slip, it is one for ever.
+        unsafe {
+            // Relaxed: the upper half never changes.
+            let stamp = (*std::ptr::addr_of!((*slip).stamp)).load(Ordering::Relaxed);
+            (stamp & !LIFE == STAMP).then(|| &*slip)
+        }
+    }
+
+    pub(crate) fn life(&self) -> usize {
+        // Acquire: pairs with the store in `fill_in`.
+        self.stamp.load(Ordering::Acquire) & LIFE
+    }
+
+    pub(crate) fn record(&self) -> &'static Record {
+        // SAFETY: a record's address since the slip was filled in, and records are never freed.
+        unsafe { &*(self.record.load(Ordering::Relaxed) as *const Record) }
+    }
+
+    /// Whether its interpreter is the one that the record has now.
+    pub(crate) fn is_of_living(&self) -> bool {
+        self.record_life.load(Ordering::Relaxed) == self.record().life()
+    }
+
+    /// ... and the process too.
+    pub(crate) fn is_valid(&self) -> bool {
+        self.generation.load(Ordering::Relaxed) == fork::generation() && self.is_of_living()
+    }
+
+    /// The guard of that life is closed. `false`: it was closed before.
+    pub(crate) fn close(&'static self, life: usize) -> bool {
+        // Relaxed: the notes have a lock of their own, and the guard's own count orders the rest.
+        let closed = self
+            .stamp
+            .compare_exchange(
+                STAMP | life,
+                STAMP | ((life + 1) & LIFE),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            )
+            .is_ok();
+        if closed {
+            lock(&POOL).resting.push_back(self);
+        }
+        closed
+    }
+
+    /// Where the guard was taken, as lines to follow a message.
+    pub(crate) fn tell(&self) -> String {
+        let notes = *lock(&self.notes);
+        let mut text = String::new();
+        if let Some(notes) = notes {
+            let symbols = symbols::look_up(notes.stack().iter().copied());
+            let _ = write!(text, "\n  it was {}", notes.by_whom());
+            for line in notes.where_from(&symbols) {
+                let _ = write!(text, "\n    {line}");
+            }
+        }
+        text
+    }
+}
+
+impl Pool {
+    fn claim(&mut self) -> Option<&'static Slip> {
+        if self.resting.len() > RESTING {
+            return self.resting.pop_front();
+        }
+        self.all.try_reserve(1).ok()?;
+        // `close` pushes to it where nothing may fail.
+        let all = self.all.len() + 1;
+        self.resting.try_reserve(all - self.resting.len()).ok()?;
+        let slip: &'static Slip = Box::leak(try_box(Slip {
+            stamp: AtomicUsize::new(STAMP),
+            _no_handles: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            record: AtomicUsize::new(0),
+            record_life: AtomicUsize::new(0),
+            generation: AtomicUsize::new(0),
+            notes: Mutex::new(None),
+        })?);
+        self.all.push(slip);
+        Some(slip)
+    }
+}
+
+/// The lock to be held across a fork.
+pub(crate) struct Slips(MutexGuard<'static, Pool>);
+
+pub(crate) fn hold_slips() -> Slips {
+    Slips(lock(&POOL))
+}
+
+impl Slips {
+    /// In a forked child: the slips are of the parent's guards. They stay as they are, since
+    /// handles lead to them.
+    pub(crate) fn forget_parent(&mut self) {
+        self.0.all.clear();
+        self.0.resting.clear();
+    }
+}
+
+/// A piece of text that needs no allocation: what does not fit is cut off at the front.
+#[derive(Clone, Copy)]
+struct Text<const N: usize> {
+    bytes: [u8; N],
+    length: usize,
+}
+
+impl<const N: usize> Text<N> {
+    fn of(text: &[u8]) -> Self {
+        let end = &text[text.len().saturating_sub(N)..];
+        let mut bytes = [0; N];
+        bytes[..end.len()].copy_from_slice(end);
+        Text { bytes, length: end.len() }
+    }
+}
+
+impl<const N: usize> std::fmt::Display for Text<N> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&String::from_utf8_lossy(&self.bytes[..self.length]))
+    }
+}
+
+/// So many functions are noted, those of this library and of the interpreter among them.
+const DEPTH: usize = 40;
+
+/// What is noted of a guard. Plain data, so that a slip is all the memory that it takes.
+#[derive(Clone, Copy)]
+struct Notes {
+    what: What,
+    when: Instant,
+    thread: Text<16>,
+    thread_id: u64,
+    /// The name that `threading` knows the thread by.
+    python_thread: Option<Text<48>>,
+    python: Option<PythonPlace>,
+    stack: [usize; DEPTH],
+    depth: usize,
+}
+
+/// The innermost Python code of a thread.
+#[derive(Clone, Copy)]
+struct PythonPlace {
+    function: Text<64>,
+    file: Text<224>,
+    line: c_ulong,
+}
+
+impl Notes {
+    /// Of the calling thread, now.
+    fn take(what: What) -> Notes {
+        let mut notes = Notes {
+            what,
+            when: Instant::now(),
+            thread: thread_name(),
+            thread_id: thread_id(),
+            python_thread: None,
+            python: None,
+            stack: [0; DEPTH],
+            depth: 0,
+        };
+        notes.walk_stack();
+        if let Some(py) = python::get().filter(|py| !attach::attached(py).is_null()) {
+            // SAFETY: attached.
+            unsafe {
+                let _exception = python::KeepException::new(py);
+                let name = python::threading::name(py);
+                notes.python_thread = name.and_then(|name| Some(Text::of(name.utf8()?)));
+                notes.python = python::innermost_frame(py).and_then(|frame| {
+                    Some(PythonPlace {
+                        function: Text::of(frame.function.utf8()?),
+                        file: Text::of(frame.file.utf8()?),
+                        line: frame.line,
+                    })
+                });
+            }
+        }
+        notes
+    }
+
+    /// Addresses alone; what they mean is found out when it is asked.
+    #[inline(never)]
+    fn walk_stack(&mut self) {
+        enum Context {}
+        extern "C" {
+            fn _Unwind_Backtrace(
+                visit: unsafe extern "C" fn(*mut Context, *mut c_void) -> c_int,
+                argument: *mut c_void,
+            ) -> c_int;
+            fn _Unwind_GetIP(context: *mut Context) -> usize;
+        }
+        const GO_ON: c_int = 0;
+        const STOP: c_int = 5;
+        unsafe extern "C" fn visit(context: *mut Context, notes: *mut c_void) -> c_int {
+            // SAFETY: `notes` is what is given below, and the context is the unwinder's.
+            unsafe {
+                let notes = &mut *notes.cast::<Notes>();
+                let address = _Unwind_GetIP(context);
+                if address == 0 || notes.depth == DEPTH {
+                    return STOP;
+                }
+                notes.stack[notes.depth] = address;
+                notes.depth += 1;
+            }
+            GO_ON
+        }
+        // SAFETY: `visit` has the type that is asked for; the notes outlive the call.
+        unsafe { _Unwind_Backtrace(visit, std::ptr::from_mut(self).cast()) };
+    }
+
+    fn stack(&self) -> &[usize] {
+        &self.stack[..self.depth]
+    }
+
+    fn name(&self) -> &'static str {
+        match self.what {
+            What::Guard => "PyInterpreterGuard",
+            What::StrongRef => "PyInterpreterRef",
+            What::Hold => "hold of an Ensure or of PyThreadState_SetDaemon(0)",
+        }
+    }
+
+    fn by_whom(&self) -> String {
+        let mut text = format!(
+            "taken {:.1} s ago by thread \"{}\" (id {}",
+            self.when.elapsed().as_secs_f64(),
+            self.thread,
+            self.thread_id
+        );
+        if let Some(name) = &self.python_thread {
+            let _ = write!(text, ", Python's \"{name}\"");
+        }
+        text.push(')');
+        text
+    }
+
+    /// The Python code that it was taken in, and the native stack, innermost first.
+    fn where_from(&self, symbols: &std::collections::HashMap<usize, Symbol>) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(python) = &self.python {
+            lines.push(format!("in Python: {}, {}:{}", python.function, python.file, python.line));
+        }
+        let frames: Vec<&Symbol> = self.stack().iter().filter_map(|at| symbols.get(at)).collect();
+        for frame in &frames[own_frames(&frames)..] {
+            let function = frame.function.as_deref().unwrap_or("?");
+            lines.push(match frame.function {
+                Some(_) => format!("{function} ({})", frame.library),
+                None => format!("{function} ({}+{:#x})", frame.library, frame.offset),
+            });
+        }
+        if self.depth == DEPTH {
+            lines.push("...".to_owned());
+        }
+        lines
+    }
+}
+
+/// How many of the innermost frames are of this library: all but its function that was called.
+fn own_frames(frames: &[&Symbol]) -> usize {
+    let ours = frames.iter().take_while(|frame| frame.is_ours).count();
+    // Linked into the program, the library cannot be told from it but by the names.
+    let is_api = |frame: &&Symbol| {
+        let names = ["PyInterpreter", "PyThreadState_", "Pep788_"];
+        frame.function.as_deref().is_some_and(|f| names.iter().any(|name| f.starts_with(name)))
+    };
+    match frames[..ours].iter().position(is_api) {
+        Some(called) => called,
+        None if ours < frames.len() => ours,
+        None => 0,
+    }
+}
+
+fn thread_name() -> Text<16> {
+    let mut name = [0u8; 64];
+    // SAFETY: a valid place of that size, which stays NUL-terminated.
+    unsafe { libc::pthread_getname_np(libc::pthread_self(), name.as_mut_ptr().cast(), name.len()) };
+    let length = name.iter().position(|byte| *byte == 0).unwrap_or(0);
+    Text::of(&name[..length])
+}
+
+/// What debuggers and `threading.Thread.native_id` know the thread by.
+fn thread_id() -> u64 {
+    #[cfg(target_os = "linux")]
+    // SAFETY: takes nothing.
+    return unsafe { libc::syscall(libc::SYS_gettid) } as u64;
+    #[cfg(not(target_os = "linux"))]
+    {
+        let mut id = 0;
+        // SAFETY: a valid place; 0 stands for the calling thread.
+        unsafe { libc::pthread_threadid_np(0, &mut id) };
+        id
+    }
+}
+
+/// So many guards are listed for each interpreter.
+const LISTED: usize = 50;
+
+/// The lines of a report on the guards of `record`, of which `out` are out. `None`: tracing is off.
+pub(crate) fn list(record: &'static Record, out: usize) -> Option<Vec<String>> {
+    if is_off() {
+        return None;
+    }
+    let mut notes = of_record(record);
+    let noted = notes.len();
+    notes.truncate(LISTED);
+    let symbols = symbols::look_up(notes.iter().flat_map(|notes| notes.stack()).copied());
+    // What was taken in the same place is told together.
+    let mut places: Vec<(Vec<String>, Vec<String>)> = Vec::new();
+    for notes in notes {
+        let taken = format!("- {}, {}", notes.name(), notes.by_whom());
+        let from = notes.where_from(&symbols);
+        match places.iter_mut().find(|(_, known)| *known == from) {
+            Some((guards, _)) => guards.push(taken),
+            None => places.push((vec![taken], from)),
+        }
+    }
+    let mut lines = Vec::new();
+    for (guards, from) in places {
+        let alike = guards.len();
+        lines.extend(guards);
+        if alike > 1 {
+            lines.push(format!("  {alike} of them, from"));
+        }
+        lines.extend(from.iter().map(|line| format!("    {line}")));
+    }
+    if noted > LISTED {
+        lines.push(format!("and {} more", noted - LISTED));
+    }
+    if out > noted {
+        lines.push(format!("and {} of which nothing was noted", out - noted));
+    }
+    Some(lines)
+}
+
+/// The notes of its guards that are out, the oldest first.
+fn of_record(record: &'static Record) -> Vec<Notes> {
+    let slips = lock(&POOL).all.clone();
+    let mut notes: Vec<Notes> = slips
+        .into_iter()
+        .filter(|slip| slip.life() % 2 == 1)
+        .filter(|slip| std::ptr::eq(slip.record(), record) && slip.is_of_living())
+        .filter_map(|slip| *lock(&slip.notes))
+        .collect();
+    notes.sort_by_key(|notes| notes.when);
+    notes
+}
