@@ -14,4 +14,16 @@ fn main() {
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     }
+
+    // The name under which programs look for the library once they are linked with it. Whoever
+    // installs it knows (`make install`, the wheel; cargo-c gives its own); in `target` it has
+    // none, and is looked for by its file's.
+    println!("cargo:rerun-if-env-changed=PEP788_SONAME");
+    if let Ok(name) = std::env::var("PEP788_SONAME") {
+        let option = match std::env::var("CARGO_CFG_TARGET_OS").as_deref() {
+            Ok("macos") => "-install_name",
+            _ => "-soname",
+        };
+        println!("cargo:rustc-cdylib-link-arg=-Wl,{option},{name}");
+    }
 }
