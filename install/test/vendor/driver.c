@@ -300,8 +300,25 @@ static void nest_in_two(const int *order)
     CHECK(PyGILState_GetThisThreadState() == NULL);
 }
 
+/* One thread state: each copy knows what was asked of it, and of it alone. */
+static void hold_apart(void)
+{
+    PyGILState_STATE gil = PyGILState_Ensure();
+    for (int i = 0; i < count; i++) {
+        CHECK(workers[i].copy->get_daemon() == 1);
+        CHECK(workers[i].copy->set_daemon(0) == 0);
+    }
+    for (int i = 0; i < count; i++) {
+        CHECK(workers[i].copy->get_daemon() == 0);
+        CHECK(workers[i].copy->set_daemon(1) == 0);
+        CHECK(workers[i].copy->get_daemon() == 1);
+    }
+    PyGILState_Release(gil);
+}
+
 static void *nest(void *unused)
 {
+    hold_apart();
     for (size_t i = 0; i < sizeof orders / sizeof orders[0]; i++) {
         nest_attached(orders[i], 0);
         nest_attached(orders[i], 1);
