@@ -13,6 +13,9 @@ fn main() {
     // stays.
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+        // The library's own names are its own, whoever else has them: where a 3.15 is found first, its
+        // functions are not ours (python/native.rs).
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-Bsymbolic-functions");
     }
 
     // The name under which programs look for the library once they are linked with it. Whoever
