@@ -11,7 +11,7 @@ INCLUDEDIR ?= $(PREFIX)/include
 DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint check-rust check-c matrix model stress clean
-.PHONY: installable install uninstall install-test
+.PHONY: installable install uninstall install-test wheel
 
 all: headers lib
 
@@ -27,7 +27,8 @@ help:
 	@echo 'make install    to PREFIX (/usr/local), LIBDIR, INCLUDEDIR, below DESTDIR; make uninstall'
 	@echo 'make installable  what it installs, for a root that has no cargo'
 	@echo 'make install-test  use an installed copy: pkg-config, CMake, Meson; copies in extensions'
-	@echo 'PYTHON=/path/to/python3.x with demo and check: this one only'
+	@echo 'make wheel      the wheel and the sdist, tested in virtual environments'
+	@echo 'PYTHON=/path/to/python3.x with demo, check, install-test and wheel: this one only'
 
 lib:
 	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust (Debian: apt install cargo)'; exit 2; }
@@ -71,8 +72,6 @@ stress: lib
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
 SONAME := libpep788.so.$(firstword $(subst ., ,$(VERSION)))
 SHARED := libpep788.so.$(VERSION)
-# What `rustc --print native-static-libs` says. The linker leaves out what is not used.
-SYSTEM_LIBS := -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 
 BUILT := $(TARGET_DIR)/install/release
 HEADERS := $(patsubst include/%,%,$(shell find include -type f))
@@ -104,7 +103,6 @@ install: installable
 	for file in $(FILLED_IN); do \
 		sed -e 's|@PREFIX@|$(PREFIX)|;s|@LIBDIR@|$(LIBDIR)|;s|@INCLUDEDIR@|$(INCLUDEDIR)|' \
 			-e 's|@SHARED@|$(SHARED)|;s|@SONAME@|$(SONAME)|;s|@VERSION@|$(VERSION)|' \
-			-e 's|@SYSTEM_LIBS@|$(SYSTEM_LIBS)|' \
 			install/$$(basename $$file).in > $(DESTDIR)$$file || exit; \
 		chmod 644 $(DESTDIR)$$file; \
 	done
@@ -117,6 +115,10 @@ uninstall:
 
 install-test:
 	install/test/run $(PYTHON)
+
+# The wheel and the sdist, in target/wheel/dist; built and tested in virtual environments.
+wheel:
+	wheel/test $(PYTHON)
 
 clean:
 	$(CARGO) clean
