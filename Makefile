@@ -84,8 +84,9 @@ FILLED_IN := $(addprefix $(PCDIR)/,pep788.pc pep788-static.pc) \
 
 # In a folder of its own: with a soname, which the library in target/release does not have.
 $(BUILT)/libpep788.so: Cargo.toml Cargo.lock build.rs $(shell find src -type f)
+	$(CARGO) build --release --lib --features vendored --target-dir $(TARGET_DIR)/install
+	strip -g -o $(TARGET_DIR)/install/libpep788.a $(BUILT)/libpep788.a
 	PEP788_SONAME=$(SONAME) $(CARGO) build --release --lib --target-dir $(TARGET_DIR)/install
-	strip -g $(BUILT)/libpep788.a
 	touch $@
 
 installable: $(BUILT)/libpep788.so
@@ -95,7 +96,7 @@ install: installable
 	install -m 755 $(BUILT)/libpep788.so $(DESTDIR)$(LIBDIR)/$(SHARED)
 	ln -sf $(SHARED) $(DESTDIR)$(LIBDIR)/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libpep788.so
-	install -m 644 $(BUILT)/libpep788.a $(DESTDIR)$(LIBDIR)/libpep788.a
+	install -m 644 $(TARGET_DIR)/install/libpep788.a $(DESTDIR)$(LIBDIR)/libpep788.a
 	for header in $(HEADERS); do \
 		install -D -m 644 include/$$header $(DESTDIR)$(INCLUDEDIR)/$$header || exit; \
 	done

@@ -1,13 +1,20 @@
 fn main() {
     println!("cargo:rerun-if-changed=src/python/calls.c");
     println!("cargo:rerun-if-changed=src/thread.c");
-    cc::Build::new()
-        .file("src/python/calls.c")
+    let mut c = cc::Build::new();
+    c.file("src/python/calls.c")
         .file("src/thread.c")
         .flag("-fexceptions")
         .warnings(true)
-        .extra_warnings(true)
-        .compile("pep788_c");
+        .extra_warnings(true);
+    if std::env::var_os("CARGO_FEATURE_VENDORED").is_some() {
+        c.define("VENDORED", None);
+        if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
+            // TLS descriptors, which elsewhere are the usual way; see src/thread.c.
+            c.flag_if_supported("-mtls-dialect=gnu2");
+        }
+    }
+    c.compile("pep788_c");
 
     // Exit callbacks, pending calls and fork handlers point into the library: once loaded it
     // stays.

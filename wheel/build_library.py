@@ -20,16 +20,18 @@ class BuildLibrary(BuildHookInterface):
         if shutil.which("cargo") is None:
             raise SystemExit("cargo is missing: install Rust (https://rustup.rs)")
         command = ["cargo", "build", "--release", "--lib", "--locked", "--target-dir", str(built)]
-        subprocess.run(command, cwd=root, env={**os.environ, "PEP788_SONAME": SHARED}, check=True)
 
         stage = built / "stage"
         shutil.rmtree(stage, ignore_errors=True)
         shutil.copytree(root / "include", stage / "include")
         (stage / "lib/pkgconfig").mkdir(parents=True)
         (stage / "lib/cmake/pep788").mkdir(parents=True)
-        shutil.copy(built / "release" / SHARED, stage / "lib")
+        # The static library, then the shared one, as `make install` does.
+        subprocess.run([*command, "--features", "vendored"], cwd=root, check=True)
         subprocess.run(
             ["strip", "-g", "-o", stage / "lib/libpep788.a", built / "release/libpep788.a"], check=True)
+        subprocess.run(command, cwd=root, env={**os.environ, "PEP788_SONAME": SHARED}, check=True)
+        shutil.copy(built / "release" / SHARED, stage / "lib")
         # Both find the rest from where they are themselves.
         for package in "pep788.pc", "pep788-static.pc":
             self.fill_in(package, stage / "lib/pkgconfig", "${pcfiledir}/../..", "${prefix}")

@@ -10,6 +10,9 @@
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
 
+/* Of the extension's own: more thread-local storage than a C library keeps in reserve for late modules. */
+__attribute__((used)) static __thread char storage[4096];
+
 static void *guard(void) { return PyInterpreterGuard_FromCurrent(); }
 static void *guard_from_view(void *view) { return PyInterpreterGuard_FromView(view); }
 static void close_guard(void *guard) { PyInterpreterGuard_Close(guard); }
