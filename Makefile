@@ -6,7 +6,14 @@ CARGO ?= cargo
 BENCH_PYTHON ?= python3
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all help lib headers demo check lint check-rust check-c matrix model stress bench bench-check bench-update clean
+# Where `make install` puts things; DESTDIR is for packagers, and is not written into any file.
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+DESTDIR ?=
+
+.PHONY: all help lib headers demo check lint check-rust check-c matrix model stress clean
+.PHONY: bench bench-check bench-update installable install uninstall install-test wheel
 
 all: headers lib
 
@@ -21,7 +28,11 @@ help:
 	@echo 'make bench-check  whether a pair costs more instructions than was committed'
 	@echo 'make lint       formatting and lints'
 	@echo 'make headers    write include/*.h from src/capi'
-	@echo 'PYTHON=/path/to/python3.x with demo, check and bench: this one only'
+	@echo 'make install    to PREFIX (/usr/local), LIBDIR, INCLUDEDIR, below DESTDIR; make uninstall'
+	@echo 'make installable  what it installs, for a root that has no cargo'
+	@echo 'make install-test  use an installed copy: pkg-config, CMake, Meson; copies in extensions'
+	@echo 'make wheel      the wheel and the sdist, tested in virtual environments'
+	@echo 'PYTHON=/path/to/python3.x with demo, check, bench, install-test and wheel: this one only'
 
 lib:
 	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust (Debian: apt install cargo)'; exit 2; }
@@ -71,6 +82,59 @@ bench-check: lib
 
 bench-update: lib
 	$(BENCH_PYTHON) bench/check.py --update $(PYTHON)
+# --- Installing ----------------------------------------------------------------------------------
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
+SONAME := libpep788.so.$(firstword $(subst ., ,$(VERSION)))
+SHARED := libpep788.so.$(VERSION)
+
+BUILT := $(TARGET_DIR)/install/release
+HEADERS := $(patsubst include/%,%,$(shell find include -type f))
+SUBFOLDERS := $(sort $(filter-out ./,$(dir $(HEADERS))))
+CMAKEDIR := $(LIBDIR)/cmake/pep788
+PCDIR := $(LIBDIR)/pkgconfig
+# From install/*.in.
+FILLED_IN := $(addprefix $(PCDIR)/,pep788.pc pep788-static.pc) \
+	$(addprefix $(CMAKEDIR)/,pep788-config.cmake pep788-config-version.cmake)
+
+# In a folder of its own: with a soname, which the library in target/release does not have.
+$(BUILT)/libpep788.so: Cargo.toml Cargo.lock build.rs $(shell find src -type f)
+	$(CARGO) build --release --lib --features vendored --target-dir $(TARGET_DIR)/install
+	strip -g -o $(TARGET_DIR)/install/libpep788.a $(BUILT)/libpep788.a
+	PEP788_SONAME=$(SONAME) $(CARGO) build --release --lib --target-dir $(TARGET_DIR)/install
+	touch $@
+
+installable: $(BUILT)/libpep788.so
+
+install: installable
+	install -d $(DESTDIR)$(LIBDIR)
+	install -m 755 $(BUILT)/libpep788.so $(DESTDIR)$(LIBDIR)/$(SHARED)
+	ln -sf $(SHARED) $(DESTDIR)$(LIBDIR)/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libpep788.so
+	install -m 644 $(TARGET_DIR)/install/libpep788.a $(DESTDIR)$(LIBDIR)/libpep788.a
+	for header in $(HEADERS); do \
+		install -D -m 644 include/$$header $(DESTDIR)$(INCLUDEDIR)/$$header || exit; \
+	done
+	install -d $(DESTDIR)$(PCDIR) $(DESTDIR)$(CMAKEDIR)
+	for file in $(FILLED_IN); do \
+		sed -e 's|@PREFIX@|$(PREFIX)|;s|@LIBDIR@|$(LIBDIR)|;s|@INCLUDEDIR@|$(INCLUDEDIR)|' \
+			-e 's|@SHARED@|$(SHARED)|;s|@SONAME@|$(SONAME)|;s|@VERSION@|$(VERSION)|' \
+			install/$$(basename $$file).in > $(DESTDIR)$$file || exit; \
+		chmod 644 $(DESTDIR)$$file; \
+	done
+
+# The folders go if nothing else is in them, but for those that any prefix has.
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,$(SHARED) $(SONAME) libpep788.so libpep788.a) \
+		$(addprefix $(DESTDIR),$(FILLED_IN)) $(addprefix $(DESTDIR)$(INCLUDEDIR)/,$(HEADERS))
+	rmdir $(DESTDIR)$(CMAKEDIR) $(addprefix $(DESTDIR)$(INCLUDEDIR)/,$(SUBFOLDERS)) 2>/dev/null || :
+
+install-test:
+	install/test/run $(PYTHON)
+
+# The wheel and the sdist, in target/wheel/dist; built and tested in virtual environments.
+wheel:
+	wheel/test $(PYTHON)
 
 clean:
 	$(CARGO) clean

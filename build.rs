@@ -1,17 +1,39 @@
 fn main() {
     println!("cargo:rerun-if-changed=src/python/calls.c");
     println!("cargo:rerun-if-changed=src/thread.c");
-    cc::Build::new()
-        .file("src/python/calls.c")
+    let mut c = cc::Build::new();
+    c.file("src/python/calls.c")
         .file("src/thread.c")
         .flag("-fexceptions")
         .warnings(true)
-        .extra_warnings(true)
-        .compile("pep788_c");
+        .extra_warnings(true);
+    if std::env::var_os("CARGO_FEATURE_VENDORED").is_some() {
+        c.define("VENDORED", None);
+        if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
+            // TLS descriptors, which elsewhere are the usual way; see src/thread.c.
+            c.flag_if_supported("-mtls-dialect=gnu2");
+        }
+    }
+    c.compile("pep788_c");
 
     // Exit callbacks, pending calls and fork handlers point into the library: once loaded it
     // stays.
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+        // The library's own names are its own, whoever else has them: where a 3.15 is found first, its
+        // functions are not ours (python/native.rs).
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-Bsymbolic-functions");
+    }
+
+    // The name under which programs look for the library once they are linked with it. Whoever
+    // installs it knows (`make install`, the wheel; cargo-c gives its own); in `target` it has
+    // none, and is looked for by its file's.
+    println!("cargo:rerun-if-env-changed=PEP788_SONAME");
+    if let Ok(name) = std::env::var("PEP788_SONAME") {
+        let option = match std::env::var("CARGO_CFG_TARGET_OS").as_deref() {
+            Ok("macos") => "-install_name",
+            _ => "-soname",
+        };
+        println!("cargo:rustc-cdylib-link-arg=-Wl,{option},{name}");
     }
 }

@@ -34,6 +34,18 @@ pub(crate) fn get() -> &'static Settings {
     &SETTINGS
 }
 
+impl Settings {
+    /// What is in force, as one would set it: a line for each variable.
+    pub(crate) fn lines(&self) -> String {
+        let engine = if self.backport { "backport" } else { "native" };
+        let grace = self.drain_grace.map_or(-1, |grace| grace.as_millis() as i64);
+        let warn = self.wait_warn.map_or(0, |wait| wait.as_millis());
+        format!(
+            "PEP788_ENGINE={engine}\nPEP788_DRAIN_GRACE_MS={grace}\nPEP788_WAIT_WARN_MS={warn}\n"
+        )
+    }
+}
+
 fn milliseconds(name: &str) -> Option<i64> {
     let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
     let value = text.trim().parse().ok().filter(|value| *value >= -1);

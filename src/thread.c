@@ -5,11 +5,16 @@
  * loader unless it is "initial-exec", which Rust cannot say. glibc keeps a
  * reserve for libraries that are loaded late, of which this takes eight bytes.
  * Other C libraries have no such reserve.
+ *
+ * A copy of the library in an extension (the feature "vendored") must not do
+ * that: all thread-local storage of the extension would have to fit into the
+ * reserve, or it would not load. It has a TLS descriptor (build.rs asks for it),
+ * with which the loader uses the reserve where it can and does without else.
  */
 #include <limits.h> /* any header of glibc defines __GLIBC__ */
 #include <stddef.h>
 
-#if defined(__linux__) && defined(__GLIBC__)
+#if defined(__linux__) && defined(__GLIBC__) && !defined(VENDORED)
 #define FAST __attribute__((tls_model("initial-exec")))
 #else
 #define FAST

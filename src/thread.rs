@@ -30,7 +30,12 @@ extern "C" {
 
 /// This thread's word of `thread.c`, as a compiler would read an initial-exec variable: its place
 /// in the thread's block, which the loader has written down, and the block.
-#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
+#[cfg(all(
+    target_os = "linux",
+    target_env = "gnu",
+    target_arch = "x86_64",
+    not(feature = "vendored")
+))]
 #[inline(always)]
 fn word() -> *mut c_void {
     let word: *mut c_void;
@@ -46,7 +51,12 @@ fn word() -> *mut c_void {
     word
 }
 
-#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "aarch64"))]
+#[cfg(all(
+    target_os = "linux",
+    target_env = "gnu",
+    target_arch = "aarch64",
+    not(feature = "vendored")
+))]
 #[inline(always)]
 fn word() -> *mut c_void {
     let word: *mut c_void;
@@ -68,7 +78,8 @@ fn word() -> *mut c_void {
 #[cfg(not(all(
     target_os = "linux",
     target_env = "gnu",
-    any(target_arch = "x86_64", target_arch = "aarch64")
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    not(feature = "vendored")
 )))]
 #[inline]
 fn word() -> *mut c_void {

@@ -8,11 +8,13 @@
 #![allow(clippy::missing_safety_doc, non_camel_case_types)]
 
 mod accepted;
+mod doctor;
 mod draft;
 mod ensure;
 mod handle;
 
 pub use accepted::*;
+pub use doctor::*;
 pub use draft::*;
 pub use ensure::*;
 

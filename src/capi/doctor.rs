@@ -1,0 +1,67 @@
+//! What the library says of itself: for `python -m pep788 doctor`, and for reports of defects.
+
+use std::ffi::c_char;
+
+use crate::attach::attached;
+use crate::interpreter;
+use crate::python::{self, native, Api};
+use crate::settings;
+
+/// Tells who serves PEP 788 in this process, and how: lines of text `name: value`, of the engine and
+/// of the exit callback of the attached interpreter (with nothing attached: of the main one), and
+/// the settings in force, `NAME=value`. For people; programs should not take it apart.
+///
+/// Caller: any thread, attached or not, also in a process without Python. Reads the settings, which
+/// stay as they are from then on.
+///
+/// Returns the length of the text in bytes. As much of it as fits is written to `text`, which has
+/// room for `size` bytes, with a NUL at its end; nothing is if `size` is 0. Cannot fail.
+///
+/// Contract: this library's own.
+#[no_mangle]
+pub unsafe extern "C" fn Pep788_Doctor(text: *mut c_char, size: usize) -> usize {
+    let report = report();
+    if size != 0 {
+        let fits = report.len().min(size - 1);
+        // SAFETY: there is room for `size` bytes, says the caller.
+        unsafe {
+            text.copy_from_nonoverlapping(report.as_ptr().cast(), fits);
+            text.add(fits).write(0);
+        }
+    }
+    report.len()
+}
+
+fn report() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let (python, engine, callback) = match python::get() {
+        Some(py) => (
+            format!("CPython {}.{}", py.version >> 8, py.version & 0xff),
+            if native(py).is_some() { "the interpreter's own" } else { "libpep788" },
+            callback(py),
+        ),
+        None => ("none in this process".to_owned(), "none", "none"),
+    };
+    let settings = settings::get().lines();
+    format!(
+        "libpep788: {version}\npython: {python}\nengine: {engine}\nexit callback: {callback}\n{settings}"
+    )
+}
+
+fn callback(py: &'static Api) -> &'static str {
+    let state = attached(py);
+    // SAFETY: `state` is attached if it is not NULL; the main interpreter may always be asked for.
+    let interpreter = unsafe {
+        match state.is_null() {
+            true => py.PyInterpreterState_Main(),
+            false => py.PyThreadState_GetInterpreter(state),
+        }
+    };
+    // Not by way of the thread state: that would install it.
+    let record = interpreter::by_address(py, interpreter, std::ptr::null_mut());
+    match record {
+        Some(record) if record.is_installed() => "in place",
+        _ if native(py).is_some() => "not needed, the interpreter waits for its guards itself",
+        _ => "not yet in place, the first use of the library brings it",
+    }
+}

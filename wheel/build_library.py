@@ -1,0 +1,57 @@
+"""Builds the library with cargo and puts it into the wheel, with its headers and what CMake and
+pkg-config need. A hook of hatchling; pyproject.toml names it."""
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+# Wheels have no symbolic links, so the library has one name.
+SHARED = "libpep788.so"
+
+
+class BuildLibrary(BuildHookInterface):
+    def initialize(self, version, build_data):
+        root = Path(self.root)
+        built = Path(os.environ.get("CARGO_TARGET_DIR", root / "target")) / "wheel"
+        if shutil.which("cargo") is None:
+            raise SystemExit("cargo is missing: install Rust (https://rustup.rs)")
+        command = ["cargo", "build", "--release", "--lib", "--locked", "--target-dir", str(built)]
+
+        stage = built / "stage"
+        shutil.rmtree(stage, ignore_errors=True)
+        shutil.copytree(root / "include", stage / "include")
+        (stage / "lib/pkgconfig").mkdir(parents=True)
+        (stage / "lib/cmake/pep788").mkdir(parents=True)
+        # The static library, then the shared one, as `make install` does.
+        subprocess.run([*command, "--features", "vendored"], cwd=root, check=True)
+        subprocess.run(
+            ["strip", "-g", "-o", stage / "lib/libpep788.a", built / "release/libpep788.a"], check=True)
+        subprocess.run(command, cwd=root, env={**os.environ, "PEP788_SONAME": SHARED}, check=True)
+        shutil.copy(built / "release" / SHARED, stage / "lib")
+        # Both find the rest from where they are themselves.
+        for package in "pep788.pc", "pep788-static.pc":
+            self.fill_in(package, stage / "lib/pkgconfig", "${pcfiledir}/../..", "${prefix}")
+        for script in "pep788-config.cmake", "pep788-config-version.cmake":
+            self.fill_in(script, stage / "lib/cmake/pep788", "", "")
+
+        build_data["force_include"].update(
+            (str(path), "pep788/%s" % path.relative_to(stage))
+            for path in stage.rglob("*") if path.is_file())
+        build_data["pure_python"] = False
+        # No Python is linked, so it is for any. `auditwheel` finds out which systems it is for.
+        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        build_data["tag"] = "py3-none-" + platform
+
+    def fill_in(self, name, folder, prefix, within):
+        text = (Path(self.root) / "install" / (name + ".in")).read_text()
+        values = {
+            "PREFIX": prefix, "LIBDIR": within + "/lib", "INCLUDEDIR": within + "/include",
+            "SHARED": SHARED, "SONAME": SHARED, "VERSION": self.metadata.version,
+        }
+        for key, value in values.items():
+            text = text.replace("@%s@" % key, value)
+        (folder / name).write_text(text)
