@@ -4,7 +4,7 @@ PYTHON ?=
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all help lib headers demo check lint check-rust check-c matrix model stress clean
+.PHONY: all help lib headers demo check lint check-rust check-c clients docs-test matrix model stress clean
 
 all: headers lib
 
@@ -12,12 +12,14 @@ help:
 	@echo 'make            the library (target/release) and the headers (include)'
 	@echo 'make demo       what becomes of native threads at exit, without PEP 788 and with it'
 	@echo 'make check      every test, on every CPython from 3.9 on that is found'
+	@echo 'make clients    the examples in C++, Cython, Rust, pybind11, nanobind, PyO3, and many exits of each'
+	@echo 'make docs-test  compiles the code in README.md and docs/migrating.md'
 	@echo 'make matrix     the C suite on every CPython there is, brought in from Debian (as root)'
 	@echo 'make model      the gate and the records under a model checker: all interleavings of a few threads'
 	@echo 'make stress     random programs that exit at random moments; EXITS=1000 for each Python'
 	@echo 'make lint       formatting and lints'
 	@echo 'make headers    write include/*.h from src/capi'
-	@echo 'PYTHON=/path/to/python3.x with demo and check: this one only'
+	@echo 'PYTHON=/path/to/python3.x with demo, check, clients and docs-test: this one only'
 
 lib:
 	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust (Debian: apt install cargo)'; exit 2; }
@@ -36,13 +38,22 @@ lint:
 
 check: check-rust check-c
 
-# The library's own tests, the headers, the exported symbols, the README's code.
+# The library's own tests, the headers, the exported symbols, the documents' C and C++, the Rust API's.
 check-rust: lib
 	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --lib --test headers --test surface
+	$(CARGO) test --doc
 
 # The C suite: c_tests/, one process per scenario and Python.
 check-c: lib
 	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test c_suite
+
+# In clean virtual environments, with what PyPI and crates.io have.
+clients: lib
+	$(or $(PYTHON),python3) examples/clients/run.py $(PYTHON)
+
+docs-test: lib
+	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test surface code_in_
+	$(or $(PYTHON),python3) examples/clients/run.py --docs $(PYTHON)
 
 # Every CPython there is; matrix/README.md says where they come from.
 matrix:
