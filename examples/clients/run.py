@@ -1,7 +1,7 @@
 """`make clients`: the examples, built in clean virtual environments, and many exits of each.
 
     run.py [--exits N] [PYTHON...]      by default the oldest, a middle and the newest Python found
-    run.py --docs [PYTHON]              compiles the Cython and the Rust in docs/migrating.md instead
+    run.py --docs [PYTHON]              compiles the Cython, pybind11 and Rust in the documents instead
 
 For each client and Python, N processes exit while native threads call them, without PEP 788 and with it;
 the table says what became of them. With it, all must be clean; without, something must be lost where
@@ -360,6 +360,57 @@ def clients(options):
     print("With PEP 788 every exit was clean.")
 
 
+# --- Documents -----------------------------------------------------------------------------------
+
+
+def blocks(language):
+    """The blocks that are fenced as this in the documents."""
+    fence = re.compile(r"^```%s\n(.*?)^```$" % re.escape(language), re.MULTILINE | re.DOTALL)
+    documents = [ROOT / "README.md", ROOT / "docs/migrating.md"]
+    found = [block for document in documents for block in fence.findall(document.read_text())]
+    if not found:
+        raise Failed("no block of %s in %s" % (language, " or ".join(map(str, documents))))
+    return found
+
+
+def docs(options):
+    """What needs packages from elsewhere; tests/surface.rs does C and C++."""
+    python = find(options.python)[-1]
+    folder = python.folder / "docs"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    python.prepare()
+    include = ["-I", ROOT / "include", *shlex.split(python.facts["cflags"])]
+    warnings = ["-Wall", "-Wextra", "-Werror"]
+
+    for number, block in enumerate(blocks("cython")):
+        source = folder / ("cython_%d.pyx" % number)
+        source.write_text(block)
+        product = cythonize(python, source, source.with_suffix(".cpp"))
+        checked(*CXX, *include, "-fsyntax-only", product)
+
+    for number, block in enumerate(blocks("cpp pybind11")):
+        source = folder / ("pybind11_%d.cpp" % number)
+        source.write_text(block)
+        package = python.package("pybind11") / "include"
+        checked(*CXX, *include, *warnings, "-I", package, "-fsyntax-only", source)
+
+    # One crate, with a module for each block, and what examples/pyo3 depends on.
+    crate = folder / "rust"
+    (crate / "src").mkdir(parents=True)
+    manifest = (EXAMPLES / "pyo3/Cargo.toml").read_text()
+    manifest = manifest.replace('"../.."', "'%s'" % ROOT).replace("cdylib", "rlib")
+    (crate / "Cargo.toml").write_text(manifest + "\n[workspace]\n")
+    shutil.copy(EXAMPLES / "pyo3/Cargo.lock", crate)
+    modules = []
+    for number, block in enumerate(blocks("rust")):
+        (crate / "src" / ("block_%d.rs" % number)).write_text(block)
+        modules.append("pub mod block_%d;\n" % number)
+    (crate / "src/lib.rs").write_text("#![deny(warnings)]\n" + "".join(modules))
+    cargo(crate, "build")
+    print("docs-test: the Cython, pybind11 and Rust of the documents compile")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exits", type=int, default=EXITS)
@@ -369,7 +420,7 @@ def main():
     if not list(LIBRARY.glob("libpep788.*")):
         sys.exit("clients: there is no library yet: run make lib")
     try:
-        clients(options)
+        (docs if options.docs else clients)(options)
     except Failed as failure:
         sys.exit("clients: %s" % failure)
 
