@@ -1,5 +1,5 @@
 //! The accepted API for Rust: views, guards and attaching, with the rules of the C functions in
-//! types. It calls those functions, so that on 3.15 the interpreter's own serve here too.
+//! types. It does what those functions do; so on 3.15 the interpreter's own serve here too.
 
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
@@ -33,14 +33,14 @@ impl View {
     /// `None`, with a Python exception set, only when out of memory.
     pub fn current() -> Option<View> {
         // SAFETY: ends the process if the thread is not attached; otherwise always allowed.
-        NonNull::new(unsafe { capi::PyInterpreterView_FromCurrent() }).map(View)
+        NonNull::new(unsafe { capi::view_from_current() }).map(View)
     }
 
     /// A view of the main interpreter, for any thread at any time. Code that uses it cannot work
     /// in subinterpreters. A process without Python, or without memory, is ended.
     pub fn main() -> View {
         // SAFETY: any thread may call it.
-        let view = NonNull::new(unsafe { capi::PyInterpreterView_FromMain() });
+        let view = NonNull::new(unsafe { capi::view_from_main() });
         View(view.unwrap_or_else(|| {
             std::alloc::handle_alloc_error(std::alloc::Layout::new::<*const ()>())
         }))
@@ -49,7 +49,7 @@ impl View {
     /// Guards the interpreter; `None` if it is finalizing or gone.
     pub fn guard(&self) -> Option<Guard> {
         // SAFETY: the view is open.
-        NonNull::new(unsafe { capi::PyInterpreterGuard_FromView(self.as_ptr()) }).map(Guard)
+        NonNull::new(unsafe { capi::guard_from_view(self.as_ptr()) }).map(Guard)
     }
 
     /// Attaches this thread, and guards the interpreter until the result is dropped; `None` if it is
@@ -57,7 +57,7 @@ impl View {
     #[must_use = "the thread is attached only as long as the result is there"]
     pub fn attach(&self) -> Option<Attached<'static>> {
         // SAFETY: the view is open.
-        Attached::new(unsafe { capi::PyThreadState_EnsureFromView(self.as_ptr() as usize) })
+        Attached::new(unsafe { capi::ensure_of_view(self.as_ptr() as usize) })
     }
 
     /// The view for C code. It stays this object's.
@@ -82,7 +82,7 @@ impl View {
 impl Drop for View {
     fn drop(&mut self) {
         // SAFETY: the view is open, and closed only here.
-        unsafe { capi::PyInterpreterView_Close(self.as_ptr()) }
+        unsafe { capi::view_close(self.as_ptr()) }
     }
 }
 
@@ -118,14 +118,14 @@ impl Guard {
     /// `None`, with a Python exception set, once the interpreter gives no more guards.
     pub fn current() -> Option<Guard> {
         // SAFETY: ends the process if the thread is not attached; otherwise always allowed.
-        NonNull::new(unsafe { capi::PyInterpreterGuard_FromCurrent() }).map(Guard)
+        NonNull::new(unsafe { capi::guard_from_current() }).map(Guard)
     }
 
     /// Attaches this thread until the result is dropped; `None` only when out of memory.
     #[must_use = "the thread is attached only as long as the result is there"]
     pub fn attach(&self) -> Option<Attached<'_>> {
         // SAFETY: the guard is open, and stays so as long as the result is there.
-        Attached::new(unsafe { capi::PyThreadState_Ensure(self.as_ptr() as usize) })
+        Attached::new(unsafe { capi::ensure_of_guard(self.as_ptr() as usize) })
     }
 
     /// The guard for C code. It stays this object's.
@@ -150,7 +150,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         // SAFETY: the guard is open, and closed only here.
-        unsafe { capi::PyInterpreterGuard_Close(self.as_ptr()) }
+        unsafe { capi::guard_close(self.as_ptr()) }
     }
 }
 
@@ -190,6 +190,6 @@ impl Attached<'_> {
 impl Drop for Attached<'_> {
     fn drop(&mut self) {
         // SAFETY: ends the process if this is not the thread's innermost Ensure.
-        unsafe { capi::PyThreadState_Release(self.token.get()) }
+        unsafe { capi::release(self.token.get()) }
     }
 }

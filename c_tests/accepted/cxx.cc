@@ -3,7 +3,7 @@
 
 #include "harness.h"
 
-#include "pep788.hpp"
+#include "../../include/pep788.hpp" /* also where the library is not linked */
 
 #include <thread>
 #include <type_traits>

@@ -18,6 +18,11 @@ const FAILED: usize = -1isize as usize;
 #[doc(hidden)]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
+    // SAFETY: as called.
+    unsafe { ensure_of_guard(handle) }
+}
+
+pub(crate) unsafe fn ensure_of_guard(handle: usize) -> usize {
     const NAME: &str = "PyThreadState_Ensure";
     let py = python::get_or_fatal(NAME);
     if handle == 0 {
@@ -53,6 +58,11 @@ fn no_handle(function: &str) -> ! {
 #[doc(hidden)]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
+    // SAFETY: as called.
+    unsafe { ensure_of_view(handle) }
+}
+
+pub(crate) unsafe fn ensure_of_view(handle: usize) -> usize {
     const NAME: &str = "PyThreadState_EnsureFromView";
     let py = python::get_or_fatal(NAME);
     if let Some(native) = native(py) {
@@ -112,6 +122,11 @@ fn ensure_and_install(py: &'static Api, thread: &'static Thread, record: &'stati
 #[doc(hidden)]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
+    // SAFETY: as called.
+    unsafe { release(token) }
+}
+
+pub(crate) unsafe fn release(token: usize) {
     const NAME: &str = "PyThreadState_Release";
     let py = python::get_or_fatal(NAME);
     if let Some(native) = native(py) {
