@@ -378,6 +378,31 @@ fn code_in_migrating_compiles() {
     code_compiles_and_runs("docs/migrating.md", &["c", "cpp"], &ends);
 }
 
+/// `tests/rust_api`, which carries the crate in itself, in every Python.
+#[test]
+fn rust_api_keeps_its_promises() {
+    let folder = output_folder("rust_api");
+    let mut command = Command::new(env!("CARGO"));
+    command.arg("build").arg("--manifest-path").arg(root().join("tests/rust_api/Cargo.toml"));
+    checked(command.env("CARGO_TARGET_DIR", &folder)).unwrap();
+    let module = folder.join("debug").join(LIBRARY.replace("pep788", "rust_api"));
+    let script = "import atexit, ctypes, sys\n\
+        library = ctypes.PyDLL(sys.argv[1])\n\
+        library.begin()\n\
+        atexit.register(library.exiting)\n";
+    for_all(pythons(), |python| {
+        let mut command = Command::new("timeout");
+        command.args(["60"]).arg(&python.executable).args(["-c", script]).arg(&module);
+        let done = checked(&mut command)?;
+        let said = String::from_utf8_lossy(&done.stdout);
+        if said == "guarded\nrefused\n" {
+            Ok(())
+        } else {
+            Err(format!("{command:?} printed {said:?}"))
+        }
+    });
+}
+
 /// An extension that was linked without the library has its functions from `LD_PRELOAD`.
 #[test]
 #[cfg(target_os = "linux")]
