@@ -34,6 +34,7 @@ demo: lib
 
 lint:
 	$(CARGO) fmt --check
+	rustfmt --check --edition 2021 examples/*/src/lib.rs tests/rust_api/src/lib.rs
 	$(CARGO) clippy --all-targets -- -D warnings
 
 check: check-rust check-c
