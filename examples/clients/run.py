@@ -22,6 +22,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Callable
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent
@@ -81,6 +82,10 @@ class Python:
         return WORK / self.label
 
     @property
+    def modules(self):
+        return self.folder / "modules"
+
+    @property
     def python(self):
         return self.folder / "venv/bin/python"
 
@@ -90,8 +95,10 @@ class Python:
         return Path(checked(self.python, "-c", script).strip())
 
     def prepare(self):
-        """A clean virtual environment with the binding libraries."""
-        checked(self.executable, "-m", "venv", "--clear", self.folder / "venv")
+        """A clean virtual environment with the binding libraries, and no modules yet."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.modules.mkdir(parents=True)
+        checked(self.executable, "-m", "venv", self.folder / "venv")
         checked(self.python, "-m", "pip", "install", "--quiet", "-r", HERE / "requirements.txt")
 
 
@@ -149,14 +156,10 @@ def build_events():
 
 def compile_module(python, name, sources, *flags):
     """An extension module that is linked with the library and with events.cpp."""
-    folder = python.folder / "modules"
-    folder.mkdir(exist_ok=True)
-    checked(
-        *CXX, "-shared", "-fvisibility=hidden", *shlex.split(python.facts["cflags"]),
-        "-I", ROOT / "include", "-I", HERE, *flags, *sources, WORK / "events.o",
-        "-o", folder / (name + python.facts["ext_suffix"]),
-        "-L", LIBRARY, "-Wl,-rpath,%s" % LIBRARY, "-lpep788",
-    )  # fmt: skip
+    command = [*CXX, "-shared", "-fvisibility=hidden", *shlex.split(python.facts["cflags"])]
+    command += ["-I", ROOT / "include", "-I", HERE, *flags, *sources, WORK / "events.o"]
+    command += ["-L", LIBRARY, "-Wl,-rpath,%s" % LIBRARY, "-lpep788"]
+    checked(*command, "-o", python.modules / (name + python.facts["ext_suffix"]))
     return name
 
 
@@ -180,9 +183,7 @@ def build_cython(python):
 
 def build_pybind11(python):
     include = python.package("pybind11") / "include"
-    client = compile_module(
-        python, "client_pybind11", [EXAMPLES / "pybind11/client.cpp"], "-I", include
-    )
+    client = compile_module(python, "client_pybind11", [EXAMPLES / "pybind11/client.cpp"], "-I", include)
     return (client, "start_before"), (client, "start")
 
 
@@ -214,16 +215,14 @@ def build_rust(python):
 
 
 def build_pyo3(python):
-    folder = python.folder / "modules"
-    folder.mkdir(exist_ok=True)
-    shutil.copy(WORK / "cargo/debug/libclient_pyo3.so", folder / "client_pyo3.abi3.so")
+    shutil.copy(WORK / "cargo/debug/libclient_pyo3.so", python.modules / "client_pyo3.abi3.so")
     return ("client_pyo3", "start_before"), ("client_pyo3", "start")
 
 
 @dataclass
 class Client:
     name: str
-    build: callable  # gives (module, function) without PEP 788 and with it; None: not to be had
+    build: Callable  # gives (module, function) without PEP 788 and with it; None: not to be had
     oldest: tuple = (3, 9)
 
     def serves(self, python):
@@ -252,8 +251,7 @@ class Exits:
     normal: int = 0
     crashed: int = 0
     hung: int = 0
-    lost: int = 0  # calls that never came back, in exits that were normal otherwise
-    calls: int = 0
+    lost: int = 0  # calls that never came back; after a crash nobody counts
     complaints: list = field(default_factory=list)
 
     @property
@@ -269,17 +267,25 @@ def run_exits(python, kind, client, number):
     exits = Exits()
     log = python.folder / ("%s.%s.log" % (Path(client[0]).name, kind))
     environment = dict(
-        os.environ, PYTHONPATH=str(python.folder / "modules"), PYTHONDONTWRITEBYTECODE="1", EVENTS_LOG=str(log),
+        os.environ,
+        PYTHONPATH=str(python.modules),
+        PYTHONDONTWRITEBYTECODE="1",
+        EVENTS_LOG=str(log),
         EVENTS_PATIENCE_MS=str(PATIENCE_MS[kind]),
-    )  # fmt: skip
+    )
     while exits.total < number and exits.hung < MAX_HANGS:
         log.unlink(missing_ok=True)
         command = [str(python.python), str(HERE / "exit.py"), *client]
         try:
             done = subprocess.run(
-                command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                errors="replace", timeout=HANGS_SECONDS[kind],
-            )  # fmt: skip
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=HANGS_SECONDS[kind],
+            )
         except subprocess.TimeoutExpired:
             exits.hung += 1
             continue
@@ -289,8 +295,7 @@ def run_exits(python, kind, client, number):
             raise Failed("%s: did not count its calls\n%s" % (shlex.join(command), done.stderr))
         else:
             exits.normal += 1
-            calls, lost = log.read_text().split()
-            exits.calls += int(calls)
+            _, lost = log.read_text().split()
             exits.lost += int(lost)
         if done.returncode != 0 or done.stderr:
             status = done.returncode
@@ -308,16 +313,17 @@ def try_client(client, python, number):
 
 
 def table(rows):
+    layout = "%-10s %-9s" + 2 * "    %5s %7s %5s %11s"
+    columns = ("exits", "crashed", "hung", "lost calls")
     lines = [
-        "                        ------- without PEP 788 -------    --------- with PEP 788 --------",
-        "client     Python       exits crashed  hung  lost calls    exits crashed  hung  lost calls",
+        " " * 24 + "------- without PEP 788 -------" + "    " + "--------- with PEP 788 --------",
+        layout % ("client", "Python", *columns, *columns),
     ]
-    for client, python, without, with_pep788 in rows:
-        cells = "".join(
-            "    %s" % ("%5d %7d %5d %11d" % (exits.total, exits.crashed, exits.hung, exits.lost) if exits else "    -       -     -           -")
-            for exits in (without, with_pep788)
-        )
-        lines.append("%-10s %-9s%s" % (client.name, python.label, cells))
+    for client, python, *both in rows:
+        cells = []
+        for exits in both:
+            cells += [exits.total, exits.crashed, exits.hung, exits.lost] if exits else 4 * ["-"]
+        lines.append(layout % (client.name, python.label, *cells))
     return "\n".join(lines)
 
 
@@ -328,6 +334,10 @@ def clients(options):
         pythons = [p for p in pythons if any(p in those for those in chosen.values())]
     else:
         chosen = {client.name: [p for p in pythons if client.serves(p)] for client in CLIENTS}
+        for client in CLIENTS:
+            for python in pythons:
+                if python not in chosen[client.name]:
+                    print("clients: %s is left out: it does not serve %s" % (client.name, python.label))
     print("clients: CPython", ", ".join(python.label for python in pythons), flush=True)
 
     WORK.mkdir(parents=True, exist_ok=True)
@@ -376,10 +386,9 @@ def blocks(language):
 def docs(options):
     """What needs packages from elsewhere; tests/surface.rs does C and C++."""
     python = find(options.python)[-1]
-    folder = python.folder / "docs"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     python.prepare()
+    folder = python.folder / "docs"
+    folder.mkdir()
     include = ["-I", ROOT / "include", *shlex.split(python.facts["cflags"])]
     warnings = ["-Wall", "-Wextra", "-Werror"]
 
@@ -412,7 +421,9 @@ def docs(options):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--exits", type=int, default=EXITS)
     parser.add_argument("--docs", action="store_true")
     parser.add_argument("python", nargs="*")

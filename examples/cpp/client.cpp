@@ -57,9 +57,18 @@ PyMethodDef methods[] = {
     {},
 };
 
-PyModuleDef module = {PyModuleDef_HEAD_INIT, "client_cpp", nullptr, -1, methods,
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "client_cpp", nullptr, -1, methods,
                       nullptr, nullptr, nullptr, nullptr};
 
 } // namespace
 
-PyMODINIT_FUNC PyInit_client_cpp() { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit_client_cpp()
+{
+    PyObject *module = PyModule_Create(&definition);
+#ifdef Py_GIL_DISABLED
+    if (module != nullptr) {
+        PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
+    }
+#endif
+    return module;
+}

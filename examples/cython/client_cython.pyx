@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, freethreading_compatible=True
 # An extension module in Cython: native threads call a Python function.
 from pep788 cimport (
     PyInterpreterView, PyInterpreterView_FromCurrent,

@@ -40,7 +40,7 @@ void start(const py::function &callable, void (*callback)(void *))
 
 } // namespace
 
-PYBIND11_MODULE(client_pybind11, module)
+PYBIND11_MODULE(client_pybind11, module, py::mod_gil_not_used())
 {
     module.def("start_before", [](const py::function &callable) { start(callable, before); });
     module.def("start", [](const py::function &callable) { start(callable, after); });
