@@ -39,6 +39,7 @@ pub unsafe extern "C" fn PyInterpreterGuard_FromCurrent() -> *mut PyInterpreterG
     unsafe { guard_from_current() }
 }
 
+#[inline]
 pub(crate) unsafe fn guard_from_current() -> *mut PyInterpreterGuard {
     const NAME: &str = "PyInterpreterGuard_FromCurrent";
     let py = python::get_or_fatal(NAME);
@@ -69,6 +70,7 @@ pub unsafe extern "C" fn PyInterpreterGuard_FromView(
     unsafe { guard_from_view(view) }
 }
 
+#[inline]
 pub(crate) unsafe fn guard_from_view(view: *mut PyInterpreterView) -> *mut PyInterpreterGuard {
     const NAME: &str = "PyInterpreterGuard_FromView";
     let py = python::get_or_fatal(NAME);
@@ -97,6 +99,7 @@ pub unsafe extern "C" fn PyInterpreterGuard_Close(guard: *mut PyInterpreterGuard
     unsafe { guard_close(guard) }
 }
 
+#[inline]
 pub(crate) unsafe fn guard_close(guard: *mut PyInterpreterGuard) {
     const NAME: &str = "PyInterpreterGuard_Close";
     let py = python::get_or_fatal(NAME);
@@ -122,6 +125,7 @@ pub unsafe extern "C" fn PyInterpreterView_FromCurrent() -> *mut PyInterpreterVi
     unsafe { view_from_current() }
 }
 
+#[inline]
 pub(crate) unsafe fn view_from_current() -> *mut PyInterpreterView {
     const NAME: &str = "PyInterpreterView_FromCurrent";
     let py = python::get_or_fatal(NAME);
@@ -150,6 +154,7 @@ pub unsafe extern "C" fn PyInterpreterView_FromMain() -> *mut PyInterpreterView 
     unsafe { view_from_main() }
 }
 
+#[inline]
 pub(crate) unsafe fn view_from_main() -> *mut PyInterpreterView {
     const NAME: &str = "PyInterpreterView_FromMain";
     let py = python::get_or_fatal(NAME);
@@ -173,6 +178,7 @@ pub unsafe extern "C" fn PyInterpreterView_Close(view: *mut PyInterpreterView) {
     unsafe { view_close(view) }
 }
 
+#[inline]
 pub(crate) unsafe fn view_close(view: *mut PyInterpreterView) {
     const NAME: &str = "PyInterpreterView_Close";
     let py = python::get_or_fatal(NAME);

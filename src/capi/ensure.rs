@@ -22,6 +22,7 @@ pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
     unsafe { ensure_of_guard(handle) }
 }
 
+#[inline(always)] // the hot path, into the exported function
 pub(crate) unsafe fn ensure_of_guard(handle: usize) -> usize {
     const NAME: &str = "PyThreadState_Ensure";
     let py = python::get_or_fatal(NAME);
@@ -62,6 +63,7 @@ pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
     unsafe { ensure_of_view(handle) }
 }
 
+#[inline(always)] // the hot path, into the exported function
 pub(crate) unsafe fn ensure_of_view(handle: usize) -> usize {
     const NAME: &str = "PyThreadState_EnsureFromView";
     let py = python::get_or_fatal(NAME);
@@ -126,6 +128,7 @@ pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
     unsafe { release(token) }
 }
 
+#[inline(always)] // the hot path, into the exported function
 pub(crate) unsafe fn release(token: usize) {
     const NAME: &str = "PyThreadState_Release";
     let py = python::get_or_fatal(NAME);
