@@ -13,7 +13,7 @@ INCLUDEDIR ?= $(PREFIX)/include
 DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint check-rust check-c matrix model stress clean
-.PHONY: bench bench-check bench-update installable install uninstall install-test wheel
+.PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
 
 all: headers lib
 
@@ -21,6 +21,8 @@ help:
 	@echo 'make            the library (target/release) and the headers (include)'
 	@echo 'make demo       what becomes of native threads at exit, without PEP 788 and with it'
 	@echo 'make check      every test, on every CPython from 3.9 on that is found'
+	@echo 'make clients    the examples in C++, Cython, Rust, pybind11, nanobind, PyO3, and many exits of each'
+	@echo 'make docs-test  compiles the code in README.md and docs/migrating.md'
 	@echo 'make matrix     the C suite on every CPython there is, brought in from Debian (as root)'
 	@echo 'make model      the gate and the records under a model checker: all interleavings of a few threads'
 	@echo 'make stress     random programs that exit at random moments; EXITS=1000 for each Python'
@@ -32,7 +34,7 @@ help:
 	@echo 'make installable  what it installs, for a root that has no cargo'
 	@echo 'make install-test  use an installed copy: pkg-config, CMake, Meson; copies in extensions'
 	@echo 'make wheel      the wheel and the sdist, tested in virtual environments'
-	@echo 'PYTHON=/path/to/python3.x with demo, check, bench, install-test and wheel: this one only'
+	@echo 'PYTHON=/path/to/python3.x with all that run Python: this one only'
 
 lib:
 	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust (Debian: apt install cargo)'; exit 2; }
@@ -47,18 +49,28 @@ demo: lib
 
 lint:
 	$(CARGO) fmt --check
+	rustfmt --check --edition 2021 examples/*/src/lib.rs tests/rust_api/src/lib.rs
 	$(CARGO) clippy --all-targets -- -D warnings
 
 check: check-rust check-c
 
-# The library's own tests, the headers, the exported symbols, the README's code.
+# The library's own tests, the headers, the exported symbols, the documents' C and C++, the Rust API's.
 check-rust: lib
 	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --lib --test headers --test surface
+	$(CARGO) test --doc
 
 # The C suite: c_tests/, one process per scenario and Python. And random calls against a model:
 # tests/properties, where PROPTEST_CASES and PROPTEST_RNG_SEED mean more and others of them.
 check-c: lib
 	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test c_suite --test properties
+
+# In clean virtual environments, with what PyPI and crates.io have.
+clients: lib
+	$(or $(PYTHON),python3) examples/clients/run.py $(PYTHON)
+
+docs-test: lib
+	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test surface code_in_
+	$(or $(PYTHON),python3) examples/clients/run.py --docs $(PYTHON)
 
 # Every CPython there is; matrix/README.md says where they come from.
 matrix:

@@ -9,6 +9,7 @@
 //!
 //! - [`capi`] holds the exported functions: it checks arguments, turns handles into records and
 //!   failures into what each dialect promises. A guard handle is a record's address and a few bits.
+//!   [`View`], [`Guard`] and [`Attached`] are the same for Rust.
 //! - `attach` gives a thread its thread state, and keeps a stack of Ensures per thread; `daemon`
 //!   knows which thread states hold their interpreter; `interpreter` finds the record of an
 //!   interpreter, and makes one at first use.
@@ -32,6 +33,11 @@
 #[cfg(not(loom))]
 #[allow(non_snake_case)]
 pub mod capi;
+
+#[cfg(not(loom))]
+mod safe;
+#[cfg(not(loom))]
+pub use safe::{Attached, Guard, View};
 
 #[cfg(not(loom))]
 mod attach;

@@ -40,8 +40,10 @@ impl Settings {
         let engine = if self.backport { "backport" } else { "native" };
         let grace = self.drain_grace.map_or(-1, |grace| grace.as_millis() as i64);
         let warn = self.wait_warn.map_or(0, |wait| wait.as_millis());
+        let trace = u8::from(self.trace);
         format!(
-            "PEP788_ENGINE={engine}\nPEP788_DRAIN_GRACE_MS={grace}\nPEP788_WAIT_WARN_MS={warn}\n"
+            "PEP788_ENGINE={engine}\nPEP788_DRAIN_GRACE_MS={grace}\nPEP788_WAIT_WARN_MS={warn}\n\
+             PEP788_TRACE={trace}\n"
         )
     }
 }

@@ -176,6 +176,41 @@ fn headers_compile_without_warnings() {
     });
 }
 
+/// What it does is in `c_tests/accepted/cxx.cc`.
+#[test]
+fn cxx_header_compiles_without_warnings() {
+    let source = "#include \"pep788.hpp\"\n\
+        bool use(const pep788::guard &guard, const pep788::view &view);\n\
+        bool use(const pep788::guard &guard, const pep788::view &view)\n\
+        { return pep788::attach{guard} && pep788::attach{view} && view.lock(); }\n";
+    let source = write(&output_folder("cxx"), "use.cc", source);
+    let mut compilers = Vec::new();
+    for name in ["g++", "clang++"] {
+        if Command::new(name).arg("--version").output().is_ok() {
+            compilers.push(name);
+        } else {
+            eprintln!("skipped: {name}, which is not there (Debian and Ubuntu: g++, clang)");
+        }
+    }
+    let mut cases = Vec::new();
+    for python in pythons() {
+        for compiler in &compilers {
+            for limited in [false, true] {
+                cases.push((python.clone(), *compiler, limited));
+            }
+        }
+    }
+    for_all(cases, |(python, compiler, limited)| {
+        let mut command = Command::new(compiler);
+        command.args(["-std=c++17", "-fno-exceptions", "-fno-rtti", "-Wshadow", "-fsyntax-only"]);
+        if limited {
+            command.arg("-DPy_LIMITED_API=0x03090000");
+        }
+        command.args(WARNINGS).arg("-I").arg(root().join("include"));
+        checked(command.args(&python.include_flags).arg(&source)).map(drop)
+    });
+}
+
 #[test]
 fn one_dialect_per_file() {
     let folder = output_folder("both");
@@ -205,15 +240,20 @@ fn headers_may_be_included_twice() {
 
 // --- Users ---------------------------------------------------------------------------------------
 
-/// The blocks of a Markdown text that are fenced as ```c.
-fn c_blocks(markdown: &str) -> Vec<String> {
+/// The blocks of a Markdown text that are fenced as this language.
+fn blocks(markdown: &str, language: &str) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut block: Option<String> = None;
+    let mut wanted = false;
     for line in markdown.lines() {
         match &mut block {
-            None if line == "```c" => block = Some(String::new()),
-            None => {}
-            Some(_) if line.starts_with("```") => blocks.extend(block.take()),
+            None => {
+                if let Some(fence) = line.strip_prefix("```") {
+                    wanted = fence == language;
+                    block = Some(String::new());
+                }
+            }
+            Some(_) if line.starts_with("```") => blocks.extend(block.take().filter(|_| wanted)),
             Some(text) => {
                 text.push_str(line);
                 text.push('\n');
@@ -224,23 +264,34 @@ fn c_blocks(markdown: &str) -> Vec<String> {
     blocks
 }
 
-#[test]
-fn code_in_the_readme_runs() {
-    let blocks = c_blocks(&std::fs::read_to_string(root().join("README.md")).unwrap());
-    assert!(!blocks.is_empty(), "README.md has no block of C");
-    let folder = output_folder("readme");
+/// C and C++, here; `make docs-test` does the languages that need packages from elsewhere.
+fn code_compiles_and_runs(document: &str, languages: &[&str], pythons: &[Arc<Python>]) {
+    let folder = output_folder(&document.replace('/', "-"));
     let library = library_folder();
+    let markdown = std::fs::read_to_string(root().join(document)).unwrap();
     let mut cases = Vec::new();
-    for python in pythons() {
-        for (index, block) in blocks.iter().enumerate() {
-            let name = format!("{:x}-{index}-{}", python.hexversion, cases.len());
-            cases.push((python.clone(), write(&folder, &format!("{name}.c"), block)));
+    for language in languages {
+        if *language == "cpp" && compiler(true).is_none() {
+            eprintln!("skipped: C++, as there is no compiler (Debian and Ubuntu: package `g++`)");
+            continue;
+        }
+        let blocks = blocks(&markdown, language);
+        assert!(!blocks.is_empty(), "{document} has no block of {language}");
+        for python in pythons {
+            for block in &blocks {
+                let name = format!("{:x}-{}.{language}", python.hexversion, cases.len());
+                cases.push((python.clone(), write(&folder, &name, block)));
+            }
         }
     }
     for_all(cases, |(python, source)| {
         let is_program = std::fs::read_to_string(&source).unwrap().contains("int main(");
-        let product = source.with_extension("");
-        let mut command = c_compiler();
+        let cxx = source.extension().is_some_and(|extension| extension == "cpp");
+        let product = source.with_extension("out");
+        let mut command = compiler(cxx).ok_or("the compiler is gone")?;
+        if cxx {
+            command.arg("-std=c++17");
+        }
         command.args(["-Wall", "-Wextra", "-Werror", "-pthread"]).arg(&source);
         command.arg("-o").arg(&product).arg("-I").arg(root().join("include"));
         command.args(&python.include_flags);
@@ -252,6 +303,43 @@ fn code_in_the_readme_runs() {
         checked(command.args(&python.link_flags))?;
         let mut command = Command::new("timeout");
         checked(command.arg("60").arg(&product).env("PYTHONHOME", &python.home)).map(drop)
+    });
+}
+
+#[test]
+fn code_in_the_readme_runs() {
+    code_compiles_and_runs("README.md", &["c"], &pythons());
+}
+
+#[test]
+fn code_in_migrating_compiles() {
+    let pythons = pythons();
+    let ends = [pythons[0].clone(), pythons[pythons.len() - 1].clone()];
+    code_compiles_and_runs("docs/migrating.md", &["c", "cpp"], &ends);
+}
+
+/// `tests/rust_api`, which carries the crate in itself, in every Python.
+#[test]
+fn rust_api_keeps_its_promises() {
+    let folder = output_folder("rust_api");
+    let mut command = Command::new(env!("CARGO"));
+    command.arg("build").arg("--manifest-path").arg(root().join("tests/rust_api/Cargo.toml"));
+    checked(command.env("CARGO_TARGET_DIR", &folder)).unwrap();
+    let module = folder.join("debug").join(LIBRARY.replace("pep788", "rust_api"));
+    let script = "import atexit, ctypes, sys\n\
+        library = ctypes.PyDLL(sys.argv[1])\n\
+        library.begin()\n\
+        atexit.register(library.exiting)\n";
+    for_all(pythons(), |python| {
+        let mut command = Command::new("timeout");
+        command.args(["60"]).arg(&python.executable).args(["-c", script]).arg(&module);
+        let done = checked(&mut command)?;
+        let said = String::from_utf8_lossy(&done.stdout);
+        if said == "guarded\nrefused\n" {
+            Ok(())
+        } else {
+            Err(format!("{command:?} printed {said:?}"))
+        }
     });
 }
 

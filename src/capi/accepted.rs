@@ -35,6 +35,12 @@ pub type PyThreadStateToken = std::ffi::c_void;
 /// Contract: PEP 788, PyInterpreterGuard_FromCurrent.
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterGuard_FromCurrent() -> *mut PyInterpreterGuard {
+    // SAFETY: as called.
+    unsafe { guard_from_current() }
+}
+
+#[inline]
+pub(crate) unsafe fn guard_from_current() -> *mut PyInterpreterGuard {
     const NAME: &str = "PyInterpreterGuard_FromCurrent";
     let py = python::get_or_fatal(NAME);
     if let Some(native) = native(py) {
@@ -60,6 +66,12 @@ pub unsafe extern "C" fn PyInterpreterGuard_FromCurrent() -> *mut PyInterpreterG
 pub unsafe extern "C" fn PyInterpreterGuard_FromView(
     view: *mut PyInterpreterView,
 ) -> *mut PyInterpreterGuard {
+    // SAFETY: as called.
+    unsafe { guard_from_view(view) }
+}
+
+#[inline]
+pub(crate) unsafe fn guard_from_view(view: *mut PyInterpreterView) -> *mut PyInterpreterGuard {
     const NAME: &str = "PyInterpreterGuard_FromView";
     let py = python::get_or_fatal(NAME);
     if let Some(native) = native(py) {
@@ -83,6 +95,12 @@ pub unsafe extern "C" fn PyInterpreterGuard_FromView(
 /// Contract: PEP 788, PyInterpreterGuard_Close.
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterGuard_Close(guard: *mut PyInterpreterGuard) {
+    // SAFETY: as called.
+    unsafe { guard_close(guard) }
+}
+
+#[inline]
+pub(crate) unsafe fn guard_close(guard: *mut PyInterpreterGuard) {
     const NAME: &str = "PyInterpreterGuard_Close";
     let py = python::get_or_fatal(NAME);
     if let Some(native) = native(py) {
@@ -103,6 +121,12 @@ pub unsafe extern "C" fn PyInterpreterGuard_Close(guard: *mut PyInterpreterGuard
 /// Contract: PEP 788, PyInterpreterView_FromCurrent.
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterView_FromCurrent() -> *mut PyInterpreterView {
+    // SAFETY: as called.
+    unsafe { view_from_current() }
+}
+
+#[inline]
+pub(crate) unsafe fn view_from_current() -> *mut PyInterpreterView {
     const NAME: &str = "PyInterpreterView_FromCurrent";
     let py = python::get_or_fatal(NAME);
     if let Some(native) = native(py) {
@@ -126,6 +150,12 @@ pub unsafe extern "C" fn PyInterpreterView_FromCurrent() -> *mut PyInterpreterVi
 /// Contract: PEP 788, PyInterpreterView_FromMain.
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterView_FromMain() -> *mut PyInterpreterView {
+    // SAFETY: as called.
+    unsafe { view_from_main() }
+}
+
+#[inline]
+pub(crate) unsafe fn view_from_main() -> *mut PyInterpreterView {
     const NAME: &str = "PyInterpreterView_FromMain";
     let py = python::get_or_fatal(NAME);
     if let Some(native) = native(py) {
@@ -144,6 +174,12 @@ pub unsafe extern "C" fn PyInterpreterView_FromMain() -> *mut PyInterpreterView 
 /// Contract: PEP 788, PyInterpreterView_Close.
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterView_Close(view: *mut PyInterpreterView) {
+    // SAFETY: as called.
+    unsafe { view_close(view) }
+}
+
+#[inline]
+pub(crate) unsafe fn view_close(view: *mut PyInterpreterView) {
     const NAME: &str = "PyInterpreterView_Close";
     let py = python::get_or_fatal(NAME);
     if let Some(native) = native(py) {

@@ -18,6 +18,13 @@ const FAILED: usize = -1isize as usize;
 #[doc(hidden)]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
+    // SAFETY: as called.
+    unsafe { ensure_of_guard(handle) }
+}
+
+/// For the crate itself: on 3.15, the exported name may be bound to the interpreter's function.
+#[inline(always)]
+pub(crate) unsafe fn ensure_of_guard(handle: usize) -> usize {
     match Glance::get() {
         Some(glance) if glance.is_per_thread() => ensure_quickly::<true>(&glance, handle),
         Some(glance) => ensure_quickly_up_to_3_11(&glance, handle),
@@ -82,6 +89,13 @@ const ENSURE: &str = "PyThreadState_Ensure";
 #[doc(hidden)]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
+    // SAFETY: as called.
+    unsafe { ensure_of_view(handle) }
+}
+
+/// For the crate itself: on 3.15, the exported name may be bound to the interpreter's function.
+#[inline(always)]
+pub(crate) unsafe fn ensure_of_view(handle: usize) -> usize {
     match Glance::get() {
         Some(glance) if glance.is_per_thread() => ensure_from_view_quickly::<true>(&glance, handle),
         Some(glance) => ensure_from_view_quickly_up_to_3_11(&glance, handle),
@@ -176,6 +190,12 @@ fn ensure_and_install(py: &'static Api, thread: &'static Thread, record: &'stati
 #[doc(hidden)]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
+    // SAFETY: as called.
+    unsafe { release(token) }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn release(token: usize) {
     // A caller of the draft dialect passes nothing, and `token` is what the register held;
     // its Ensure took no receipt, so nobody looks at it.
     if !Glance::get().is_some_and(|glance| attach::release_reused(&glance, token)) {

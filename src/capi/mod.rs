@@ -3,6 +3,10 @@
 //!
 //! What the functions of both dialects share is here: they differ in names and in how they
 //! answer, not in what they do.
+//!
+//! Nothing in the crate calls an exported function, or trusts its address: the loader may bind
+//! our own reference to what is found first under that name, in the interpreter or in another copy of
+//! the library. What the accepted ones do is in private functions next to them.
 
 // The contract of each function is in its comment, for C programmers.
 #![allow(clippy::missing_safety_doc, non_camel_case_types)]

@@ -102,6 +102,26 @@ fn long_version(scope: &Scope) -> String {
     }
 }
 
+/// The loaded object, executable or library, that an address is in.
+fn object_at(address: *mut c_void) -> Option<libc::Dl_info> {
+    // SAFETY: an all-zero Dl_info is valid; dladdr fills it.
+    let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
+    // SAFETY: any address may be asked about, `info` is a valid place for the answer.
+    (unsafe { libc::dladdr(address, &mut info) } != 0).then_some(info)
+}
+
+/// The same as the address it is loaded at; null where there is none.
+pub(super) fn object_of(address: *mut c_void) -> *mut c_void {
+    object_at(address).map_or(std::ptr::null_mut(), |object| object.dli_fbase)
+}
+
+/// A handle of a loaded object, which loads and runs nothing. The executable has no name but null.
+fn loaded(name: *const c_char) -> Option<*mut c_void> {
+    // SAFETY: null, or a C string that the loader gave.
+    let handle = unsafe { libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+    (!handle.is_null()).then_some(handle)
+}
+
 /// Where CPython's names are looked up.
 pub(super) struct Scope(*mut c_void);
 
@@ -118,18 +138,9 @@ impl Scope {
 
     /// The object that holds the interpreter itself, past whatever was preloaded over it.
     pub(super) fn of_interpreter_alone(&self) -> Option<Scope> {
-        let inside = self.find(c"Py_GetVersion");
-        // SAFETY: an all-zero Dl_info is valid; dladdr fills it.
-        let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
-        // SAFETY: `inside` is an address to ask about, `info` a valid place for the answer.
-        let found = unsafe { libc::dladdr(inside, &mut info) } != 0;
-        if !found || info.dli_fname.is_null() {
-            return None;
-        }
-        // SAFETY: dladdr gave a valid C string; RTLD_NOLOAD loads and runs nothing.
-        let handle = unsafe { libc::dlopen(info.dli_fname, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
-        // The handle is kept: the interpreter is not unloaded.
-        (!handle.is_null()).then_some(Scope(handle))
+        let name = object_at(self.find(c"Py_GetVersion"))?.dli_fname;
+        // The handles are kept: the interpreter is not unloaded.
+        loaded(name).or_else(|| loaded(std::ptr::null())).map(Scope)
     }
 
     pub(super) fn find(&self, name: &CStr) -> *mut c_void {
@@ -162,10 +173,8 @@ fn private_libpython() -> Option<Scope> {
     // SAFETY: `visit` has the type that is asked for, and `names` outlives the call.
     unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(&mut names).cast()) };
     names.into_iter().find_map(|name| {
-        // SAFETY: a C string; RTLD_NOLOAD loads and runs nothing.
-        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
-        let scope = Scope(handle);
-        (!handle.is_null() && !scope.find(c"Py_GetVersion").is_null()).then_some(scope)
+        let scope = Scope(loaded(name.as_ptr())?);
+        (!scope.find(c"Py_GetVersion").is_null()).then_some(scope)
     })
 }
 

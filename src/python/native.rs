@@ -4,7 +4,7 @@ use std::ffi::{c_void, CStr};
 
 use once_cell::sync::OnceCell;
 
-use super::find::Scope;
+use super::find::{object_of, Scope};
 use super::Api;
 use crate::settings;
 
@@ -23,7 +23,7 @@ macro_rules! native {
                         let name = concat!(stringify!($name), "\0");
                         let name = CStr::from_bytes_with_nul(name.as_bytes()).ok()?;
                         let found = scope.find(name);
-                        if found.is_null() || found == crate::capi::$name as *mut c_void {
+                        if found.is_null() || is_ours(scope, found, crate::capi::$name as *mut c_void) {
                             return None;
                         }
                         // SAFETY: 3.15's signature of this name; handles and tokens are
@@ -38,6 +38,15 @@ macro_rules! native {
             }
         }
     };
+}
+
+/// Whether a function that was found under the name of our `exported` one is that. Its address
+/// alone does not tell: our own reference to it may be bound to the interpreter's.
+fn is_ours(scope: &Scope, found: *mut c_void, exported: *mut c_void) -> bool {
+    let here = object_of(is_ours as *mut c_void);
+    object_of(found) == here
+        // All in one static executable, where references are bound for good.
+        && (object_of(scope.find(c"Py_GetVersion")) != here || found == exported)
 }
 
 native! {

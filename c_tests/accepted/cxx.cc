@@ -1,0 +1,138 @@
+/* pep788.hpp: guards, views and attaching for C++. What they attach to and wait for is the C API's; here
+ * is who owns what. */
+
+#include "harness.h"
+
+#include "../../include/pep788.hpp" /* also where the library is not linked */
+
+#include <thread>
+#include <type_traits>
+
+template <typename T>
+constexpr bool moves_only = std::is_nothrow_move_constructible_v<T> && !std::is_copy_constructible_v<T> &&
+                            !std::is_copy_assignable_v<T>;
+
+static_assert(moves_only<pep788::guard> && std::is_nothrow_move_assignable_v<pep788::guard>);
+static_assert(moves_only<pep788::view> && std::is_nothrow_move_assignable_v<pep788::view>);
+static_assert(moves_only<pep788::attach> && !std::is_move_assignable_v<pep788::attach>);
+static_assert(std::is_constructible_v<pep788::attach, const pep788::guard &>);
+static_assert(!std::is_constructible_v<pep788::attach, pep788::guard>, "such a guard would be gone at once");
+static_assert(std::is_constructible_v<pep788::attach, pep788::view>);
+static_assert(!std::is_convertible_v<pep788::attach, bool>);
+
+SCENARIO(a_guard_is_closed_where_it_ends_up, "pep788::guard: moving keeps it; the last owner closes it")
+{
+    py_init();
+    pep788::guard first = pep788::guard::from_current();
+    CHECK(first);
+    pep788::guard second = std::move(first);
+    CHECK(!first);
+    pep788::guard third;
+    CHECK(!third);
+    third = std::move(second);
+    CHECK(!second);
+    CHECK(third);
+    std::thread thread([guard = std::move(third)] {
+        log_event("guarded");
+        pep788::attach attached{guard};
+        CHECK(attached);
+        run("x = 1");
+        log_event("done");
+    });
+    /* Waits for the guard, which is in the thread. */
+    py_finalize();
+    log_event("finalized");
+    thread.join();
+    expect_log("guarded,done,finalized");
+}
+
+SCENARIO(assigning_closes_the_old_one, "pep788::guard, pep788::view: assigning closes what was there")
+{
+    py_init();
+    pep788::guard guard = pep788::guard::from_current();
+    guard = pep788::guard::from_current();
+    guard = pep788::guard();
+    pep788::view view = pep788::view::from_main();
+    view = pep788::view::from_current();
+    CHECK(view);
+    view = pep788::view();
+    CHECK(!view);
+    /* Nothing is left to wait for. */
+    py_finalize();
+}
+
+SCENARIO(handles_of_the_c_api, "pep788::guard, pep788::view: get, release and taking over")
+{
+    py_init();
+    PyInterpreterView *c_view = PyInterpreterView_FromCurrent();
+    pep788::view view{c_view};
+    CHECK_PTR(view.get(), c_view);
+    pep788::guard guard = view.lock();
+    CHECK(guard);
+    PyInterpreterGuard *c_guard = guard.release();
+    CHECK(!guard);
+    CHECK(c_guard != nullptr);
+    PyInterpreterGuard_Close(c_guard);
+    CHECK_PTR(view.release(), c_view);
+    CHECK(!view);
+    PyInterpreterView_Close(c_view);
+    py_finalize();
+}
+
+SCENARIO(empty_ones_attach_nothing, "pep788::attach: an empty guard or view attaches nothing")
+{
+    py_init();
+    PyThreadState *state = attached();
+    CHECK(!pep788::attach{pep788::view()});
+    pep788::guard guard;
+    CHECK(!pep788::attach{guard});
+    CHECK(!pep788::view().lock());
+    CHECK_PTR(attached(), state);
+    py_finalize();
+}
+
+static pep788::attach attach_here(const pep788::view &view)
+{
+    pep788::attach attached{view};
+    CHECK(attached);
+    return attached;
+}
+
+SCENARIO(attached_for_the_scope, "pep788::attach: what was attached before is attached again, also after a move")
+{
+    py_init();
+    pep788::view view = pep788::view::from_current();
+    std::thread thread([&view] {
+        CHECK_PTR(attached(), nullptr);
+        {
+            pep788::attach outer = attach_here(view);
+            CHECK(outer);
+            PyThreadState *state = attached();
+            CHECK(state != nullptr);
+            {
+                pep788::guard guard = view.lock();
+                pep788::attach inner{guard};
+                CHECK_PTR(attached(), state);
+            }
+            CHECK_PTR(attached(), state);
+            pep788::attach moved = std::move(outer);
+            CHECK(moved);
+            CHECK(!outer);
+            CHECK_PTR(attached(), state);
+        }
+        CHECK_PTR(attached(), nullptr);
+    });
+    Py_BEGIN_ALLOW_THREADS
+    thread.join();
+    Py_END_ALLOW_THREADS
+    py_finalize();
+}
+
+SCENARIO(refused_when_python_is_gone, "pep788::view: refuses when the interpreter is gone, and may outlive it")
+{
+    py_init();
+    pep788::view view = pep788::view::from_current();
+    py_finalize();
+    CHECK(!view.lock());
+    CHECK(!pep788::attach{view});
+}
