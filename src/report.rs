@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::time::Instant;
 
 use crate::interpreter::Record;
+use crate::memory::Text;
 use crate::python::Api;
 use crate::settings;
 
@@ -43,20 +44,20 @@ impl Wait {
         }
     }
 
-    /// Deals with an exception: Ctrl-C (`true`), or a failure that must not end the wait.
+    /// Deals with an exception: Ctrl-C, or a failure that must not end the wait.
     ///
     /// # Safety
     /// The calling thread is attached, with an exception set.
-    pub(crate) unsafe fn interrupted_or_failed(
+    unsafe fn interrupted_or_failed(
         &mut self,
         py: &'static Api,
         guards_out: impl Fn() -> Vec<(&'static Record, usize)>,
-    ) -> bool {
+    ) {
         // SAFETY: attached, says the caller.
         unsafe {
             if py.PyErr_ExceptionMatches(py.PyExc_KeyboardInterrupt()) == 0 {
                 py.PyErr_WriteUnraisable(std::ptr::null_mut());
-                return false;
+                return;
             }
             py.PyErr_Clear();
         }
@@ -65,12 +66,11 @@ impl Wait {
         }
         self.interrupted = true;
         self.explain(&guards_out());
-        say("libpep788: press Ctrl-C again to end the process without waiting\n");
-        true
+        say(b"libpep788: press Ctrl-C again to end the process without waiting\n");
     }
 
     fn explain(&self, guards_out: &[(&'static Record, usize)]) {
-        let mut text = String::new();
+        let mut text = Text::default();
         let _ = writeln!(
             text,
             "libpep788: the end of {} has waited {:.1} s for PEP 788 guards:",
@@ -80,17 +80,17 @@ impl Wait {
         for (record, guards) in guards_out {
             let _ = writeln!(text, "libpep788:   {}: {guards} not closed", record.name());
         }
-        text.push_str(
+        let _ = text.write_str(
             "libpep788: each is ended by PyInterpreterGuard_Close, PyInterpreterRef_Close, or the \
              PyThreadState_Release of an Ensure that holds the interpreter\n",
         );
-        say(&text);
+        say(text.as_bytes());
     }
 }
 
 /// A broken stderr changes nothing.
-fn say(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
+fn say(text: &[u8]) {
+    let _ = std::io::stderr().write_all(text);
 }
 
 /// As if Python had not taken SIGINT over.

@@ -1,5 +1,6 @@
 //! The environment variables, read once, when the first of them is needed.
 
+use std::ffi::CStr;
 use std::io::Write;
 use std::time::Duration;
 
@@ -17,12 +18,12 @@ pub(crate) struct Settings {
 
 pub(crate) fn get() -> &'static Settings {
     static SETTINGS: Lazy<Settings> = Lazy::new(|| Settings {
-        backport: choice("PEP788_ENGINE", &["native", "backport"]) == Some(1),
-        drain_grace: match milliseconds("PEP788_DRAIN_GRACE_MS").unwrap_or(1000) {
+        backport: is_backport(c"PEP788_ENGINE"),
+        drain_grace: match milliseconds(c"PEP788_DRAIN_GRACE_MS").unwrap_or(1000) {
             -1 => None,
             grace => Some(Duration::from_millis(grace.unsigned_abs())),
         },
-        wait_warn: match milliseconds("PEP788_WAIT_WARN_MS").unwrap_or(10_000) {
+        wait_warn: match milliseconds(c"PEP788_WAIT_WARN_MS").unwrap_or(10_000) {
             ..=0 => None,
             wait => Some(Duration::from_millis(wait.unsigned_abs())),
         },
@@ -30,25 +31,39 @@ pub(crate) fn get() -> &'static Settings {
     &SETTINGS
 }
 
-fn milliseconds(name: &str) -> Option<i64> {
-    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+fn milliseconds(name: &CStr) -> Option<i64> {
+    let text = variable(name)?;
     let value = text.trim().parse().ok().filter(|value| *value >= -1);
     if value.is_none() {
-        complain(name, &text, "a number of milliseconds, or -1");
+        complain(name, text, "a number of milliseconds, or -1");
     }
     value
 }
 
-fn choice(name: &str, choices: &[&str]) -> Option<usize> {
-    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
-    let value = choices.iter().position(|choice| *choice == text);
-    if value.is_none() {
-        complain(name, &text, &format!("one of: {}", choices.join(", ")));
+fn is_backport(name: &CStr) -> bool {
+    match variable(name) {
+        Some("backport") => true,
+        Some("native") | None => false,
+        Some(text) => {
+            complain(name, text, "one of: native, backport");
+            false
+        }
     }
-    value
+}
+
+/// Not by `std::env`, which copies: an exit may have no memory.
+fn variable(name: &CStr) -> Option<&'static str> {
+    // SAFETY: a C string. The value is used at once, and who changes the environment while other
+    // threads run is in for worse.
+    let text = unsafe {
+        let value = libc::getenv(name.as_ptr());
+        (!value.is_null()).then(|| CStr::from_ptr(value))
+    };
+    text?.to_str().ok().filter(|text| !text.is_empty())
 }
 
 /// A setting that cannot be understood is not worth a process; it is said, and not followed.
-fn complain(name: &str, text: &str, wanted: &str) {
+fn complain(name: &CStr, text: &str, wanted: &str) {
+    let name = name.to_str().unwrap_or_default();
     let _ = writeln!(std::io::stderr(), "libpep788: {name}={text:?} is ignored: it takes {wanted}");
 }

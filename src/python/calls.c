@@ -70,3 +70,22 @@ void *pep788_p_pp(void *(*call)(void *, const void *), void *a, const void *b)
     pthread_cleanup_pop(0);
     return result;
 }
+
+void *pep788_p_ppp(void *(*call)(void *, void *, void *), void *a, void *b, void *c)
+{
+    void *result;
+    pthread_cleanup_push(sleep_for_ever, NULL);
+    result = call(a, b, c);
+    pthread_cleanup_pop(0);
+    return result;
+}
+
+/* PyObject_RichCompareBool, with Py_EQ. */
+int pep788_equal(int (*call)(void *, void *, int), void *a, void *b)
+{
+    int result;
+    pthread_cleanup_push(sleep_for_ever, NULL);
+    result = call(a, b, 2);
+    pthread_cleanup_pop(0);
+    return result;
+}
