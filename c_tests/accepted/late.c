@@ -147,9 +147,10 @@ static void check_the_module(void *unused)
 static void use_what_was_kept(void *unused)
 {
     (void)unused;
-    run("kept[0](print)\n"
-        "kept[1](print)\n"
-        "assert kept[0](callback, 1) is callback");
+    /* Native 3.15 runs this callback before the wait. */
+    run("register, unregister = globals().get('kept', originals)\n"
+        "assert register(print) is print\n"
+        "unregister(print)");
     log_event("used");
 }
 
@@ -207,6 +208,7 @@ SCENARIO(a_callback_takes_a_guard,
     thread_join(thread);
 }
 
+// native: no, it drops callbacks that an exit callback registers
 SCENARIO(callbacks_that_register_callbacks, "A callback may register the next one, to any depth")
 {
     py_init();
