@@ -204,10 +204,14 @@ unsafe fn a_thread_is_late(
     awaited: &mut Option<Owned>,
     patience: &mut Duration,
 ) -> bool {
-    if awaited.as_ref().is_some_and(|thread| !threading::is_over(thread)) {
-        return true;
+    if let Some(thread) = awaited {
+        match threading::is_over(thread) {
+            Some(true) => *awaited = None,
+            Some(false) => return true,
+            None if have_patience(patience) => return true,
+            None => return false,
+        }
     }
-    *awaited = None;
     let Some(joined) = joined else { return false };
     // SAFETY: attached, says the caller.
     match unsafe { joined.late_thread(py) } {

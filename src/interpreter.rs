@@ -169,8 +169,9 @@ unsafe fn find_or_install(
             Owned::new(py, py.PyObject_GetAttrString(atexit.as_ptr(), c"register".as_ptr()))
         });
         let Some(register) = register else {
-            // The main interpreter is initialized, so it is not that it is taken apart.
-            let no_memory = is_main || py.PyErr_ExceptionMatches(py.PyExc_MemoryError()) != 0;
+            // An interpreter that is taken apart imports nothing: ImportError. The main one is
+            // initialized, so it is not that. Without memory it may be any other exception.
+            let no_memory = is_main || py.PyErr_ExceptionMatches(py.PyExc_ImportError()) == 0;
             py.PyErr_Clear();
             return Err(if no_memory { Refusal::OutOfMemory } else { Refusal::Unavailable });
         };

@@ -239,7 +239,7 @@ api! {
     }
     data {
         PyExc_RuntimeError;
-        PyExc_MemoryError;
+        PyExc_ImportError;
         PyExc_KeyboardInterrupt;
     }
 }

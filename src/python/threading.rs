@@ -125,7 +125,7 @@ impl JoinedByExit {
                     && self.threads.items().all(|known| known.as_ptr() != thread.as_ptr())
                     && is_to_be_joined(&threading, thread)
                     && is_elsewhere(py, thread)
-                    && !is_over(thread)
+                    && is_over(thread) != Some(true)
             });
             Ok(late)
         }
@@ -166,25 +166,29 @@ unsafe fn is_elsewhere(py: &'static Api, thread: &Owned) -> bool {
     }
 }
 
-/// Whether a thread has come to its end, its thread state with it.
+/// Whether a thread has come to its end, its thread state with it. `None`: cannot be asked, for want
+/// of memory.
 ///
 /// Asked again and again, as joining gets in others' way: up to 3.12 two threads that join the same
 /// one at a time can make each other fail, and a thread that is about to start cannot be joined.
-pub(crate) fn is_over(thread: &Owned) -> bool {
+pub(crate) fn is_over(thread: &Owned) -> Option<bool> {
     let py = thread.py;
     if py.version >= 0x030d {
         // Renamed in 3.14.
         let handle =
             thread.attribute(c"_os_thread_handle").or_else(|| thread.attribute(c"_handle"));
-        return handle.is_some_and(|handle| answers(&handle, c"is_done") == Some(true));
+        return answers(&handle?, c"is_done");
+    }
+    if !answers(&thread.attribute(c"_started")?, c"is_set")? {
+        return Some(false);
     }
     // A lock, which the thread has from before it says that it is started until its thread state is
     // gone; then somebody may have replaced it by `None`.
-    let event = thread.attribute(c"_started");
-    event.is_some_and(|event| answers(&event, c"is_set") == Some(true))
-        && thread.attribute(c"_tstate_lock").is_some_and(|lock| {
-            py.is_none(lock.as_ptr()) || answers(&lock, c"locked") == Some(false)
-        })
+    let lock = thread.attribute(c"_tstate_lock")?;
+    if py.is_none(lock.as_ptr()) {
+        return Some(true);
+    }
+    answers(&lock, c"locked").map(|locked| !locked)
 }
 
 /// What a method without arguments says. `None`: it failed.
