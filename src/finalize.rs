@@ -166,8 +166,10 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
         let mut late_callbacks = None;
         let mut awaited = None;
         loop {
-            // Again if there was no memory for it.
-            late_callbacks = late_callbacks.or_else(|| LateCallbacks::note(py));
+            // Again at once, and later, if there was no memory for it.
+            for _ in 0..2 {
+                late_callbacks = late_callbacks.or_else(|| LateCallbacks::note(py));
+            }
             let state = py.PyEval_SaveThread();
             let free = wait_detached(record, grace_over, Instant::now() + SIGNALS_EVERY);
             py.PyEval_RestoreThread(state);
