@@ -13,7 +13,7 @@ use crate::daemon;
 use crate::fence;
 use crate::gate::close_together;
 use crate::interpreter::{self, registry, Record, LOBBY};
-use crate::python::atexit::{LateCallback, LateCallbacks};
+use crate::python::atexit::{self, LateCallback, LateCallbacks};
 use crate::python::threading::{self, JoinedByExit, NotTold};
 use crate::python::{self, Api, MethodDef, Owned, PyObject};
 use crate::report::Wait;
@@ -113,33 +113,13 @@ unsafe extern "C" fn dropped(capsule: *mut PyObject) {
 unsafe fn is_finalizing(py: &'static Api) -> bool {
     // SAFETY: attached, says the caller; the frame is borrowed.
     unsafe {
-        let frame = py.PyEval_GetFrame();
-        if frame.is_null() {
+        if py.PyEval_GetFrame().is_null() {
             // Called by the runtime, not by Python code.
             return true;
         }
         // Python code below, but no `threading` to ask: either somebody calls `atexit` by
         // hand, or a program that runs Python code calls `Py_FinalizeEx`.
-        threading::is_shutting_down(py).unwrap_or_else(|| !names_run_exitfuncs(py, frame))
-    }
-}
-
-/// Whether the code of `frame` is one that calls `atexit._run_exitfuncs`.
-///
-/// # Safety
-/// The calling thread is attached, and `frame` is a frame.
-unsafe fn names_run_exitfuncs(py: &'static Api, frame: *mut PyObject) -> bool {
-    // SAFETY: attached; the names are a tuple of strings, borrowed while `names` lives.
-    unsafe {
-        py.Py_IncRef(frame);
-        let names = Owned::new(py, frame)
-            .and_then(|frame| frame.attribute(c"f_code"))
-            .and_then(|code| code.attribute(c"co_names"));
-        let Some(names) = names else { return false };
-        (0..py.PyTuple_Size(names.as_ptr())).any(|index| {
-            let name = py.PyTuple_GetItem(names.as_ptr(), index);
-            py.PyUnicode_CompareWithASCIIString(name, c"_run_exitfuncs".as_ptr()) == 0
-        })
+        threading::is_shutting_down(py).unwrap_or_else(|| !atexit::is_run_by_hand(py))
     }
 }
 

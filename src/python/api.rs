@@ -194,11 +194,11 @@ api! {
         fn PyCapsule_SetDestructor(capsule: *mut PyObject, drop: Option<CapsuleDestructor>) -> c_int;
         fn PyCapsule_GetPointer(capsule: *mut PyObject, name: *const c_char) -> *mut c_void;
         fn PyCFunction_NewEx(method: *mut PyMethodDef, this: *mut PyObject, module: *mut PyObject) -> *mut PyObject;
+        fn PyCFunction_GetFunction(function: *mut PyObject) -> *mut c_void;
         fn PyCallable_Check(object: *mut PyObject) -> c_int;
         fn PyModule_GetDict(module: *mut PyObject) -> *mut PyObject;
         fn PyImport_GetModule(name: *mut PyObject) -> *mut PyObject;
         fn PyUnicode_FromString(text: *const c_char) -> *mut PyObject;
-        fn PyUnicode_CompareWithASCIIString(text: *mut PyObject, ascii: *const c_char) -> c_int;
         fn PyLong_AsUnsignedLong(object: *mut PyObject) -> c_ulong;
         fn PyLong_FromUnsignedLong(value: c_ulong) -> *mut PyObject;
         fn PyObject_IsTrue(object: *mut PyObject) -> c_int;

@@ -1,4 +1,6 @@
-//! Exit callbacks that are registered while an exit waits. Up to 3.14 CPython drops callbacks that
+//! What the library does with `atexit`, beyond registering its callback there.
+//!
+//! The main part: exit callbacks that are registered while an exit waits. Up to 3.14 CPython drops callbacks that
 //! are registered while the exit callbacks run, and from 3.15 on it runs them after the one that waits.
 //! So while one does, `atexit.register` and `atexit.unregister` are functions of ours, which
 //! note the callbacks for it to run.
@@ -6,10 +8,35 @@
 //! Nothing is lost by them: once the wait is over, and in a forked child, they pass on to CPython's
 //! own. Code that has CPython's `register` from before, by name, is not reached.
 
-use std::ffi::{c_ulong, CStr};
+use std::ffi::{c_int, c_ulong, c_void, CStr};
 use std::ptr::null_mut;
 
 use super::{loaded_module, tuple, Api, MethodDef, Owned, PyObject};
+
+extern "C" {
+    // Of `calls.c`.
+    fn pep788_is_below(function: *const c_void) -> c_int;
+}
+
+/// Whether the exit callbacks are being run by `atexit._run_exitfuncs()`: on this thread's stack is
+/// the C function behind it.
+///
+/// # Safety
+/// The calling thread is attached.
+pub(crate) unsafe fn is_run_by_hand(py: &'static Api) -> bool {
+    // SAFETY: attached, says the caller; the walk up the stack only reads.
+    unsafe {
+        let run =
+            loaded_module(py, c"atexit").and_then(|module| module.attribute(c"_run_exitfuncs"));
+        let function = run.map_or(null_mut(), |run| py.PyCFunction_GetFunction(run.as_ptr()));
+        if function.is_null() {
+            // Not a C function any more.
+            py.PyErr_Clear();
+            return false;
+        }
+        pep788_is_below(function) != 0
+    }
+}
 
 static REGISTER: MethodDef = MethodDef::any_arguments(
     c"register",

@@ -14,6 +14,7 @@
  */
 #include <pthread.h>
 #include <unistd.h>
+#include <unwind.h>
 
 static void sleep_for_ever(void *unused)
 {
@@ -88,4 +89,26 @@ int pep788_equal(int (*call)(void *, void *, int), void *a, void *b)
     result = call(a, b, 2);
     pthread_cleanup_pop(0);
     return result;
+}
+
+struct search {
+    void *function;
+    int frames_left, found;
+};
+
+static _Unwind_Reason_Code look_at(struct _Unwind_Context *frame, void *argument)
+{
+    struct search *search = argument;
+    /* The return address, less one: still inside the call. */
+    void *inside = (void *)(_Unwind_GetIP(frame) - 1);
+    search->found = _Unwind_FindEnclosingFunction(inside) == search->function;
+    return search->found || --search->frames_left == 0 ? _URC_END_OF_STACK : _URC_NO_REASON;
+}
+
+/* Whether this thread is in a call of that function, not far up the stack. */
+int pep788_is_below(void *function)
+{
+    struct search search = {function, 24, 0};
+    _Unwind_Backtrace(look_at, &search);
+    return search.found;
 }
