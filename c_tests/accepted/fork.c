@@ -117,6 +117,7 @@ static void live_in_the_child(void)
 }
 
 // native: no, a child waits for ever for guards of threads it does not have
+// timeout: 180
 SCENARIO(through_python, "os.fork() while threads take and give back guards and tokens: parent and child both work and finalize")
 {
     py_init();
@@ -166,6 +167,7 @@ static void fork_again_and_again(void *unused)
 }
 
 // native: no, a child waits for ever for guards of threads it does not have
+// timeout: 180
 SCENARIO(by_c_alone, "fork() in C, by threads with nothing attached, meanwhile: the child may use handles, and ends")
 {
     py_init();
