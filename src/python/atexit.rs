@@ -49,9 +49,8 @@ static UNREGISTER: MethodDef = MethodDef::one_argument(
     c"Unregister an exit function which was previously registered using atexit.register.",
 );
 
-/// The two functions, in this order here and in `Noting`.
+/// The two functions, in this order here and wherever there are two.
 const NAMES: [&CStr; 2] = [c"register", c"unregister"];
-const METHODS: [&MethodDef; 2] = [&REGISTER, &UNREGISTER];
 
 /// What our two functions know: a list, as Python code may keep them.
 struct Noting<'a> {
@@ -160,6 +159,9 @@ pub(crate) struct LateCallbacks {
     /// See [`Noting`].
     list: Owned,
     functions: [Owned; 2],
+    /// With what it takes to put CPython's functions back without memory.
+    module: Owned,
+    names: [Owned; 2],
 }
 
 impl LateCallbacks {
@@ -173,7 +175,10 @@ impl LateCallbacks {
         unsafe {
             let late = LateCallbacks::new(py);
             match &late {
-                Some(late) if !late.stand_in() => late.step_down(),
+                Some(late) if !late.stand_in() => {
+                    py.PyErr_Clear();
+                    late.step_down();
+                }
                 Some(_) => return late,
                 None => {}
             }
@@ -197,8 +202,11 @@ impl LateCallbacks {
                     return None;
                 }
             }
-            let [register, unregister] = METHODS.map(|method| method.function(py, &list));
-            Some(LateCallbacks { py, functions: [register?, unregister?], list })
+            let functions = [REGISTER.function(py, &list)?, UNREGISTER.function(py, &list)?];
+            let [register, unregister] = NAMES.map(CStr::as_ptr);
+            let register = Owned::new(py, py.PyUnicode_FromString(register))?;
+            let names = [register, Owned::new(py, py.PyUnicode_FromString(unregister))?];
+            Some(LateCallbacks { py, list, functions, module, names })
         }
     }
 
@@ -211,11 +219,10 @@ impl LateCallbacks {
     unsafe fn stand_in(&self) -> bool {
         // SAFETY: attached, says the caller; the dict is borrowed from the module.
         unsafe {
-            let Some(module) = loaded_module(self.py, c"atexit") else { return false };
-            let dict = self.py.PyModule_GetDict(module.as_ptr());
+            let dict = self.py.PyModule_GetDict(self.module.as_ptr());
             !dict.is_null()
-                && NAMES.iter().zip(&self.functions).all(|(name, function)| {
-                    self.py.PyDict_SetItemString(dict, name.as_ptr(), function.as_ptr()) == 0
+                && self.names.iter().zip(&self.functions).all(|(name, function)| {
+                    self.py.PyDict_SetItem(dict, name.as_ptr(), function.as_ptr()) == 0
                 })
         }
     }
@@ -225,16 +232,16 @@ impl LateCallbacks {
     /// # Safety
     /// The calling thread is attached.
     unsafe fn step_down(&self) {
-        // SAFETY: attached, says the caller; the dict is borrowed from the module.
+        // SAFETY: attached, says the caller; the dict is borrowed from the module, and what is in
+        // it from the dict.
         unsafe {
-            let Some(module) = loaded_module(self.py, c"atexit") else { return };
-            let dict = self.py.PyModule_GetDict(module.as_ptr());
-            for (index, name) in NAMES.iter().enumerate() {
-                let Some(original) = self.noting().item(index as isize) else { continue };
-                let now = module.attribute(name);
-                let is_ours = now.is_some_and(|now| now.as_ptr() == self.functions[index].as_ptr());
-                if is_ours {
-                    self.py.PyDict_SetItemString(dict, name.as_ptr(), original.as_ptr());
+            let dict = self.py.PyModule_GetDict(self.module.as_ptr());
+            for (index, name) in self.names.iter().enumerate() {
+                let now = self.py.PyDict_GetItemWithError(dict, name.as_ptr());
+                if now == self.functions[index].as_ptr() {
+                    if let Some(original) = self.noting().item(index as isize) {
+                        self.py.PyDict_SetItem(dict, name.as_ptr(), original.as_ptr());
+                    }
                 }
             }
             self.py.PyErr_Clear();
