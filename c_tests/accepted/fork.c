@@ -245,8 +245,8 @@ static void fork_inside(void *unused)
     PyThreadState_Release(token);
 }
 
-/* 3.11 cannot make a thread state where there is none any more. */
-// pythons: !=3.11
+/* 3.11 and 3.12 cannot make a thread state where there is none any more. */
+// pythons: !=3.11 !=3.12
 SCENARIO(inside_an_ensure, "A fork inside an Ensure: the child releases it, and makes new ones")
 {
     py_init();
