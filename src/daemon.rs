@@ -3,32 +3,31 @@
 //! A thread state is non-daemon while it holds a guard: because of the Ensure it is in, or
 //! because of `SetDaemon(0)`, or because `threading` joins its thread.
 
-use std::ffi::{c_void, CStr, CString};
+use std::ffi::{c_void, CStr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::attach::{self, Hold};
 use crate::interpreter::{self, clock, Record};
-use crate::memory::try_box;
+use crate::memory::{try_box, OwnName};
 use crate::python::{self, threading, Api, KeepException, Owned, PyObject, PyThreadState};
 
 const KEPT: &CStr = c"pep788.non_daemon";
 
-/// The key in the thread state's dict, which is emptied when the thread state is cleared. It is this
-/// copy of the library's own: copies may be built into several extensions.
-fn key() -> CString {
-    python::c_string(&format!("pep788.non_daemon@{:p}", &DROPPED))
+/// The key in the thread state's dict, which is emptied when the thread state is cleared.
+fn key() -> OwnName {
+    OwnName::new("pep788.non_daemon", &DROPPED)
 }
 
 /// # Safety
 /// `state` is attached to the calling thread.
 pub(crate) unsafe fn get(py: &'static Api, state: *mut PyThreadState) -> bool {
     // SAFETY: attached, says the caller.
-    unsafe { !(holds_in_ensure(state) || holds_by_itself(py) || is_joined(py, state)) }
+    unsafe {
+        !(holds_in_ensure(state) || holds_by_itself(py) == Some(true) || is_joined(py, state))
+    }
 }
 
-/// `false`: cannot be.
-///
-/// `false`: cannot be.
+/// `false`: cannot be, or out of memory.
 ///
 /// # Safety
 /// `state` is attached to the calling thread.
@@ -43,8 +42,12 @@ pub(crate) unsafe fn set(py: &'static Api, state: *mut PyThreadState, daemon: bo
             // same change.
             return !is_joined(py, state) && let_go(py, state);
         }
-        if holds_in_ensure(state) || holds_by_itself(py) {
+        if holds_in_ensure(state) {
             return true;
+        }
+        match holds_by_itself(py) {
+            Some(false) => {}
+            held => return held.is_some(),
         }
         let Ok(record) = interpreter::of(py, state) else {
             return false;
@@ -75,7 +78,7 @@ pub(crate) fn is_holder(py: &'static Api, record: &'static Record) -> bool {
     unsafe {
         !state.is_null()
             && py.PyThreadState_GetInterpreter(state) == record.interpreter()
-            && holds_by_itself(py)
+            && holds_by_itself(py) == Some(true)
     }
 }
 
@@ -91,6 +94,19 @@ fn holds_in_ensure(state: *mut PyThreadState) -> bool {
 /// # Safety
 /// `state` is attached to the calling thread.
 unsafe fn let_go(py: &'static Api, state: *mut PyThreadState) -> bool {
+    // What can fail comes first.
+    // SAFETY: attached, says the caller.
+    let Some(kept) = (unsafe { holds_by_itself(py) }) else { return false };
+    if kept {
+        // SAFETY: as above; the dict is borrowed from the thread state.
+        unsafe {
+            let dict = py.PyThreadState_GetDict();
+            if py.PyDict_DelItemString(dict, key().as_c_str().as_ptr()) != 0 {
+                py.PyErr_Clear();
+                return false;
+            }
+        }
+    }
     let levels = attach::levels();
     let depth = depth(levels.len());
     let in_its_ensure = levels.last().is_some_and(|innermost| innermost.state == state);
@@ -104,19 +120,8 @@ unsafe fn let_go(py: &'static Api, state: *mut PyThreadState) -> bool {
             }
         }
     }
-    // SAFETY: attached, says the caller.
-    let kept = unsafe { holds_by_itself(py) };
-    if kept {
-        // SAFETY: attached, says the caller.
-        unsafe {
-            let dict = py.PyThreadState_GetDict();
-            if py.PyDict_DelItemString(dict, key().as_ptr()) != 0 {
-                py.PyErr_Clear();
-            }
-        }
-    }
     if in_its_ensure {
-        if let Some(innermost) = attach::levels().last_mut() {
+        if let Some(innermost) = levels.last_mut() {
             innermost.let_go.what |= if outer { LetGo::OUTER } else { 0 };
             innermost.let_go.what |= if kept { LetGo::KEPT } else { 0 };
         }
@@ -205,8 +210,8 @@ unsafe fn keep(py: &'static Api, hold: Hold) -> bool {
             return false;
         };
         let dict = py.PyThreadState_GetDict();
-        let kept =
-            !dict.is_null() && py.PyDict_SetItemString(dict, key().as_ptr(), capsule.as_ptr()) == 0;
+        let kept = !dict.is_null()
+            && py.PyDict_SetItemString(dict, key().as_c_str().as_ptr(), capsule.as_ptr()) == 0;
         if !kept {
             py.PyErr_Clear();
         }
@@ -226,21 +231,29 @@ pub(crate) fn is_one_leaving() -> bool {
     dropped != 0 && clock() < dropped + LEAVING_MS
 }
 
+/// `None`: out of memory. Leaves the exception that is set.
+///
 /// # Safety
 /// The calling thread is attached.
-unsafe fn holds_by_itself(py: &'static Api) -> bool {
-    // SAFETY: attached, says the caller; all references are borrowed.
+unsafe fn holds_by_itself(py: &'static Api) -> Option<bool> {
+    // SAFETY: attached, says the caller; all references but the key's are borrowed.
     unsafe {
+        let _exception = KeepException::new(py);
         let dict = py.PyThreadState_GetDict();
         if dict.is_null() {
-            return false;
+            return None;
         }
-        let capsule = py.PyDict_GetItemString(dict, key().as_ptr());
-        if capsule.is_null() {
-            return false;
+        let key = Owned::new(py, py.PyUnicode_FromString(key().as_c_str().as_ptr()));
+        let capsule = key.map(|key| py.PyDict_GetItemWithError(dict, key.as_ptr()));
+        if !py.PyErr_Occurred().is_null() {
+            py.PyErr_Clear();
+            return None;
         }
+        let Some(capsule) = capsule.filter(|capsule| !capsule.is_null()) else {
+            return Some(false);
+        };
         let hold = py.PyCapsule_GetPointer(capsule, KEPT.as_ptr()).cast::<Hold>();
-        !hold.is_null() && (*hold).is_valid()
+        Some(!hold.is_null() && (*hold).is_valid())
     }
 }
 

@@ -8,16 +8,18 @@ use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::attach;
+use crate::attach::{self, Hold, Receipt};
 use crate::daemon;
 use crate::fence;
 use crate::gate::close_together;
 use crate::interpreter::{self, registry, Record, LOBBY};
-use crate::python::threading::{self, JoinedByExit};
+use crate::python::atexit::{self, LateCallback, LateCallbacks};
+use crate::python::threading::{self, JoinedByExit, NotTold};
 use crate::python::{self, Api, MethodDef, Owned, PyObject};
 use crate::report::Wait;
 use crate::settings;
 use crate::tally::ROLL;
+use crate::thread::Thread;
 
 const CAPSULE: &CStr = c"pep788.exit_callback";
 
@@ -64,9 +66,8 @@ unsafe extern "C" fn exit_callback(this: *mut PyObject, _: *mut PyObject) -> *mu
     // SAFETY: CPython calls this attached; the items are borrowed from the tuple.
     unsafe {
         let capsule = py.PyTuple_GetItem(this, 0);
-        let threads = py.PyTuple_GetItem(this, 1);
-        py.Py_IncRef(threads);
-        let joined = Owned::new(py, threads).map(JoinedByExit::from_object);
+        let threads = Owned::of_borrowed(py, py.PyTuple_GetItem(this, 1));
+        let joined = threads.map(JoinedByExit::from_object);
         let ticket = py.PyCapsule_GetPointer(capsule, CAPSULE.as_ptr());
         if let Some(record) = Record::of_ticket(ticket) {
             if is_finalizing(py) {
@@ -112,33 +113,13 @@ unsafe extern "C" fn dropped(capsule: *mut PyObject) {
 unsafe fn is_finalizing(py: &'static Api) -> bool {
     // SAFETY: attached, says the caller; the frame is borrowed.
     unsafe {
-        let frame = py.PyEval_GetFrame();
-        if frame.is_null() {
+        if py.PyEval_GetFrame().is_null() {
             // Called by the runtime, not by Python code.
             return true;
         }
         // Python code below, but no `threading` to ask: either somebody calls `atexit` by
         // hand, or a program that runs Python code calls `Py_FinalizeEx`.
-        threading::is_shutting_down(py).unwrap_or_else(|| !names_run_exitfuncs(py, frame))
-    }
-}
-
-/// Whether the code of `frame` is one that calls `atexit._run_exitfuncs`.
-///
-/// # Safety
-/// The calling thread is attached, and `frame` is a frame.
-unsafe fn names_run_exitfuncs(py: &'static Api, frame: *mut PyObject) -> bool {
-    // SAFETY: attached; the names are a tuple of strings, borrowed while `names` lives.
-    unsafe {
-        py.Py_IncRef(frame);
-        let names = Owned::new(py, frame)
-            .and_then(|frame| frame.attribute(c"f_code"))
-            .and_then(|code| code.attribute(c"co_names"));
-        let Some(names) = names else { return false };
-        (0..py.PyTuple_Size(names.as_ptr())).any(|index| {
-            let name = py.PyTuple_GetItem(names.as_ptr(), index);
-            py.PyUnicode_CompareWithASCIIString(name, c"_run_exitfuncs".as_ptr()) == 0
-        })
+        threading::is_shutting_down(py).unwrap_or_else(|| !atexit::is_run_by_hand(py))
     }
 }
 
@@ -161,7 +142,14 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
     unsafe {
         let _exception = python::KeepException::new(py);
         let joined = joined.or_else(|| JoinedByExit::watch(py));
+        py.PyErr_Clear();
+        let mut late_callbacks = None;
+        let mut awaited = None;
         loop {
+            // Again at once, and later, if there was no memory for it.
+            for _ in 0..2 {
+                late_callbacks = late_callbacks.or_else(|| LateCallbacks::note(py));
+            }
             let state = py.PyEval_SaveThread();
             let free = wait_detached(record, grace_over, Instant::now() + SIGNALS_EVERY);
             py.PyEval_RestoreThread(state);
@@ -169,25 +157,102 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
                 report.look_around(py, || guards_out(record));
                 continue;
             }
-            // What late threads do may need guards again.
-            match joined.as_ref().and_then(|joined| joined.late_thread(py)) {
-                Some(thread) if threading::join(py, &thread) => {}
-                Some(thread) => {
-                    let interrupted = report.interrupted_or_failed(py, || guards_out(record));
-                    if let (false, Some(joined)) = (interrupted, &joined) {
-                        joined.give_up(py, &thread);
-                    }
-                }
-                None if another_is_leaving(py, record, &mut patience) => {
-                    let state = py.PyEval_SaveThread();
-                    std::thread::sleep(A_MOMENT);
-                    py.PyEval_RestoreThread(state);
-                }
-                None if close(record, honours_views(grace_over)) => return,
-                None => {}
+            // What late threads and callbacks do may need guards again.
+            if a_thread_is_late(py, joined.as_ref(), &mut awaited, &mut patience) {
+                report.look_around(py, || guards_out(record));
+                pause(py);
+            } else if let Some(callback) = late_callbacks.as_ref().and_then(|late| late.take()) {
+                run_holding(py, record, callback);
+            } else if another_is_leaving(py, record, &mut patience) {
+                pause(py);
+            } else if close(record, honours_views(grace_over)) {
+                break;
             }
         }
+        if let Some(late) = late_callbacks {
+            late.end(|callback| run(py, callback));
+        }
     }
+}
+
+/// Whether a thread is to be waited for that `threading` started since the exit began. `awaited` is
+/// the one found last: it is done with Python code, and not known any more, before it is over.
+///
+/// # Safety
+/// The calling thread is attached.
+unsafe fn a_thread_is_late(
+    py: &'static Api,
+    joined: Option<&JoinedByExit>,
+    awaited: &mut Option<Owned>,
+    patience: &mut Duration,
+) -> bool {
+    if let Some(thread) = awaited {
+        match threading::is_over(thread) {
+            Some(true) => *awaited = None,
+            Some(false) => return true,
+            None if have_patience(patience) => return true,
+            None => return false,
+        }
+    }
+    let Some(joined) = joined else { return false };
+    // SAFETY: attached, says the caller.
+    match unsafe { joined.late_thread(py) } {
+        Ok(thread) => *awaited = thread,
+        Err(NotTold) => return have_patience(patience),
+    }
+    awaited.is_some()
+}
+
+/// Runs a callback in an Ensure, as a thread that may take guards after the grace too: until the
+/// callback returns, the interpreter does not go on to finalize.
+///
+/// # Safety
+/// The calling thread is attached to the interpreter of `record`.
+unsafe fn run_holding(py: &'static Api, record: &'static Record, callback: LateCallback) {
+    // SAFETY: attached, says the caller, and so alive.
+    unsafe {
+        let hold = Hold::another(record);
+        let held = Thread::this()
+            .and_then(|thread| attach::ensure(py, thread, record, hold, Receipt::None))
+            .is_some();
+        run(py, callback);
+        if held {
+            attach::release(py, "pep788_wait_for_guards", 0);
+        } else if let Some(hold) = hold {
+            let _ = hold.give_back();
+        }
+    }
+}
+
+/// # Safety
+/// The calling thread is attached.
+unsafe fn run(py: &'static Api, callback: LateCallback) {
+    // SAFETY: attached, says the caller.
+    unsafe {
+        if let Err(function) = callback.run(py) {
+            py.PyErr_WriteUnraisable(function.as_ptr());
+        }
+    }
+}
+
+/// Gives others a moment.
+///
+/// # Safety
+/// The calling thread is attached.
+unsafe fn pause(py: &'static Api) {
+    // SAFETY: attached, says the caller, and again afterwards.
+    unsafe {
+        let state = py.PyEval_SaveThread();
+        std::thread::sleep(A_MOMENT);
+        py.PyEval_RestoreThread(state);
+    }
+}
+
+/// Takes a moment from it; `false`: none is left.
+fn have_patience(patience: &mut Duration) -> bool {
+    let left = !patience.is_zero();
+    *patience = patience.saturating_sub(A_MOMENT);
+    left
 }
 
 /// How long another thread state of a subinterpreter is given to go away.
@@ -209,10 +274,9 @@ unsafe fn another_is_leaving(
     if daemon::is_one_leaving() {
         return true;
     }
-    if record.is_main() || patience.is_zero() {
+    if record.is_main() || !have_patience(patience) {
         return false;
     }
-    *patience = patience.saturating_sub(A_MOMENT);
     let own = attach::attached(py);
     // SAFETY: attached, says the caller; only the own thread state is looked into.
     unsafe {
@@ -237,14 +301,17 @@ fn covers(record: &'static Record, other: &'static Record) -> bool {
     record.is_main() || std::ptr::eq(record, other)
 }
 
-/// The interpreters that the exit of `record` waits for, and how many guards are out on each.
+/// The interpreters that the exit of `record` waits for, and how many guards are out on each; as far
+/// as there is memory to list them.
 fn guards_out(record: &'static Record) -> Vec<(&'static Record, usize)> {
-    registry()
-        .live()
-        .filter(|other| covers(record, other))
-        .map(|other| (other, other.guards()))
-        .filter(|(_, guards)| *guards != 0)
-        .collect()
+    let mut out = Vec::new();
+    for other in registry().live().filter(|other| covers(record, other)) {
+        let guards = other.guards();
+        if guards != 0 && out.try_reserve(1).is_ok() {
+            out.push((other, guards));
+        }
+    }
+    out
 }
 
 fn honours_views(grace_over: Option<Instant>) -> bool {

@@ -2,12 +2,14 @@
 //! interpreter), by the interpreter's address. And how a record is tied to its interpreter's life.
 
 use std::ffi::{c_int, c_void, CStr};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
 use std::time::Instant;
 
 use crate::attach::{Hold, Receipt};
 use crate::gate::{Claim, Lobby};
+use crate::memory::OwnName;
 use crate::python::{Api, KeepException, Owned, PyInterpreterState, PyObject, PyThreadState};
 pub(crate) use crate::record::{Record, Registry, RECORD_ALIGN};
 use crate::sync::{lock, Mutex, MutexGuard};
@@ -58,12 +60,18 @@ impl Record {
     }
 
     /// For messages.
-    pub(crate) fn name(&self) -> String {
-        if self.is_main() {
-            "the main interpreter".into()
-        } else {
-            format!("subinterpreter {}", self.id())
+    pub(crate) fn name(&self) -> impl fmt::Display + '_ {
+        struct Name<'a>(&'a Record);
+        impl fmt::Display for Name<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                if self.0.is_main() {
+                    f.write_str("the main interpreter")
+                } else {
+                    write!(f, "subinterpreter {}", self.0.id())
+                }
+            }
         }
+        Name(self)
     }
 
     /// One view less. `false`: there was none.
@@ -161,8 +169,9 @@ unsafe fn find_or_install(
             Owned::new(py, py.PyObject_GetAttrString(atexit.as_ptr(), c"register".as_ptr()))
         });
         let Some(register) = register else {
-            // The main interpreter is initialized, so it is not that it is taken apart.
-            let no_memory = is_main || py.PyErr_ExceptionMatches(py.PyExc_MemoryError()) != 0;
+            // An interpreter that is taken apart imports nothing: ImportError. The main one is
+            // initialized, so it is not that. Without memory it may be any other exception.
+            let no_memory = is_main || py.PyErr_ExceptionMatches(py.PyExc_ImportError()) == 0;
             py.PyErr_Clear();
             return Err(if no_memory { Refusal::OutOfMemory } else { Refusal::Unavailable });
         };
@@ -281,15 +290,14 @@ unsafe fn watch_death(
             }
         }
     }
-    // The key is this copy of the library's own: copies may be built into several extensions.
-    let key = python::c_string(&format!("pep788.record@{:p}", &MAIN));
+    let key = OwnName::new("pep788.record", &MAIN);
     // SAFETY: attached; the dict is borrowed from the living interpreter.
     unsafe {
         let dict = py.PyInterpreterState_GetDict(interpreter);
         if dict.is_null() {
             return false;
         }
-        let key = Owned::new(py, py.PyUnicode_FromString(key.as_ptr()));
+        let key = Owned::new(py, py.PyUnicode_FromString(key.as_c_str().as_ptr()));
         let capsule = Owned::new(py, py.PyCapsule_New(record.ticket(), CAPSULE.as_ptr(), None));
         let (Some(key), Some(capsule)) = (key, capsule) else { return false };
         // In one step: another thread may be here as well. Only the one that is kept reports.

@@ -2,6 +2,9 @@
 //! are promised.
 
 use std::alloc::Layout;
+use std::ffi::CStr;
+use std::fmt;
+use std::io::Write as _;
 
 pub(crate) fn try_box<T>(value: T) -> Option<Box<T>> {
     const { assert!(size_of::<T>() != 0) };
@@ -14,5 +17,42 @@ pub(crate) fn try_box<T>(value: T) -> Option<Box<T>> {
         }
         place.write(value);
         Some(Box::from_raw(place))
+    }
+}
+
+/// Text that is built as far as there is memory for it.
+#[derive(Default)]
+pub(crate) struct Text(String);
+
+impl Text {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        self.0.try_reserve(more.len()).map_err(|_| fmt::Error)?;
+        self.0.push_str(more);
+        Ok(())
+    }
+}
+
+/// The name of something that each copy of the library has for itself, as copies may be built into
+/// several extensions: with the address of a variable of this one.
+pub(crate) struct OwnName([u8; OwnName::ROOM]);
+
+impl OwnName {
+    const ROOM: usize = 48;
+
+    pub(crate) fn new<T>(name: &str, variable: &'static T) -> OwnName {
+        let mut text = [0; OwnName::ROOM];
+        // What does not fit is cut off, and the last byte stays NUL.
+        let _ = write!(&mut text[..OwnName::ROOM - 1], "{name}@{variable:p}");
+        OwnName(text)
+    }
+
+    pub(crate) fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.0).unwrap_or_default()
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use crate::interpreter::Record;
+use crate::memory::Text;
 use crate::python::Api;
 use crate::say::say;
 use crate::{settings, trace};
@@ -44,20 +45,20 @@ impl Wait {
         }
     }
 
-    /// Deals with an exception: Ctrl-C (`true`), or a failure that must not end the wait.
+    /// Deals with an exception: Ctrl-C, or a failure that must not end the wait.
     ///
     /// # Safety
     /// The calling thread is attached, with an exception set.
-    pub(crate) unsafe fn interrupted_or_failed(
+    unsafe fn interrupted_or_failed(
         &mut self,
         py: &'static Api,
         guards_out: impl Fn() -> Vec<(&'static Record, usize)>,
-    ) -> bool {
+    ) {
         // SAFETY: attached, says the caller.
         unsafe {
             if py.PyErr_ExceptionMatches(py.PyExc_KeyboardInterrupt()) == 0 {
                 py.PyErr_WriteUnraisable(std::ptr::null_mut());
-                return false;
+                return;
             }
             py.PyErr_Clear();
         }
@@ -68,7 +69,6 @@ impl Wait {
         const AGAIN: &str = "libpep788: press Ctrl-C again to end the process without waiting\n";
         // SAFETY: attached.
         unsafe { self.explain(py, guards_out, AGAIN) };
-        true
     }
 
     /// Detached meanwhile: stderr may be slow, and the loader's lock, without which no name is found,
@@ -85,13 +85,15 @@ impl Wait {
         // SAFETY: attached, says the caller, and again afterwards.
         unsafe {
             let state = py.PyEval_SaveThread();
-            say(&(self.explanation(&guards_out()) + advice));
+            let mut text = self.explanation(&guards_out());
+            let _ = text.write_str(advice);
+            say(text.as_bytes());
             py.PyEval_RestoreThread(state);
         }
     }
 
-    fn explanation(&self, guards_out: &[(&'static Record, usize)]) -> String {
-        let mut text = String::new();
+    fn explanation(&self, guards_out: &[(&'static Record, usize)]) -> Text {
+        let mut text = Text::default();
         let mut is_traced = false;
         let _ = writeln!(
             text,
@@ -108,12 +110,12 @@ impl Wait {
                 }
             }
         }
-        text.push_str(
+        let _ = text.write_str(
             "libpep788: each is ended by PyInterpreterGuard_Close, PyInterpreterRef_Close, or the \
              PyThreadState_Release of an Ensure that holds the interpreter\n",
         );
         if !is_traced {
-            text.push_str("libpep788: PEP788_TRACE=1 lists where each was taken\n");
+            let _ = text.write_str("libpep788: PEP788_TRACE=1 lists where each was taken\n");
         }
         text
     }

@@ -16,9 +16,9 @@ const PIECE: usize = libc::PIPE_BUF;
 /// terminal that is stopped, costs a second. (Another writer may be faster and take the room; then
 /// this waits for the reader after all. `O_NONBLOCK` would rule that out, but would change the pipe
 /// for everybody who shares it.)
-pub(crate) fn say(text: &str) {
+pub(crate) fn say(text: &[u8]) {
     let _no_signal = WithoutSigpipe::new();
-    let mut rest = text.as_bytes();
+    let mut rest = text;
     while !rest.is_empty() && has_room() {
         let piece = &rest[..rest.len().min(PIECE)];
         // SAFETY: writes from a valid slice.

@@ -1,5 +1,6 @@
 //! The environment variables, read once, when the first of them is needed.
 
+use std::ffi::CStr;
 use std::time::Duration;
 
 use once_cell::sync::Lazy;
@@ -20,16 +21,16 @@ pub(crate) struct Settings {
 
 pub(crate) fn get() -> &'static Settings {
     static SETTINGS: Lazy<Settings> = Lazy::new(|| Settings {
-        backport: choice("PEP788_ENGINE", &["native", "backport"]) == Some(1),
-        drain_grace: match milliseconds("PEP788_DRAIN_GRACE_MS").unwrap_or(1000) {
+        backport: is_second(c"PEP788_ENGINE", "native", "backport"),
+        drain_grace: match milliseconds(c"PEP788_DRAIN_GRACE_MS").unwrap_or(1000) {
             -1 => None,
             grace => Some(Duration::from_millis(grace.unsigned_abs())),
         },
-        wait_warn: match milliseconds("PEP788_WAIT_WARN_MS").unwrap_or(10_000) {
+        wait_warn: match milliseconds(c"PEP788_WAIT_WARN_MS").unwrap_or(10_000) {
             ..=0 => None,
             wait => Some(Duration::from_millis(wait.unsigned_abs())),
         },
-        trace: choice("PEP788_TRACE", &["0", "1"]) == Some(1),
+        trace: is_second(c"PEP788_TRACE", "0", "1"),
     });
     &SETTINGS
 }
@@ -48,25 +49,37 @@ impl Settings {
     }
 }
 
-fn milliseconds(name: &str) -> Option<i64> {
-    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+fn milliseconds(name: &CStr) -> Option<i64> {
+    let text = variable(name)?;
     let value = text.trim().parse().ok().filter(|value| *value >= -1);
     if value.is_none() {
-        complain(name, &text, "a number of milliseconds, or -1");
+        complain(name, text, "a number of milliseconds, or -1");
     }
     value
 }
 
-fn choice(name: &str, choices: &[&str]) -> Option<usize> {
-    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
-    let value = choices.iter().position(|choice| *choice == text);
-    if value.is_none() {
-        complain(name, &text, &format!("one of: {}", choices.join(", ")));
+/// Whether the second of two values is given; the first is the default.
+fn is_second(name: &CStr, first: &str, second: &str) -> bool {
+    let Some(text) = variable(name) else { return false };
+    if text != first && text != second {
+        complain(name, text, &format!("{first} or {second}"));
     }
-    value
+    text == second
+}
+
+/// Not by `std::env`, which copies: an exit may have no memory.
+fn variable(name: &CStr) -> Option<&'static str> {
+    // SAFETY: a C string. The value is used at once, and who changes the environment while other
+    // threads run is in for worse.
+    let text = unsafe {
+        let value = libc::getenv(name.as_ptr());
+        (!value.is_null()).then(|| CStr::from_ptr(value))
+    };
+    text?.to_str().ok().filter(|text| !text.is_empty())
 }
 
 /// A setting that cannot be understood is not worth a process; it is said, and not followed.
-fn complain(name: &str, text: &str, wanted: &str) {
-    say(&format!("libpep788: {name}={text:?} is ignored: it takes {wanted}\n"));
+fn complain(name: &CStr, text: &str, wanted: &str) {
+    let name = name.to_str().unwrap_or_default();
+    say(format!("libpep788: {name}={text:?} is ignored: it takes {wanted}\n").as_bytes());
 }

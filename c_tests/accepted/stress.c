@@ -98,6 +98,84 @@ SCENARIO(exit_is_bounded, "The exit ends however hard threads knock, with the se
     exit_under(knock, PyInterpreterView_FromMain());
 }
 
+/* Each call is about 2 ms of Python, so that with eight of them somebody is always inside. */
+static void call_for_long(void *view)
+{
+    for (long round = 0;; round++) {
+        PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
+        if (token == NULL) {
+            break;
+        }
+        run("end = time.perf_counter() + 0.002\n"
+            "while time.perf_counter() < end: pass");
+        PyThreadState_Release(token);
+        if (round == 0) {
+            note_busy();
+        }
+    }
+    log_event("refused");
+}
+
+static event refused_others = EVENT_INIT;
+
+/* A holder goes on, and takes more, when all others were refused. */
+static void outlast_them(void *guard)
+{
+    event_wait(&refused_others);
+    for (int i = 0; i < 100; i++) {
+        PyThreadStateToken *token = PyThreadState_Ensure(guard);
+        CHECK(token != NULL);
+        PyInterpreterGuard *more = PyInterpreterGuard_FromCurrent();
+        CHECK(more != NULL);
+        run("x = sum(range(20))");
+        PyInterpreterGuard_Close(more);
+        PyThreadState_Release(token);
+    }
+    log_event("outlasted");
+    PyInterpreterGuard_Close(guard);
+}
+
+static void refuse_others(void *threads)
+{
+    for (int i = 0; i < THREADS; i++) {
+        thread_join(((pthread_t *)threads)[i]);
+    }
+    event_set(&refused_others);
+}
+
+// env: PEP788_DRAIN_GRACE_MS=200
+// native: no, it starves: the guard count is never seen at zero
+SCENARIO(exit_while_long_calls_overlap, "The exit ends though somebody is always inside: calls are refused after the grace, holders finish")
+{
+    py_init();
+    run("import time");
+    PyInterpreterView *view = PyInterpreterView_FromCurrent();
+    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
+    CHECK(view != NULL && guard != NULL);
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; i++) {
+        threads[i] = thread_start(call_for_long, view);
+    }
+    wait_until_busy(THREADS);
+    pthread_t holder = thread_start(outlast_them, guard);
+    pthread_t referee = thread_start(refuse_others, threads);
+    py_finalize();
+    CHECK_INT(log_count("refused"), THREADS);
+    CHECK_INT(log_count("outlasted"), 1);
+    thread_join(holder);
+    thread_join(referee);
+    PyInterpreterView_Close(view);
+}
+
+// env: PEP788_DRAIN_GRACE_MS=200
+// native: no, it starves: the guard count is never seen at zero
+SCENARIO(exit_while_nothing_but_long_calls_overlap, "The same without a holder")
+{
+    py_init();
+    run("import time");
+    exit_under(call_for_long, PyInterpreterView_FromMain());
+}
+
 // env: PEP788_DRAIN_GRACE_MS=20
 // repeat: 20
 // native: no, it starves: the guard count is never seen at zero

@@ -13,6 +13,8 @@ pub enum PyInterpreterState {}
 pub(crate) type PendingCall = unsafe extern "C" fn(*mut c_void) -> c_int;
 pub(crate) type CapsuleDestructor = unsafe extern "C" fn(*mut PyObject);
 pub(crate) type PyCFunction = unsafe extern "C" fn(*mut PyObject, *mut PyObject) -> *mut PyObject;
+pub(crate) type PyCFunctionWithKeywords =
+    unsafe extern "C" fn(*mut PyObject, *mut PyObject, *mut PyObject) -> *mut PyObject;
 
 #[repr(C)]
 pub(crate) struct PyMethodDef {
@@ -30,6 +32,13 @@ extern "C" {
     fn pep788_int(call: *const c_void) -> c_int;
     fn pep788_p_p(call: *const c_void, a: *const c_void) -> *mut c_void;
     fn pep788_p_pp(call: *const c_void, a: *mut c_void, b: *const c_void) -> *mut c_void;
+    fn pep788_p_ppp(
+        call: *const c_void,
+        a: *mut c_void,
+        b: *mut c_void,
+        c: *mut c_void,
+    ) -> *mut c_void;
+    fn pep788_equal(call: *const c_void, a: *mut c_void, b: *mut c_void) -> c_int;
 }
 
 const fn c_name(with_nul: &'static str) -> &'static CStr {
@@ -185,26 +194,30 @@ api! {
         fn PyCapsule_SetDestructor(capsule: *mut PyObject, drop: Option<CapsuleDestructor>) -> c_int;
         fn PyCapsule_GetPointer(capsule: *mut PyObject, name: *const c_char) -> *mut c_void;
         fn PyCFunction_NewEx(method: *mut PyMethodDef, this: *mut PyObject, module: *mut PyObject) -> *mut PyObject;
+        fn PyCFunction_GetFunction(function: *mut PyObject) -> *mut c_void;
+        fn PyCallable_Check(object: *mut PyObject) -> c_int;
+        fn PyModule_GetDict(module: *mut PyObject) -> *mut PyObject;
         fn PyImport_GetModule(name: *mut PyObject) -> *mut PyObject;
         fn PyUnicode_FromString(text: *const c_char) -> *mut PyObject;
-        fn PyUnicode_CompareWithASCIIString(text: *mut PyObject, ascii: *const c_char) -> c_int;
         fn PyUnicode_AsUTF8AndSize(text: *mut PyObject, length: *mut isize) -> *const c_char;
         fn PyLong_AsUnsignedLong(object: *mut PyObject) -> c_ulong;
         fn PyLong_FromUnsignedLong(value: c_ulong) -> *mut PyObject;
         fn PyObject_IsTrue(object: *mut PyObject) -> c_int;
         fn PyDict_GetItemWithError(dict: *mut PyObject, key: *mut PyObject) -> *mut PyObject;
-        fn PyDict_GetItemString(dict: *mut PyObject, key: *const c_char) -> *mut PyObject;
+        fn PyDict_SetItem(dict: *mut PyObject, key: *mut PyObject, value: *mut PyObject) -> c_int;
         fn PyDict_SetDefault(dict: *mut PyObject, key: *mut PyObject, value: *mut PyObject) -> *mut PyObject;
         fn PyDict_SetItemString(dict: *mut PyObject, key: *const c_char, value: *mut PyObject) -> c_int;
         fn PyDict_DelItemString(dict: *mut PyObject, key: *const c_char) -> c_int;
         fn PyTuple_New(size: isize) -> *mut PyObject;
         fn PyTuple_SetItem(tuple: *mut PyObject, index: isize, item: *mut PyObject) -> c_int;
         fn PyTuple_Size(tuple: *mut PyObject) -> isize;
+        fn PyTuple_GetSlice(tuple: *mut PyObject, from: isize, to: isize) -> *mut PyObject;
         fn PyTuple_GetItem(tuple: *mut PyObject, index: isize) -> *mut PyObject;
         fn PyList_New(size: isize) -> *mut PyObject;
         fn PyList_Append(list: *mut PyObject, item: *mut PyObject) -> c_int;
         fn PyList_Size(list: *mut PyObject) -> isize;
         fn PyList_GetItem(list: *mut PyObject, index: isize) -> *mut PyObject;
+        fn PyList_SetItem(list: *mut PyObject, index: isize, item: *mut PyObject) -> c_int;
     }
     trampoline {
         fn PyEval_RestoreThread(state: *mut PyThreadState) = pep788_void_p;
@@ -217,6 +230,8 @@ api! {
         fn PyObject_GetAttrString(object: *mut PyObject, name: *const c_char) -> *mut PyObject = pep788_p_pp;
         fn PyImport_ImportModule(name: *const c_char) -> *mut PyObject = pep788_p_p;
         fn PyObject_CallObject(callable: *mut PyObject, arguments: *const PyObject) -> *mut PyObject = pep788_p_pp;
+        fn PyObject_Call(callable: *mut PyObject, arguments: *mut PyObject, keywords: *mut PyObject) -> *mut PyObject = pep788_p_ppp;
+        fn PyObject_RichCompareBool(object: *mut PyObject, other: *mut PyObject) -> c_int = pep788_equal;
     }
     // Private, so they may go; there is a way without them.
     optional {
@@ -226,7 +241,7 @@ api! {
     }
     data {
         PyExc_RuntimeError;
-        PyExc_MemoryError;
+        PyExc_ImportError;
         PyExc_KeyboardInterrupt;
     }
 }
@@ -288,5 +303,9 @@ impl Api {
         // SAFETY: the caller is attached.
         unsafe { self.Py_IncRef(self.none) };
         self.none
+    }
+
+    pub(crate) fn is_none(&self, object: *mut PyObject) -> bool {
+        object == self.none
     }
 }

@@ -14,6 +14,7 @@
  */
 #include <pthread.h>
 #include <unistd.h>
+#include <unwind.h>
 
 static void sleep_for_ever(void *unused)
 {
@@ -69,4 +70,45 @@ void *pep788_p_pp(void *(*call)(void *, const void *), void *a, const void *b)
     result = call(a, b);
     pthread_cleanup_pop(0);
     return result;
+}
+
+void *pep788_p_ppp(void *(*call)(void *, void *, void *), void *a, void *b, void *c)
+{
+    void *result;
+    pthread_cleanup_push(sleep_for_ever, NULL);
+    result = call(a, b, c);
+    pthread_cleanup_pop(0);
+    return result;
+}
+
+/* PyObject_RichCompareBool, with Py_EQ. */
+int pep788_equal(int (*call)(void *, void *, int), void *a, void *b)
+{
+    int result;
+    pthread_cleanup_push(sleep_for_ever, NULL);
+    result = call(a, b, 2);
+    pthread_cleanup_pop(0);
+    return result;
+}
+
+struct search {
+    void *function;
+    int frames_left, found;
+};
+
+static _Unwind_Reason_Code look_at(struct _Unwind_Context *frame, void *argument)
+{
+    struct search *search = argument;
+    /* The return address, less one: still inside the call. */
+    void *inside = (void *)(_Unwind_GetIP(frame) - 1);
+    search->found = _Unwind_FindEnclosingFunction(inside) == search->function;
+    return search->found || --search->frames_left == 0 ? _URC_END_OF_STACK : _URC_NO_REASON;
+}
+
+/* Whether this thread is in a call of that function, not far up the stack. */
+int pep788_is_below(void *function)
+{
+    struct search search = {function, 24, 0};
+    _Unwind_Backtrace(look_at, &search);
+    return search.found;
 }

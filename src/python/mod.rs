@@ -2,6 +2,7 @@
 //! between its versions.
 
 mod api;
+pub(crate) mod atexit;
 mod current;
 mod find;
 mod frame;
@@ -10,7 +11,7 @@ mod native;
 pub(crate) mod threading;
 
 pub(crate) use api::{Api, PyInterpreterState, PyObject, PyThreadState};
-use api::{PyCFunction, PyMethodDef};
+use api::{PyCFunction, PyCFunctionWithKeywords, PyMethodDef};
 pub(crate) use current::{attached, live_interpreter, Attached, GilstateSlot};
 pub(crate) use find::{get, get_or_fatal};
 pub(crate) use frame::innermost_frame;
@@ -43,6 +44,11 @@ impl Owned {
         self.object
     }
 
+    /// Gives the reference away.
+    pub(crate) fn into_ptr(self) -> *mut PyObject {
+        std::mem::ManuallyDrop::new(self).object
+    }
+
     /// An attribute, or `None` with the exception cleared.
     pub(crate) fn attribute(&self, name: &CStr) -> Option<Owned> {
         // SAFETY: the thread is attached while an `Owned` lives, and the object is alive.
@@ -64,20 +70,24 @@ impl Owned {
         }
     }
 
-    /// The items of a list.
-    pub(crate) fn items(&self) -> Vec<Owned> {
-        // SAFETY: as above; the items are borrowed from the list, and then owned.
-        unsafe {
-            (0..self.py.PyList_Size(self.object))
-                .filter_map(|index| {
-                    let item = self.py.PyList_GetItem(self.object, index);
-                    if !item.is_null() {
-                        self.py.Py_IncRef(item);
-                    }
-                    Owned::new(self.py, item)
-                })
-                .collect()
+    /// One more reference to an object that somebody else owns; `None` for NULL.
+    ///
+    /// # Safety
+    /// The thread is attached, and the object alive.
+    pub(crate) unsafe fn of_borrowed(py: &'static Api, object: *mut PyObject) -> Option<Owned> {
+        if !object.is_null() {
+            // SAFETY: as the caller says.
+            unsafe { py.Py_IncRef(object) };
         }
+        Owned::new(py, object)
+    }
+
+    /// The items of a list.
+    pub(crate) fn items(&self) -> impl Iterator<Item = Owned> + '_ {
+        // SAFETY: as above; the items are borrowed from the list, and then owned.
+        (0..unsafe { self.py.PyList_Size(self.object) }).filter_map(|index| unsafe {
+            Owned::of_borrowed(self.py, self.py.PyList_GetItem(self.object, index))
+        })
     }
 
     /// The text of a string. `None`: it is none, or has no UTF-8; with the exception cleared.
@@ -129,7 +139,7 @@ pub(crate) unsafe fn loaded_module(py: &'static Api, name: &CStr) -> Option<Owne
     }
 }
 
-/// A function of ours that Python calls without arguments.
+/// A function of ours that Python calls.
 pub(crate) struct MethodDef(PyMethodDef);
 
 // SAFETY: CPython only reads it, and so do we.
@@ -142,10 +152,41 @@ impl MethodDef {
         doc: &'static CStr,
     ) -> MethodDef {
         const METH_NOARGS: c_int = 0x0004;
+        MethodDef::new(name, function, METH_NOARGS, doc)
+    }
+
+    pub(crate) const fn one_argument(
+        name: &'static CStr,
+        function: PyCFunction,
+        doc: &'static CStr,
+    ) -> MethodDef {
+        const METH_O: c_int = 0x0008;
+        MethodDef::new(name, function, METH_O, doc)
+    }
+
+    /// It is called with a tuple, and a dict or NULL.
+    pub(crate) const fn any_arguments(
+        name: &'static CStr,
+        function: PyCFunctionWithKeywords,
+        doc: &'static CStr,
+    ) -> MethodDef {
+        const METH_VARARGS_KEYWORDS: c_int = 0x0001 | 0x0002;
+        // SAFETY: with these flags CPython calls it as what it is.
+        let function =
+            unsafe { std::mem::transmute::<PyCFunctionWithKeywords, PyCFunction>(function) };
+        MethodDef::new(name, function, METH_VARARGS_KEYWORDS, doc)
+    }
+
+    const fn new(
+        name: &'static CStr,
+        function: PyCFunction,
+        flags: c_int,
+        doc: &'static CStr,
+    ) -> MethodDef {
         MethodDef(PyMethodDef {
             name: name.as_ptr(),
             function: Some(function),
-            flags: METH_NOARGS,
+            flags,
             doc: doc.as_ptr(),
         })
     }

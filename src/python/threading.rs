@@ -31,7 +31,10 @@ pub(crate) unsafe fn is_daemon(py: &'static Api) -> Option<bool> {
         // Up to 3.12 whichever thread loads `threading` passes for the main one.
         let main = threading.attribute(c"_main_thread")?;
         let thread = this_thread(py, &threading)?;
-        (thread.as_ptr() != main.as_ptr()).then(|| is_daemon_thread(&thread))?
+        if thread.as_ptr() == main.as_ptr() || is_dummy(&threading, &thread) {
+            return None;
+        }
+        is_daemon_thread(&thread)
     }
 }
 
@@ -60,8 +63,7 @@ unsafe fn this_thread(py: &'static Api, threading: &Owned) -> Option<Owned> {
             py.PyErr_Clear();
             return None;
         }
-        py.Py_IncRef(thread);
-        Owned::new(py, thread)
+        Owned::of_borrowed(py, thread)
     }
 }
 
@@ -85,7 +87,8 @@ unsafe extern "C" fn note_threads(list: *mut PyObject, _: *mut PyObject) -> *mut
     let Some(py) = super::get() else { return null_mut() };
     // SAFETY: CPython calls this attached, with the list.
     unsafe {
-        for thread in all(py) {
+        let threads = all(py);
+        for thread in threads.iter().flat_map(Owned::items) {
             if py.PyList_Append(list, thread.as_ptr()) != 0 {
                 py.PyErr_Clear();
             }
@@ -123,87 +126,112 @@ impl JoinedByExit {
         JoinedByExit { threads }
     }
 
-    /// Has this thread taken for one of those from now on: it cannot be joined.
+    /// A thread to be joined that came after those, and is not over. If nobody noted them, because
+    /// `threading` was loaded late, they are those of the first call.
     ///
     /// # Safety
     /// The calling thread is attached.
-    pub(crate) unsafe fn give_up(&self, py: &'static Api, thread: &Owned) {
+    pub(crate) unsafe fn late_thread(&self, py: &'static Api) -> Result<Option<Owned>, NotTold> {
         // SAFETY: attached, says the caller.
         unsafe {
-            if py.PyList_Append(self.threads.as_ptr(), thread.as_ptr()) != 0 {
-                py.PyErr_Clear();
-            }
-        }
-    }
-
-    /// A thread to be joined that came after those. If nobody noted them, because `threading`
-    /// was loaded late, they are those of the first call.
-    ///
-    /// # Safety
-    /// The calling thread is attached.
-    pub(crate) unsafe fn late_thread(&self, py: &'static Api) -> Option<Owned> {
-        // SAFETY: attached, says the caller.
-        unsafe {
-            let main = loaded_module(py, THREADING)?.attribute(c"_main_thread")?;
+            let Some(threading) = loaded_module(py, THREADING) else { return Ok(None) };
+            let main = threading.attribute(c"_main_thread").ok_or(NotTold)?;
             if py.PyList_Size(self.threads.as_ptr()) == 0 {
-                Owned::new(py, note_threads(self.threads.as_ptr(), null_mut()))?;
+                Owned::new(py, note_threads(self.threads.as_ptr(), null_mut()));
             }
-            let joined = self.threads.items();
-            all(py).into_iter().find(|thread| {
+            let all = all(py).ok_or(NotTold)?;
+            let late = all.items().find(|thread| {
                 thread.as_ptr() != main.as_ptr()
-                    && joined.iter().all(|known| known.as_ptr() != thread.as_ptr())
-                    && is_daemon_thread(thread) == Some(false)
-                    && is_running_elsewhere(py, thread)
-            })
+                    && self.threads.items().all(|known| known.as_ptr() != thread.as_ptr())
+                    && is_to_be_joined(&threading, thread)
+                    && is_elsewhere(py, thread)
+                    && is_over(thread) != Some(true)
+            });
+            Ok(late)
         }
     }
 }
 
-/// Whether it was started, and is not the calling thread.
+/// `threading` could not be asked, for want of memory.
+pub(crate) struct NotTold;
+
+/// Whether it is non-daemon, and `threading` started it.
+fn is_to_be_joined(threading: &Owned, thread: &Owned) -> bool {
+    !is_dummy(threading, thread) && is_daemon_thread(thread) != Some(true)
+}
+
+/// Whether it stands for a thread that `threading` did not start. Where daemon threads are not
+/// allowed it passes for non-daemon, but nothing tells its end.
+fn is_dummy(threading: &Owned, thread: &Owned) -> bool {
+    let class = thread.attribute(c"__class__");
+    class.is_some_and(|class| {
+        threading.attribute(c"_DummyThread").is_some_and(|dummy| dummy.as_ptr() == class.as_ptr())
+    })
+}
+
+/// Whether it is not the calling thread. One that is about to start has no number yet.
 ///
 /// # Safety
 /// The calling thread is attached.
-unsafe fn is_running_elsewhere(py: &'static Api, thread: &Owned) -> bool {
-    let Some(ident) = thread.attribute(c"_ident") else { return false };
+unsafe fn is_elsewhere(py: &'static Api, thread: &Owned) -> bool {
+    let Some(ident) = thread.attribute(c"_ident") else { return true };
     // SAFETY: attached, says the caller.
     unsafe {
         let ident = py.PyLong_AsUnsignedLong(ident.as_ptr());
-        let is_number = py.PyErr_Occurred().is_null();
-        if !is_number {
+        if !py.PyErr_Occurred().is_null() {
             py.PyErr_Clear();
+            return true;
         }
-        is_number && ident != py.PyThread_get_thread_ident()
+        ident != py.PyThread_get_thread_ident()
     }
 }
 
-/// Joins a thread, as `threading` itself would. `false`: failed, with an exception set.
+/// Whether a thread has come to its end, its thread state with it. `None`: cannot be asked, for want
+/// of memory.
 ///
-/// # Safety
-/// The calling thread is attached.
-pub(crate) unsafe fn join(py: &'static Api, thread: &Owned) -> bool {
-    // SAFETY: attached, says the caller.
-    let threading = unsafe { loaded_module(py, THREADING) };
-    // Not the thread's own method, which a subclass may have changed.
-    let join = threading
-        .and_then(|threading| threading.attribute(c"Thread"))
-        .and_then(|class| class.attribute(c"join"));
-    join.is_none_or(|join| join.call(Some(thread)).is_some())
+/// Asked again and again, as joining gets in others' way: up to 3.12 two threads that join the same
+/// one at a time can make each other fail, and a thread that is about to start cannot be joined.
+pub(crate) fn is_over(thread: &Owned) -> Option<bool> {
+    let py = thread.py;
+    if py.version >= 0x030d {
+        // Renamed in 3.14.
+        let handle =
+            thread.attribute(c"_os_thread_handle").or_else(|| thread.attribute(c"_handle"));
+        return answers(&handle?, c"is_done");
+    }
+    if !answers(&thread.attribute(c"_started")?, c"is_set")? {
+        return Some(false);
+    }
+    // A lock, which the thread has from before it says that it is started until its thread state is
+    // gone; then somebody may have replaced it by `None`.
+    let lock = thread.attribute(c"_tstate_lock")?;
+    if py.is_none(lock.as_ptr()) {
+        return Some(true);
+    }
+    answers(&lock, c"locked").map(|locked| !locked)
 }
 
-/// The threads that `threading` knows.
+/// What a method without arguments says. `None`: it failed.
+fn answers(object: &Owned, method: &CStr) -> Option<bool> {
+    let answer = object.attribute(method)?.call(None);
+    if answer.is_none() {
+        // SAFETY: attached while an `Owned` lives.
+        unsafe { object.py.PyErr_Clear() };
+    }
+    Some(answer?.is_true())
+}
+
+/// The threads that `threading` knows, in a list. `None`: failed.
 ///
 /// # Safety
 /// The calling thread is attached.
-unsafe fn all(py: &'static Api) -> Vec<Owned> {
+unsafe fn all(py: &'static Api) -> Option<Owned> {
     // SAFETY: attached, says the caller.
     unsafe {
-        let enumerate =
-            loaded_module(py, THREADING).and_then(|threading| threading.attribute(c"enumerate"));
-        let Some(enumerate) = enumerate else { return Vec::new() };
-        let Some(threads) = enumerate.call(None) else {
+        let threads = loaded_module(py, THREADING)?.attribute(c"enumerate")?.call(None);
+        if threads.is_none() {
             py.PyErr_Clear();
-            return Vec::new();
-        };
-        threads.items()
+        }
+        threads
     }
 }

@@ -1,0 +1,286 @@
+/* Forks while other threads hold guards, are inside Ensure, or are in the middle of taking one: the child
+ * finalizes and uses the API afresh, what it inherited does no harm, and the parent is undisturbed. */
+
+#include "harness.h"
+
+#include <stdatomic.h>
+#include <sys/wait.h>
+
+enum { THREADS = 6, FORKS = 40 };
+
+static PyInterpreterGuard *guard;
+static PyInterpreterView *view;
+static atomic_bool enough;
+static event running[THREADS];
+
+static PyInterpreterGuard *guard_here(void)
+{
+    PyInterpreterGuard *new_guard = PyInterpreterGuard_FromCurrent();
+    CHECK(new_guard != NULL);
+    return new_guard;
+}
+
+/* Takes and gives back all there is. It keeps one thread state throughout: in 3.9 and 3.10, CPython's own
+ * child hangs if another thread was making one. */
+static void take_and_give(void *started)
+{
+    PyThreadStateToken *outer = PyThreadState_Ensure(guard);
+    CHECK(outer != NULL);
+    PyThreadState *own = PyEval_SaveThread();
+    event_set(started);
+    while (!atomic_load(&enough)) {
+        PyInterpreterGuard *more = PyInterpreterGuard_FromView(view);
+        CHECK(more != NULL);
+        PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
+        CHECK(token != NULL);
+        run("x = sum(range(20))");
+        PyThreadState_Release(token);
+        PyInterpreterGuard_Close(more);
+    }
+    PyEval_RestoreThread(own);
+    PyThreadState_Release(outer);
+}
+
+static pthread_t threads[THREADS];
+
+static void start_threads(void)
+{
+    for (int i = 0; i < THREADS; i++) {
+        running[i] = (event)EVENT_INIT;
+        threads[i] = thread_start(take_and_give, &running[i]);
+        py_event_wait(&running[i]);
+    }
+}
+
+static void stop_threads(void)
+{
+    atomic_store(&enough, true);
+    for (int i = 0; i < THREADS; i++) {
+        py_thread_join(threads[i]);
+    }
+}
+
+static void await(pid_t child)
+{
+    int status;
+    CHECK(child > 0);
+    Py_BEGIN_ALLOW_THREADS
+    CHECK_INT(waitpid(child, &status, 0), child);
+    Py_END_ALLOW_THREADS
+    CHECK_INT(status, 7 << 8);
+}
+
+static void use_afresh(void *own)
+{
+    for (int i = 0; i < 20; i++) {
+        PyThreadStateToken *token = PyThreadState_Ensure(own);
+        CHECK(token != NULL);
+        run("x = sum(range(20))");
+        PyThreadState_Release(token);
+    }
+    log_event("worked");
+    PyInterpreterGuard_Close(own);
+}
+
+/* What is `os.fork()`, without Python code around it. */
+static bool python_forks(pid_t *child)
+{
+    PyOS_BeforeFork();
+    *child = fork();
+    if (*child == 0) {
+        PyOS_AfterFork_Child();
+        return true;
+    }
+    PyOS_AfterFork_Parent();
+    return false;
+}
+
+/* The child goes on as a program of its own. */
+static void live_in_the_child(void)
+{
+    pthread_t thread = thread_start(use_afresh, guard_here());
+    PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
+    CHECK(token != NULL);
+    PyThreadState_Release(token);
+    /* Of the parent: they hold nothing, and may be closed as often as one likes. */
+    token = PyThreadState_Ensure(guard);
+    CHECK(token != NULL);
+    PyThreadState_Release(token);
+    PyInterpreterGuard_Close(guard);
+    PyInterpreterGuard_Close(guard);
+    py_finalize();
+    CHECK_INT(log_count("worked"), 1);
+    thread_join(thread);
+    CHECK_PTR(PyInterpreterGuard_FromView(view), NULL);
+    PyInterpreterView_Close(view);
+    _exit(7);
+}
+
+// native: no, a child waits for ever for guards of threads it does not have
+// timeout: 180
+SCENARIO(through_python, "os.fork() while threads take and give back guards and tokens: parent and child both work and finalize")
+{
+    py_init();
+    guard = guard_here();
+    view = PyInterpreterView_FromCurrent();
+    CHECK(view != NULL);
+    start_threads();
+    for (int i = 0; i < FORKS; i++) {
+        pid_t child;
+        if (python_forks(&child)) {
+            live_in_the_child();
+        }
+        await(child);
+        run("x = 1");
+    }
+    stop_threads();
+    PyInterpreterGuard_Close(guard);
+    py_finalize();
+    PyInterpreterView_Close(view);
+}
+
+/* The child has no Python to speak of: it may use handles only. */
+static void use_handles_in_the_child(void)
+{
+    PyInterpreterGuard *own = PyInterpreterGuard_FromView(view);
+    CHECK(own != NULL);
+    PyInterpreterGuard_Close(own);
+    PyInterpreterGuard_Close(guard);
+    PyInterpreterGuard_Close(guard);
+    PyInterpreterView_Close(view);
+    _exit(7);
+}
+
+static void fork_again_and_again(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < FORKS; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            use_handles_in_the_child();
+        }
+        int status;
+        CHECK(child > 0);
+        CHECK_INT(waitpid(child, &status, 0), child);
+        CHECK_INT(status, 7 << 8);
+    }
+}
+
+// native: no, a child waits for ever for guards of threads it does not have
+// timeout: 180
+SCENARIO(by_c_alone, "fork() in C, by threads with nothing attached, meanwhile: the child may use handles, and ends")
+{
+    py_init();
+    guard = guard_here();
+    view = PyInterpreterView_FromCurrent();
+    CHECK(view != NULL);
+    start_threads();
+    pthread_t forking[2];
+    for (int i = 0; i < 2; i++) {
+        forking[i] = thread_start(fork_again_and_again, NULL);
+    }
+    for (int i = 0; i < 2; i++) {
+        py_thread_join(forking[i]);
+    }
+    stop_threads();
+    PyInterpreterGuard_Close(guard);
+    py_finalize();
+    PyInterpreterView_Close(view);
+}
+
+static event inside = EVENT_INIT, forked = EVENT_INIT;
+
+static void stay_inside(void *unused)
+{
+    (void)unused;
+    PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
+    CHECK(token != NULL);
+    event_set(&inside);
+    py_event_wait(&forked);
+    run("x = 1");
+    log_event("released");
+    PyThreadState_Release(token);
+}
+
+// native: no, a child waits for ever for guards of threads it does not have
+SCENARIO(beside_a_thread_inside_an_ensure, "The child does not wait for another thread's Ensure, and the parent does")
+{
+    py_init();
+    guard = guard_here();
+    view = PyInterpreterView_FromCurrent();
+    CHECK(view != NULL);
+    pthread_t thread = thread_start(stay_inside, NULL);
+    py_event_wait(&inside);
+    pid_t child;
+    if (python_forks(&child)) {
+        live_in_the_child();
+    }
+    await(child);
+    PyInterpreterGuard_Close(guard);
+    at_exit(set_event, &forked);
+    py_finalize();
+    log_event("finalized");
+    thread_join(thread);
+    expect_log("released,finalized");
+    PyInterpreterView_Close(view);
+}
+
+static void fork_inside(void *unused)
+{
+    (void)unused;
+    PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
+    CHECK(token != NULL);
+    pid_t child;
+    if (python_forks(&child)) {
+        PyInterpreterGuard *own = guard_here();
+        PyThreadState_Release(token);
+        token = PyThreadState_Ensure(own);
+        CHECK(token != NULL);
+        run("x = 1");
+        PyThreadState_Release(token);
+        PyInterpreterGuard_Close(own);
+        _exit(7);
+    }
+    await(child);
+    PyThreadState_Release(token);
+}
+
+/* 3.11 and 3.12 cannot make a thread state where there is none any more. */
+// pythons: !=3.11 !=3.12
+SCENARIO(inside_an_ensure, "A fork inside an Ensure: the child releases it, and makes new ones")
+{
+    py_init();
+    guard = guard_here();
+    view = PyInterpreterView_FromCurrent();
+    CHECK(view != NULL);
+    py_thread_join(thread_start(fork_inside, NULL));
+    PyInterpreterGuard_Close(guard);
+    py_finalize();
+    PyInterpreterView_Close(view);
+}
+
+SCENARIO(children_of_children, "A child forks, and its child too: each lives on its own")
+{
+    py_init();
+    guard = guard_here();
+    view = PyInterpreterView_FromCurrent();
+    CHECK(view != NULL);
+    for (int i = 0; i < 5; i++) {
+        pid_t child;
+        if (!python_forks(&child)) {
+            await(child);
+            PyInterpreterGuard_Close(guard);
+            py_finalize();
+            PyInterpreterView_Close(view);
+            if (i > 0) {
+                _exit(7);
+            }
+            return;
+        }
+        PyInterpreterGuard_Close(guard);
+        guard = guard_here();
+    }
+    PyInterpreterGuard_Close(guard);
+    py_finalize();
+    _exit(7);
+}

@@ -1,0 +1,316 @@
+//! What the library does with `atexit`, beyond registering its callback there.
+//!
+//! The main part: exit callbacks that are registered while an exit waits. Up to 3.14 CPython drops callbacks that
+//! are registered while the exit callbacks run, and from 3.15 on it runs them after the one that waits.
+//! So while one does, `atexit.register` and `atexit.unregister` are functions of ours, which
+//! note the callbacks for it to run.
+//!
+//! Nothing is lost by them: once the wait is over, and in a forked child, they pass on to CPython's
+//! own. Code that has CPython's `register` from before, by name, is not reached.
+
+use std::ffi::{c_int, c_ulong, c_void, CStr};
+use std::ptr::null_mut;
+
+use super::{loaded_module, tuple, Api, MethodDef, Owned, PyObject};
+
+extern "C" {
+    // Of `calls.c`.
+    fn pep788_is_below(function: *const c_void) -> c_int;
+}
+
+/// Whether the exit callbacks are being run by `atexit._run_exitfuncs()`: on this thread's stack is
+/// the C function behind it.
+///
+/// # Safety
+/// The calling thread is attached.
+pub(crate) unsafe fn is_run_by_hand(py: &'static Api) -> bool {
+    // SAFETY: attached, says the caller; the walk up the stack only reads.
+    unsafe {
+        let run =
+            loaded_module(py, c"atexit").and_then(|module| module.attribute(c"_run_exitfuncs"));
+        let function = run.map_or(null_mut(), |run| py.PyCFunction_GetFunction(run.as_ptr()));
+        if function.is_null() {
+            // Not a C function any more.
+            py.PyErr_Clear();
+            return false;
+        }
+        pep788_is_below(function) != 0
+    }
+}
+
+static REGISTER: MethodDef = MethodDef::any_arguments(
+    c"register",
+    register,
+    c"Register a function to be executed before the exit that waits goes on.",
+);
+static UNREGISTER: MethodDef = MethodDef::one_argument(
+    c"unregister",
+    unregister,
+    c"Unregister an exit function which was previously registered using atexit.register.",
+);
+
+/// The two functions, in this order here and wherever there are two.
+const NAMES: [&CStr; 2] = [c"register", c"unregister"];
+
+/// What our two functions know: a list, as Python code may keep them.
+struct Noting<'a> {
+    py: &'static Api,
+    list: &'a Owned,
+}
+
+impl Noting<'_> {
+    // CPython's own two functions come first, then the process that waits,
+    const PROCESS: isize = 2;
+    // and the list of the callbacks, oldest first; `None` once the wait is over. One that was
+    // taken out leaves `None` in its place, as that needs no memory.
+    const CALLBACKS: isize = 3;
+
+    fn item(&self, index: isize) -> Option<Owned> {
+        // SAFETY: attached while an `Owned` lives; the item is borrowed from the list.
+        unsafe { Owned::of_borrowed(self.py, self.py.PyList_GetItem(self.list.as_ptr(), index)) }
+    }
+
+    /// The list of the callbacks, if they are to be noted.
+    fn callbacks(&self) -> Option<Owned> {
+        let callbacks = self.item(Noting::CALLBACKS)?;
+        let process = self.item(Noting::PROCESS)?;
+        // SAFETY: attached; `PROCESS` is a number.
+        let is_here = unsafe { self.py.PyLong_AsUnsignedLong(process.as_ptr()) } == this_process();
+        (is_here && !self.py.is_none(callbacks.as_ptr())).then_some(callbacks)
+    }
+}
+
+fn this_process() -> c_ulong {
+    // SAFETY: no preconditions.
+    c_ulong::from(unsafe { libc::getpid() }.unsigned_abs())
+}
+
+/// `atexit.register(function, *arguments, **keywords)`.
+unsafe extern "C" fn register(
+    this: *mut PyObject,
+    arguments: *mut PyObject,
+    keywords: *mut PyObject,
+) -> *mut PyObject {
+    let Some(py) = super::get() else { return null_mut() };
+    // SAFETY: CPython calls this attached, with the list made below, a tuple, and a dict or NULL.
+    unsafe {
+        let Some(list) = Owned::of_borrowed(py, this) else { return null_mut() };
+        let noting = Noting { py, list: &list };
+        let size = py.PyTuple_Size(arguments);
+        let function = if size == 0 { null_mut() } else { py.PyTuple_GetItem(arguments, 0) };
+        let is_callable = !function.is_null() && py.PyCallable_Check(function) != 0;
+        // What cannot be registered is for CPython to say.
+        if let Some(callbacks) = noting.callbacks().filter(|_| is_callable) {
+            let Some(function) = Owned::of_borrowed(py, function) else { return null_mut() };
+            let arguments = Owned::new(py, py.PyTuple_GetSlice(arguments, 1, size));
+            let keywords = Owned::of_borrowed(py, keywords);
+            let callback = arguments.and_then(|arguments| match &keywords {
+                Some(keywords) => tuple(py, &[&function, &arguments, keywords]),
+                None => tuple(py, &[&function, &arguments]),
+            });
+            let noted = callback.is_some_and(|callback| {
+                py.PyList_Append(callbacks.as_ptr(), callback.as_ptr()) == 0
+            });
+            return if noted { function.into_ptr() } else { null_mut() };
+        }
+        match noting.item(0) {
+            Some(original) => py.PyObject_Call(original.as_ptr(), arguments, keywords),
+            None => null_mut(),
+        }
+    }
+}
+
+/// `atexit.unregister(function)`.
+unsafe extern "C" fn unregister(this: *mut PyObject, function: *mut PyObject) -> *mut PyObject {
+    let Some(py) = super::get() else { return null_mut() };
+    // SAFETY: CPython calls this attached, with the list made below, and an object.
+    unsafe {
+        let list = Owned::of_borrowed(py, this);
+        let function = Owned::of_borrowed(py, function);
+        let (Some(list), Some(function)) = (list, function) else { return null_mut() };
+        let noting = Noting { py, list: &list };
+        if let Some(callbacks) = noting.callbacks() {
+            let callbacks = callbacks.as_ptr();
+            for index in (0..py.PyList_Size(callbacks)).rev() {
+                let callback = py.PyList_GetItem(callbacks, index);
+                if py.is_none(callback) {
+                    continue;
+                }
+                // A comparison may run code that changes the list.
+                let Some(callback) = Owned::of_borrowed(py, callback) else { return null_mut() };
+                let noted = py.PyTuple_GetItem(callback.as_ptr(), 0);
+                let equal = py.PyObject_RichCompareBool(noted, function.as_ptr());
+                if equal < 0 {
+                    return null_mut();
+                }
+                if equal == 1 && py.PyList_GetItem(callbacks, index) == callback.as_ptr() {
+                    py.PyList_SetItem(callbacks, index, py.new_none());
+                }
+            }
+        }
+        let result = noting.item(1).and_then(|original| original.call(Some(&function)));
+        result.map_or(null_mut(), Owned::into_ptr)
+    }
+}
+
+/// The callbacks registered while an exit waits.
+pub(crate) struct LateCallbacks {
+    py: &'static Api,
+    /// See [`Noting`].
+    list: Owned,
+    functions: [Owned; 2],
+    /// With what it takes to put CPython's functions back without memory.
+    module: Owned,
+    names: [Owned; 2],
+}
+
+impl LateCallbacks {
+    /// Has them noted from now on. `None`: `atexit` was never loaded, or out of memory; leaves no
+    /// exception.
+    ///
+    /// # Safety
+    /// The calling thread is attached, and is whenever the value is used.
+    pub(crate) unsafe fn note(py: &'static Api) -> Option<LateCallbacks> {
+        // SAFETY: attached, says the caller.
+        unsafe {
+            let late = LateCallbacks::new(py);
+            match &late {
+                Some(late) if !late.stand_in() => {
+                    py.PyErr_Clear();
+                    late.step_down();
+                }
+                Some(_) => return late,
+                None => {}
+            }
+            py.PyErr_Clear();
+            None
+        }
+    }
+
+    /// # Safety
+    /// The calling thread is attached.
+    unsafe fn new(py: &'static Api) -> Option<LateCallbacks> {
+        // SAFETY: attached, says the caller.
+        unsafe {
+            let module = loaded_module(py, c"atexit")?;
+            let list = Owned::new(py, py.PyList_New(0))?;
+            let process = Owned::new(py, py.PyLong_FromUnsignedLong(this_process()))?;
+            let callbacks = Owned::new(py, py.PyList_New(0))?;
+            let [register, unregister] = NAMES.map(|name| module.attribute(name));
+            for item in [register?, unregister?, process, callbacks] {
+                if py.PyList_Append(list.as_ptr(), item.as_ptr()) != 0 {
+                    return None;
+                }
+            }
+            let functions = [REGISTER.function(py, &list)?, UNREGISTER.function(py, &list)?];
+            let [register, unregister] = NAMES.map(CStr::as_ptr);
+            let register = Owned::new(py, py.PyUnicode_FromString(register))?;
+            let names = [register, Owned::new(py, py.PyUnicode_FromString(unregister))?];
+            Some(LateCallbacks { py, list, functions, module, names })
+        }
+    }
+
+    fn noting(&self) -> Noting<'_> {
+        Noting { py: self.py, list: &self.list }
+    }
+
+    /// # Safety
+    /// The calling thread is attached.
+    unsafe fn stand_in(&self) -> bool {
+        // SAFETY: attached, says the caller; the dict is borrowed from the module.
+        unsafe {
+            let dict = self.py.PyModule_GetDict(self.module.as_ptr());
+            !dict.is_null()
+                && self.names.iter().zip(&self.functions).all(|(name, function)| {
+                    self.py.PyDict_SetItem(dict, name.as_ptr(), function.as_ptr()) == 0
+                })
+        }
+    }
+
+    /// Puts CPython's own back, unless somebody else replaced ours.
+    ///
+    /// # Safety
+    /// The calling thread is attached.
+    unsafe fn step_down(&self) {
+        // SAFETY: attached, says the caller; the dict is borrowed from the module, and what is in
+        // it from the dict.
+        unsafe {
+            let dict = self.py.PyModule_GetDict(self.module.as_ptr());
+            for (index, name) in self.names.iter().enumerate() {
+                let now = self.py.PyDict_GetItemWithError(dict, name.as_ptr());
+                if now == self.functions[index].as_ptr() {
+                    if let Some(original) = self.noting().item(index as isize) {
+                        self.py.PyDict_SetItem(dict, name.as_ptr(), original.as_ptr());
+                    }
+                }
+            }
+            self.py.PyErr_Clear();
+        }
+    }
+
+    /// Takes the youngest callback out, for the caller to run.
+    ///
+    /// # Safety
+    /// The calling thread is attached.
+    pub(crate) unsafe fn take(&self) -> Option<LateCallback> {
+        let callbacks = self.noting().item(Noting::CALLBACKS)?;
+        LateCallback::youngest(self.py, &callbacks)
+    }
+
+    /// The wait is over: CPython's own functions are back. What is noted all the same is run now, by
+    /// `run`: nothing registered is lost.
+    ///
+    /// # Safety
+    /// The calling thread is attached.
+    pub(crate) unsafe fn end(self, mut run: impl FnMut(LateCallback)) {
+        // SAFETY: attached, says the caller.
+        unsafe {
+            self.step_down();
+            let callbacks = self.noting().item(Noting::CALLBACKS);
+            // Python code may have kept our functions.
+            self.py.PyList_SetItem(self.list.as_ptr(), Noting::CALLBACKS, self.py.new_none());
+            while let Some(callback) =
+                callbacks.as_ref().and_then(|left| LateCallback::youngest(self.py, left))
+            {
+                run(callback);
+            }
+        }
+    }
+}
+
+/// A callback with its arguments.
+pub(crate) struct LateCallback(Owned);
+
+impl LateCallback {
+    fn youngest(py: &'static Api, callbacks: &Owned) -> Option<LateCallback> {
+        // SAFETY: attached while an `Owned` lives; the items are borrowed from the list.
+        unsafe {
+            let size = py.PyList_Size(callbacks.as_ptr());
+            let index = (0..size)
+                .rev()
+                .find(|index| !py.is_none(py.PyList_GetItem(callbacks.as_ptr(), *index)))?;
+            let callback = Owned::of_borrowed(py, py.PyList_GetItem(callbacks.as_ptr(), index))?;
+            py.PyList_SetItem(callbacks.as_ptr(), index, py.new_none());
+            Some(LateCallback(callback))
+        }
+    }
+
+    /// `Err`: the function, with its exception set.
+    ///
+    /// # Safety
+    /// The calling thread is attached.
+    pub(crate) unsafe fn run(self, py: &'static Api) -> Result<(), Owned> {
+        let callback = self.0.as_ptr();
+        // SAFETY: attached, says the caller; a tuple made by `register`.
+        unsafe {
+            let function = py.PyTuple_GetItem(callback, 0);
+            let arguments = py.PyTuple_GetItem(callback, 1);
+            let has_keywords = py.PyTuple_Size(callback) > 2;
+            let keywords = if has_keywords { py.PyTuple_GetItem(callback, 2) } else { null_mut() };
+            match Owned::new(py, py.PyObject_Call(function, arguments, keywords)) {
+                Some(_) => Ok(()),
+                None => Owned::of_borrowed(py, function).map_or(Ok(()), Err),
+            }
+        }
+    }
+}
