@@ -166,8 +166,13 @@ pub(crate) fn levels() -> &'static mut [Level] {
 /// The thread state attached to this thread, or NULL.
 #[inline]
 pub(crate) fn attached(py: &Api) -> *mut PyThreadState {
+    what_is_attached(py).state
+}
+
+#[inline]
+fn what_is_attached(py: &Api) -> Attached {
     let ensured = levels().last().map_or(null_mut(), |level| level.state);
-    python::attached(py, ensured).state
+    python::attached(py, ensured)
 }
 
 /// The thread state attached to this thread, or a fatal error.
@@ -214,12 +219,40 @@ pub(crate) unsafe fn reuse(
     Some(unsafe { note(thread, record, state, Way::Reused, hold, Receipt::Token) })
 }
 
+/// Attaches the thread state that this thread, which has nothing attached, used last. Returns the
+/// Ensure's token. `None`: there is none, or it does not fit, and nothing has happened.
+///
+/// # Safety
+/// The interpreter is alive and stays alive: the caller has a guard. Nothing is attached.
+#[inline(always)]
+pub(crate) unsafe fn reattach(
+    glance: &Glance,
+    thread: &Thread,
+    record: &'static Record,
+    hold: Option<Hold>,
+) -> Option<usize> {
+    // SAFETY: until the next call into Python.
+    let levels = unsafe { thread.levels() };
+    if levels.len() == levels.capacity() {
+        return None;
+    }
+    // SAFETY: a thread's last state is not deleted behind its back, and `PyGILState_Ensure` relies
+    // on the same. There is room: see `ensure_over`.
+    unsafe {
+        let usual = glance.api().PyGILState_GetThisThreadState();
+        if usual.is_null() || !glance.is_of(usual, record.interpreter()) {
+            return None;
+        }
+        glance.api().PyEval_RestoreThread(usual);
+        Some(note(thread, record, usual, Way::Reattached, hold, Receipt::Token))
+    }
+}
+
 /// Attaches this thread to the interpreter of `record`. Returns the Ensure's token. `None`: out of
 /// memory; what was attached before still is.
 ///
 /// # Safety
 /// The interpreter is alive and stays alive: the caller has a guard.
-#[inline(never)]
 pub(crate) unsafe fn ensure(
     py: &'static Api,
     thread: &Thread,
@@ -227,11 +260,26 @@ pub(crate) unsafe fn ensure(
     hold: Option<Hold>,
     receipt: Receipt,
 ) -> Option<usize> {
-    // SAFETY: until the next call into Python.
-    let levels = unsafe { thread.levels() };
+    // SAFETY: as this function says.
+    unsafe { ensure_over(py, thread, record, what_is_attached(py), hold, receipt) }
+}
+
+/// The same, for a caller that knows what is attached.
+///
+/// # Safety
+/// The same, and `before` is attached to this thread.
+#[inline(never)]
+pub(crate) unsafe fn ensure_over(
+    py: &'static Api,
+    thread: &Thread,
+    record: &'static Record,
+    before: Attached,
+    hold: Option<Hold>,
+    receipt: Receipt,
+) -> Option<usize> {
     // All that can fail on our side comes first.
-    levels.try_reserve(1).ok()?;
-    let before = python::attached(py, levels.last().map_or(null_mut(), |level| level.state));
+    // SAFETY: one line.
+    unsafe { thread.levels() }.try_reserve(1).ok()?;
     // SAFETY: as this function says. There is room for one more: what a call into Python may have
     // noted has been released again.
     unsafe {
@@ -309,33 +357,65 @@ unsafe fn belongs(py: &Api, state: *mut PyThreadState, record: &'static Record) 
     unsafe { py.PyThreadState_GetInterpreter(state) == record.interpreter() }
 }
 
-/// Undoes the innermost Ensure of this thread, if that only reused what was attached. `false`: not
-/// so, or there is something wrong; [`release`] knows.
+/// Undoes the innermost Ensure of this thread. `false`: there is something wrong, or uncommon;
+/// [`release`] knows.
 #[inline(always)]
-pub(crate) fn release_reused(glance: &Glance, shown: usize) -> bool {
+pub(crate) fn release_at_a_glance(glance: &Glance, shown: usize) -> bool {
     let current = glance.current();
     let Some(thread) = Thread::known() else { return false };
-    // SAFETY: no call into Python from here on.
+    // SAFETY: until the next call into Python.
     let levels = unsafe { thread.levels() };
     let Some(level) = levels.last() else { return false };
-    if level.token != shown && level.token != 0
-        || level.state != current
-        || !matches!(level.way, Way::Reused)
-        || !level.let_go.is_nothing()
-    {
+    if level.token != shown && level.token != 0 || level.state != current {
         return false;
     }
-    let hold = level.hold;
-    // SAFETY: there is one; its fields need no dropping.
-    unsafe { levels.set_len(levels.len() - 1) };
-    if let Some(hold) = hold {
-        give_back(thread, hold);
+    if !level.let_go.is_nothing() {
+        return false;
+    }
+    match level.way {
+        Way::Reused => {
+            let hold = level.hold;
+            // SAFETY: there is one; its fields need no dropping.
+            unsafe { levels.set_len(levels.len() - 1) };
+            if let Some(hold) = hold {
+                give_back(thread, hold);
+            }
+        }
+        // SAFETY: there is a glance.
+        Way::Reattached => unsafe { detach(thread) },
+        // SAFETY: there is a glance.
+        _ => unsafe { undo_at_a_glance(thread) },
     }
     true
 }
 
-/// Undoes the innermost Ensure of this thread. `shown`: what it returned, if its caller took one.
+/// # Safety
+/// This thread had a [`Glance`].
 #[inline(never)]
+unsafe fn undo_at_a_glance(thread: &Thread) {
+    // SAFETY: says the caller.
+    undo(unsafe { Glance::again() }.api(), thread);
+}
+
+/// Undoes the innermost Ensure of this thread, which attached what the thread had used last.
+///
+/// # Safety
+/// This thread had a [`Glance`].
+#[inline(never)]
+unsafe fn detach(thread: &Thread) {
+    // SAFETY: until the next call into Python. A level needs no dropping.
+    let levels = unsafe { thread.levels() };
+    let hold = levels.last().and_then(|level| level.hold);
+    levels.truncate(levels.len().wrapping_sub(1));
+    // SAFETY: its thread state is attached; and as the caller says.
+    unsafe { Glance::again().api().PyEval_SaveThread() };
+    if let Some(hold) = hold {
+        give_back(thread, hold);
+    }
+}
+
+/// Undoes the innermost Ensure of this thread. `shown`: what it returned, if its caller took one.
+#[cold]
 pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
     // SAFETY: until the next call into Python.
     let innermost =
@@ -362,7 +442,14 @@ pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
              attach it again before the release",
         );
     }
-    if matches!(level.way, Way::Created { .. }) {
+    undo(py, thread);
+}
+
+/// Undoes the innermost Ensure of this thread, whose thread state is attached.
+fn undo(py: &'static Api, thread: &Thread) {
+    // SAFETY: one line.
+    let last = unsafe { thread.levels() }.last().map(|level| (level.way, level.state));
+    if let Some((Way::Created { .. }, state)) = last {
         // Runs destructors, which may use the library: the level is still there for them.
         // SAFETY: attached, and made by the Ensure.
         unsafe { py.PyThreadState_Clear(state) };

@@ -8,7 +8,7 @@ use super::handle::{self, decode, Kind};
 use super::open_or_fatal;
 use crate::attach::{self, Hold, Receipt};
 use crate::interpreter::{self, Record};
-use crate::python::{self, native, Api, Glance, PyThreadState};
+use crate::python::{self, native, Api, Attached, Glance};
 use crate::thread::Thread;
 
 /// 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
@@ -40,20 +40,43 @@ fn ensure_quickly_up_to_3_11(glance: &Glance, handle: usize) -> usize {
 
 #[inline(always)]
 fn ensure_quickly<const PER_THREAD: bool>(glance: &Glance, handle: usize) -> usize {
-    let attached = glance.attached(PER_THREAD);
-    reuse(glance, attached, handle).unwrap_or_else(|| ensure_any(handle))
+    let current = glance.current();
+    let (Some(record), Some(thread)) = (handle::glance(handle, Kind::Guard), Thread::known())
+    else {
+        return ensure_any(handle);
+    };
+    // A guard that is not open is reported by the other way.
+    if record.gate.guards() != 0 {
+        if current.is_null() {
+            // SAFETY: there is a glance, and nothing is attached.
+            return unsafe { ensure_detached(thread, record) };
+        }
+        // SAFETY: attached, if it is ours.
+        if glance.is_ours(current, PER_THREAD)
+            && unsafe { glance.is_of(current, record.interpreter()) }
+        {
+            // SAFETY: attached and fitting.
+            if let Some(token) = unsafe { attach::reuse(thread, record, current, None) } {
+                return token;
+            }
+        }
+    }
+    ensure_any(handle)
 }
 
-/// The commonest Ensure: what is attached fits, and that is to be noted. `None`: another one.
-#[inline(always)]
-fn reuse(glance: &Glance, attached: *mut PyThreadState, handle: usize) -> Option<usize> {
-    let record = handle::glance(handle, Kind::Guard)?;
-    // A guard that is not open is reported by the other way.
-    if !glance.is_of(attached, record.interpreter()) || record.gate.guards() == 0 {
-        return None;
+/// # Safety
+/// Nothing is attached to this thread, which had a [`Glance`].
+#[inline(never)]
+unsafe fn ensure_detached(thread: &Thread, record: &'static Record) -> usize {
+    // SAFETY: as this function says; and the caller's guard keeps the interpreter alive.
+    unsafe {
+        let glance = Glance::again();
+        let (py, before) = (glance.api(), Attached::NOTHING);
+        if let Some(token) = attach::reattach(&glance, thread, record, None) {
+            return token;
+        }
+        attach::ensure_over(py, thread, record, before, None, Receipt::Token).unwrap_or(0)
     }
-    // SAFETY: attached and fitting.
-    unsafe { attach::reuse(Thread::known()?, record, attached, None) }
 }
 
 #[inline(never)]
@@ -75,7 +98,7 @@ fn ensure_any(handle: usize) -> usize {
     let guard = decode(ENSURE, handle, Kind::Guard);
     if guard.inherited {
         // Of a parent process: it says which interpreter, and no more.
-        return if guard.gone { 0 } else { ensure_view(py, guard.record) };
+        return if guard.gone { 0 } else { ensure_by_name(py, guard.record) };
     }
     open_or_fatal(ENSURE, &guard, Kind::Guard);
     let Some(thread) = Thread::this() else { return 0 };
@@ -110,24 +133,28 @@ fn ensure_from_view_quickly_up_to_3_11(glance: &Glance, handle: usize) -> usize 
 
 #[inline(always)]
 fn ensure_from_view_quickly<const PER_THREAD: bool>(glance: &Glance, handle: usize) -> usize {
-    let attached = glance.attached(PER_THREAD);
-    reuse_and_hold(glance, attached, handle).unwrap_or_else(|| ensure_from_view(handle))
-}
-
-#[inline(always)]
-fn reuse_and_hold(glance: &Glance, attached: *mut PyThreadState, handle: usize) -> Option<usize> {
-    let record = handle::glance(handle, Kind::View)?;
-    if !glance.is_of(attached, record.interpreter()) || !record.is_installed() {
-        return None;
+    let current = glance.current();
+    let Some(record) = handle::glance(handle, Kind::View) else { return ensure_from_view(handle) };
+    let Some(thread) = Thread::known() else { return ensure_from_view(handle) };
+    if record.is_installed() {
+        if current.is_null() {
+            // SAFETY: there is a glance, and nothing is attached.
+            return unsafe { ensure_view_detached(thread, record) };
+        }
+        // SAFETY: attached, if it is ours.
+        if glance.is_ours(current, PER_THREAD)
+            && unsafe { glance.is_of(current, record.interpreter()) }
+        {
+            if let Some(hold) = Hold::tallied(thread, record) {
+                // SAFETY: attached and fitting.
+                if let Some(token) = unsafe { attach::reuse(thread, record, current, Some(hold)) } {
+                    return token;
+                }
+                let _ = hold.give_back_by(thread);
+            }
+        }
     }
-    let thread = Thread::known()?;
-    let hold = Hold::tallied(thread, record)?;
-    // SAFETY: attached and fitting.
-    let token = unsafe { attach::reuse(thread, record, attached, Some(hold)) };
-    if token.is_none() {
-        let _ = hold.give_back_by(thread);
-    }
-    token
+    ensure_from_view(handle)
 }
 
 #[inline(never)]
@@ -138,23 +165,43 @@ fn ensure_from_view(handle: usize) -> usize {
         // SAFETY: the view is the interpreter's own.
         return unsafe { (native.PyThreadState_EnsureFromView)(handle) };
     }
-    ensure_view(py, decode(NAME, handle, Kind::View).record)
+    ensure_by_name(py, decode(NAME, handle, Kind::View).record)
 }
 
-fn ensure_view(py: &'static Api, record: &'static Record) -> usize {
+/// By a view, or by what serves like one.
+fn ensure_by_name(py: &'static Api, record: &'static Record) -> usize {
     let Some(thread) = Thread::this() else { return 0 };
     if !record.is_installed() {
         return ensure_and_install(py, thread, record);
     }
     let Some(hold) = hold(py, thread, record) else { return 0 };
     // SAFETY: the hold keeps the interpreter alive.
-    match unsafe { attach::ensure(py, thread, record, Some(hold), Receipt::Token) } {
-        Some(token) => token,
-        None => {
-            let _ = hold.give_back();
-            0
+    let ensured = unsafe { attach::ensure(py, thread, record, Some(hold), Receipt::Token) };
+    ensured.unwrap_or_else(|| refuse(hold))
+}
+
+/// # Safety
+/// Nothing is attached to this thread, which had a [`Glance`].
+#[inline(never)]
+unsafe fn ensure_view_detached(thread: &Thread, record: &'static Record) -> usize {
+    // SAFETY: as this function says.
+    let glance = unsafe { Glance::again() };
+    let (py, before) = (glance.api(), Attached::NOTHING);
+    let Some(hold) = hold(py, thread, record) else { return 0 };
+    // SAFETY: nothing is attached, and the hold keeps the interpreter alive.
+    let ensured = unsafe {
+        if let Some(token) = attach::reattach(&glance, thread, record, Some(hold)) {
+            return token;
         }
-    }
+        attach::ensure_over(py, thread, record, before, Some(hold), Receipt::Token)
+    };
+    ensured.unwrap_or_else(|| refuse(hold))
+}
+
+#[cold]
+fn refuse(hold: Hold) -> usize {
+    let _ = hold.give_back();
+    0
 }
 
 /// Promotes a view for the time of an Ensure.
@@ -198,7 +245,7 @@ pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
 pub(crate) unsafe fn release(token: usize) {
     // A caller of the draft dialect passes nothing, and `token` is what the register held;
     // its Ensure took no receipt, so nobody looks at it.
-    if !Glance::get().is_some_and(|glance| attach::release_reused(&glance, token)) {
+    if !Glance::get().is_some_and(|glance| attach::release_at_a_glance(&glance, token)) {
         release_any(token);
     }
 }

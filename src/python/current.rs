@@ -21,6 +21,11 @@ pub(crate) struct Attached {
     pub(crate) known_to_gilstate: bool,
 }
 
+impl Attached {
+    pub(crate) const NOTHING: Attached =
+        Attached { state: std::ptr::null_mut(), known_to_gilstate: true };
+}
+
 /// The thread state attached to this thread.
 ///
 /// `ensured` is the thread state of this thread's innermost Ensure, or NULL.
@@ -39,7 +44,7 @@ pub(crate) fn attached(py: &Api, ensured: *mut PyThreadState) -> Attached {
     } else if is_ours(py, holder, usual, ensured) {
         Attached { state: holder, known_to_gilstate: false }
     } else {
-        Attached { state: std::ptr::null_mut(), known_to_gilstate: true }
+        Attached::NOTHING
     }
 }
 

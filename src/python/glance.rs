@@ -15,6 +15,7 @@ const INTERPRETER: usize = 2;
 /// that need not know.
 static GLANCE: AtomicPtr<Api> = AtomicPtr::new(std::ptr::null_mut());
 
+#[derive(Clone, Copy)]
 pub(crate) struct Glance(&'static Api);
 
 impl Glance {
@@ -22,6 +23,17 @@ impl Glance {
     pub(crate) fn get() -> Option<Glance> {
         // Acquire: pairs with `learn`. SAFETY: NULL, or what that stored.
         unsafe { GLANCE.load(Ordering::Acquire).as_ref() }.map(Glance)
+    }
+
+    /// The same again, for functions that are called with one, but would not keep it in a register
+    /// for that.
+    ///
+    /// # Safety
+    /// This thread had one from [`Glance::get`].
+    #[inline(always)]
+    pub(crate) unsafe fn again() -> Glance {
+        // SAFETY: once set, it stays. Relaxed: `get` acquired.
+        unsafe { Glance(&*GLANCE.load(Ordering::Relaxed)) }
     }
 
     /// # Safety
@@ -40,38 +52,38 @@ impl Glance {
         self.0.version >= PER_THREAD
     }
 
-    /// The attached thread state: of this thread, or, unless CPython keeps it per thread, of any.
+    /// The attached thread state: of this thread, or, unless CPython keeps it per thread, of any. NULL:
+    /// none.
     #[inline(always)]
     pub(crate) fn current(&self) -> *mut PyThreadState {
         // SAFETY: may be called by any thread at any time.
         unsafe { self.0.unchecked_current() }
     }
 
-    /// The thread state that is attached to this thread, and known to `PyGILState`, or NULL. `per_thread`
-    /// is what [`Glance::is_per_thread`] says.
+    /// Whether that, which is not NULL, is attached to this thread, and known to `PyGILState`.
+    /// `per_thread` is what [`Glance::is_per_thread`] says.
     #[inline(always)]
-    pub(crate) fn attached(&self, per_thread: bool) -> *mut PyThreadState {
-        let current = self.current();
+    pub(crate) fn is_ours(&self, current: *mut PyThreadState, per_thread: bool) -> bool {
         // SAFETY: reads thread-local storage only.
-        if per_thread || current == unsafe { self.0.PyGILState_GetThisThreadState() } {
-            current
-        } else {
-            std::ptr::null_mut()
-        }
+        per_thread || current == unsafe { self.0.PyGILState_GetThisThreadState() }
     }
 
-    /// Whether an attached thread state, or NULL, is of this interpreter.
+    /// Whether a thread state is of this interpreter.
+    ///
+    /// # Safety
+    /// `state` is alive: it is attached to this thread, say.
     #[inline(always)]
-    pub(crate) fn is_of(
+    pub(crate) unsafe fn is_of(
         &self,
-        attached: *mut PyThreadState,
+        state: *mut PyThreadState,
         interpreter: *mut PyInterpreterState,
     ) -> bool {
-        // SAFETY: attached, so alive; and `learn` looked where it has its interpreter.
-        !attached.is_null()
-            && unsafe {
-                *attached.cast::<*mut PyInterpreterState>().add(INTERPRETER) == interpreter
-            }
+        // SAFETY: alive, says the caller, and `learn` looked where it has its interpreter.
+        unsafe { *state.cast::<*mut PyInterpreterState>().add(INTERPRETER) == interpreter }
+    }
+
+    pub(crate) fn api(&self) -> &'static Api {
+        self.0
     }
 }
 
