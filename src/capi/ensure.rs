@@ -41,10 +41,12 @@ fn ensure_quickly_up_to_3_11(glance: &Glance, handle: usize) -> usize {
 #[inline(always)]
 fn ensure_quickly<const PER_THREAD: bool>(glance: &Glance, handle: usize) -> usize {
     let current = glance.current();
-    let (Some(record), Some(thread)) = (handle::glance(handle, Kind::Guard), Thread::known())
-    else {
+    if !handle::is_good(handle, Kind::Guard) {
         return ensure_any(handle);
-    };
+    }
+    // SAFETY: it is good.
+    let record = unsafe { handle::record_of(handle) };
+    let Some(thread) = Thread::known() else { return ensure_any(handle) };
     // A guard that is not open is reported by the other way.
     if record.gate.guards() != 0 {
         if current.is_null() {
@@ -134,7 +136,11 @@ fn ensure_from_view_quickly_up_to_3_11(glance: &Glance, handle: usize) -> usize 
 #[inline(always)]
 fn ensure_from_view_quickly<const PER_THREAD: bool>(glance: &Glance, handle: usize) -> usize {
     let current = glance.current();
-    let Some(record) = handle::glance(handle, Kind::View) else { return ensure_from_view(handle) };
+    if !handle::is_good(handle, Kind::View) {
+        return ensure_from_view(handle);
+    }
+    // SAFETY: it is good.
+    let record = unsafe { handle::record_of(handle) };
     let Some(thread) = Thread::known() else { return ensure_from_view(handle) };
     if record.is_installed() {
         if current.is_null() {

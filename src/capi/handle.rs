@@ -137,30 +137,38 @@ fn life_of(record: &Record, kind: Kind) -> usize {
     }
 }
 
-/// The record behind a handle, if that is seen at a glance: one of this process and of the
-/// interpreter that has the record now.
+/// Whether it is seen at a glance that a handle is good: of this process, and of the interpreter that
+/// has the record now, which is then [`record_of`] it.
 #[inline(always)]
-pub(super) fn glance(handle: usize, kind: Kind) -> Option<&'static Record> {
+pub(super) fn is_good(handle: usize, kind: Kind) -> bool {
     if handle < RECORD_ALIGN {
-        return None;
+        return false;
     }
     let record = (handle & !(RECORD_ALIGN - 1)) as *const Record;
     // SAFETY: the caller passed a handle of ours, and records stay readable for ever. Other
     // memory, a slip for one, does not hold this address, with these bits, in this place.
     let noted = unsafe { &(*record).handles[usize::from(kind.is_weak())] };
     // Relaxed: whoever has the handle has seen what was noted with it, or it was forgotten.
-    let is_noted = noted.load(Ordering::Relaxed) == handle ^ (kind.bits() & DRAFT);
-    // SAFETY: noted there, so it is a record.
-    is_noted.then(|| unsafe { &*record })
+    noted.load(Ordering::Relaxed) == handle ^ (kind.bits() & DRAFT)
+}
+
+/// # Safety
+/// The handle [`is_good`].
+#[inline(always)]
+pub(super) unsafe fn record_of(handle: usize) -> &'static Record {
+    // SAFETY: says the caller; and records stay for ever.
+    unsafe { &*((handle & !(RECORD_ALIGN - 1)) as *const Record) }
 }
 
 /// The record behind a handle; a fatal error for what cannot be one.
 #[inline]
 pub(super) fn decode(function: &str, handle: usize, kind: Kind) -> Handle {
-    match glance(handle, kind) {
-        Some(record) => Handle { record, inherited: false, gone: false, is_traced: false },
-        None => look_closely(function, handle, kind),
+    if !is_good(handle, kind) {
+        return look_closely(function, handle, kind);
     }
+    // SAFETY: it is good.
+    let record = unsafe { record_of(handle) };
+    Handle { record, inherited: false, gone: false, is_traced: false }
 }
 
 /// One that is not, or not any more, of this process and the record's interpreter.
