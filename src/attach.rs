@@ -63,9 +63,16 @@ impl Hold {
     /// One that the calling thread gives back itself, the cheap way. `None`: not this way.
     #[inline]
     pub(crate) fn tallied(thread: &Thread, record: &'static Record) -> Option<Hold> {
-        if !trace::is_off() {
-            return None;
+        if trace::is_off() {
+            Hold::tallied_untraced(thread, record)
+        } else {
+            None
         }
+    }
+
+    /// The same, where tracing is known to be off: wherever there is a [`Glance`].
+    #[inline(always)]
+    pub(crate) fn tallied_untraced(thread: &Thread, record: &'static Record) -> Option<Hold> {
         let entered = record.gate.enter_by(&thread.tally, record.owner(), &LOBBY);
         let origin = Origin(Origin::now(record).0 | Origin::TALLIED);
         entered.then_some(Hold { record, origin })
@@ -284,7 +291,9 @@ pub(crate) unsafe fn ensure_over(
     // noted has been released again.
     unsafe {
         let (state, way) = attach(py, record, before)?;
-        Glance::learn(py, state);
+        if trace::is_off() {
+            Glance::learn(py, state);
+        }
         Some(note(thread, record, state, way, hold, receipt))
     }
 }

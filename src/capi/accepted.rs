@@ -2,7 +2,7 @@
 //! calls that reach this library are handed on.
 
 use super::handle::{decode, encode, Kind};
-use super::{close_strong, close_weak, guard_current, view_current};
+use super::{close_strong, close_weak, guard_current, quick, view_current};
 use crate::attach::attached_or_fatal;
 use crate::interpreter;
 use crate::python::{self, native};
@@ -41,6 +41,15 @@ pub unsafe extern "C" fn PyInterpreterGuard_FromCurrent() -> *mut PyInterpreterG
 
 #[inline]
 pub(crate) unsafe fn guard_from_current() -> *mut PyInterpreterGuard {
+    match quick::guard_current(Kind::Guard) {
+        Some(guard) => guard as *mut PyInterpreterGuard,
+        // SAFETY: as called.
+        None => unsafe { guard_from_current_slowly() },
+    }
+}
+
+#[inline(never)]
+unsafe fn guard_from_current_slowly() -> *mut PyInterpreterGuard {
     const NAME: &str = "PyInterpreterGuard_FromCurrent";
     let py = python::get_or_fatal(NAME);
     if let Some(native) = native(py) {
@@ -72,6 +81,15 @@ pub unsafe extern "C" fn PyInterpreterGuard_FromView(
 
 #[inline]
 pub(crate) unsafe fn guard_from_view(view: *mut PyInterpreterView) -> *mut PyInterpreterGuard {
+    match quick::guard_named(view as usize, Kind::View, Kind::Guard) {
+        Some(guard) => guard as *mut PyInterpreterGuard,
+        // SAFETY: as called.
+        None => unsafe { guard_from_view_slowly(view) },
+    }
+}
+
+#[inline(never)]
+unsafe fn guard_from_view_slowly(view: *mut PyInterpreterView) -> *mut PyInterpreterGuard {
     const NAME: &str = "PyInterpreterGuard_FromView";
     let py = python::get_or_fatal(NAME);
     if let Some(native) = native(py) {
@@ -101,6 +119,14 @@ pub unsafe extern "C" fn PyInterpreterGuard_Close(guard: *mut PyInterpreterGuard
 
 #[inline]
 pub(crate) unsafe fn guard_close(guard: *mut PyInterpreterGuard) {
+    if !quick::close(guard as usize, Kind::Guard) {
+        // SAFETY: as called.
+        unsafe { guard_close_slowly(guard) }
+    }
+}
+
+#[inline(never)]
+unsafe fn guard_close_slowly(guard: *mut PyInterpreterGuard) {
     const NAME: &str = "PyInterpreterGuard_Close";
     let py = python::get_or_fatal(NAME);
     if let Some(native) = native(py) {

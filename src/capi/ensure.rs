@@ -151,7 +151,7 @@ fn ensure_from_view_quickly<const PER_THREAD: bool>(glance: &Glance, handle: usi
         if glance.is_ours(current, PER_THREAD)
             && unsafe { glance.is_of(current, record.interpreter()) }
         {
-            if let Some(hold) = Hold::tallied(thread, record) {
+            if let Some(hold) = Hold::tallied_untraced(thread, record) {
                 // SAFETY: attached and fitting.
                 if let Some(token) = unsafe { attach::reuse(thread, record, current, Some(hold)) } {
                     return token;

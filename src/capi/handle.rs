@@ -39,6 +39,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    #[inline]
     fn bits(self) -> usize {
         match self {
             Kind::Guard => 0,
@@ -48,6 +49,7 @@ impl Kind {
         }
     }
 
+    #[inline]
     fn is_weak(self) -> bool {
         self.bits() & WEAK != 0
     }
@@ -113,19 +115,25 @@ pub(super) fn encode(record: &'static Record, kind: Kind) -> usize {
 }
 
 /// The handle, if guards are not traced.
-#[inline]
-fn untraced(record: &'static Record, kind: Kind) -> usize {
+#[inline(always)]
+pub(super) fn untraced(record: &'static Record, kind: Kind) -> usize {
+    // Relaxed: forgotten with the record's life, which the caller's guard or view holds on to, and
+    // in a forked child.
+    let noted = record.handles[usize::from(kind.is_weak())].load(Ordering::Relaxed);
+    let handle = if noted != 0 { noted } else { note(record, kind) };
+    handle | kind.bits() & DRAFT
+}
+
+/// Notes the handle, its dialect aside, so that `untraced` and `is_good` need only look.
+#[cold]
+fn note(record: &'static Record, kind: Kind) -> usize {
     let process = match kind {
         Kind::Guard | Kind::StrongRef => this_process(),
         Kind::View | Kind::WeakRef => 0,
     };
     let life = life_of(record, kind) << LIFE_SHIFT;
-    let handle = std::ptr::from_ref(record) as usize | life | process | kind.bits();
-    // Noted, so that `decode` need only compare. Relaxed: one that is not seen yet costs time.
-    let noted = &record.handles[usize::from(kind.is_weak())];
-    if noted.load(Ordering::Relaxed) != handle & !DRAFT {
-        noted.store(handle & !DRAFT, Ordering::Relaxed);
-    }
+    let handle = std::ptr::from_ref(record) as usize | life | process | kind.bits() & !DRAFT;
+    record.handles[usize::from(kind.is_weak())].store(handle, Ordering::Relaxed);
     handle
 }
 

@@ -16,6 +16,7 @@ mod doctor;
 mod draft;
 mod ensure;
 mod handle;
+mod quick;
 
 pub use accepted::*;
 pub use doctor::*;

@@ -11,7 +11,7 @@ use super::native;
 const INTERPRETER: usize = 2;
 
 /// There is one once calls are known to be served by this library, in a CPython whose thread
-/// states are as expected. Until then, and for whatever is out of the common, there are the ways
+/// states are as expected, and guards not to be traced. Until then, and for whatever is out of the common, there are the ways
 /// that need not know.
 static GLANCE: AtomicPtr<Api> = AtomicPtr::new(std::ptr::null_mut());
 
@@ -36,6 +36,8 @@ impl Glance {
         unsafe { Glance(&*GLANCE.load(Ordering::Relaxed)) }
     }
 
+    /// For a caller that knows that guards are not traced.
+    ///
     /// # Safety
     /// `state` is attached to the calling thread.
     #[inline]

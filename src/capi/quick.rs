@@ -1,0 +1,57 @@
+//! Guards taken and closed in the commonest way, for as few instructions as possible. Whatever is
+//! out of the common is left to the functions that say what is wrong. `ensure.rs` has the same for
+//! Ensure and Release.
+
+use super::handle::{self, Kind};
+use crate::gate::Claim;
+use crate::interpreter::{Record, LOBBY};
+use crate::python::Glance;
+use crate::thread::Thread;
+
+/// A guard or strong reference to the interpreter that is attached.
+#[inline(always)]
+pub(super) fn guard_current(kind: Kind) -> Option<usize> {
+    let glance = Glance::get()?;
+    let current = glance.current();
+    if current.is_null() || !glance.is_ours(current, glance.is_per_thread()) {
+        return None;
+    }
+    let record = Thread::known()?.last.get()?;
+    // SAFETY: attached.
+    let fits = unsafe { glance.is_of(current, record.interpreter()) };
+    if fits {
+        take(record, kind)
+    } else {
+        None
+    }
+}
+
+/// One to the interpreter that a view or weak reference names.
+#[inline(always)]
+pub(super) fn guard_named(view: usize, view_kind: Kind, kind: Kind) -> Option<usize> {
+    Glance::get()?;
+    if !handle::is_good(view, view_kind) {
+        return None;
+    }
+    // SAFETY: it is good.
+    take(unsafe { handle::record_of(view) }, kind)
+}
+
+#[inline(always)]
+fn take(record: &'static Record, kind: Kind) -> Option<usize> {
+    if record.is_installed() && record.gate.enter(Claim::View, &LOBBY) {
+        // Tracing is off where there is a glance.
+        Some(handle::untraced(record, kind))
+    } else {
+        None
+    }
+}
+
+/// `false`: not done.
+#[inline(always)]
+pub(super) fn close(handle: usize, kind: Kind) -> bool {
+    Glance::get().is_some()
+        && handle::is_good(handle, kind)
+        // SAFETY: it is good.
+        && unsafe { handle::record_of(handle) }.gate.leave(&LOBBY).is_ok()
+}
