@@ -226,32 +226,33 @@ pub(crate) unsafe fn reuse(
     Some(unsafe { note(thread, record, state, Way::Reused, hold, Receipt::Token) })
 }
 
-/// Attaches the thread state that this thread, which has nothing attached, used last. Returns the
-/// Ensure's token. `None`: there is none, or it does not fit, and nothing has happened.
+/// Attaches this thread, which has nothing attached, to the interpreter of `record`. Returns the
+/// Ensure's token. `None`: out of memory.
 ///
 /// # Safety
 /// The interpreter is alive and stays alive: the caller has a guard. Nothing is attached.
 #[inline(always)]
-pub(crate) unsafe fn reattach(
+pub(crate) unsafe fn ensure_detached(
     glance: &Glance,
     thread: &Thread,
     record: &'static Record,
     hold: Option<Hold>,
 ) -> Option<usize> {
-    // SAFETY: until the next call into Python.
-    let levels = unsafe { thread.levels() };
-    if levels.len() == levels.capacity() {
-        return None;
-    }
-    // SAFETY: a thread's last state is not deleted behind its back, and `PyGILState_Ensure` relies
-    // on the same. There is room: see `ensure_over`.
+    let py = glance.api();
+    // SAFETY: as `attach` and `ensure_over` say.
     unsafe {
-        let usual = glance.api().PyGILState_GetThisThreadState();
-        if usual.is_null() || !glance.is_of(usual, record.interpreter()) {
+        let levels = thread.levels();
+        if levels.len() == levels.capacity() && levels.try_reserve(1).is_err() {
             return None;
         }
-        glance.api().PyEval_RestoreThread(usual);
-        Some(note(thread, record, usual, Way::Reattached, hold, Receipt::Token))
+        let usual = py.PyGILState_GetThisThreadState();
+        let (state, way) = if !usual.is_null() && glance.is_of(usual, record.interpreter()) {
+            py.PyEval_RestoreThread(usual);
+            (usual, Way::Reattached)
+        } else {
+            create(py, record, null_mut(), usual)?
+        };
+        Some(note(thread, record, state, way, hold, Receipt::Token))
     }
 }
 
@@ -344,6 +345,23 @@ unsafe fn attach(
             py.PyEval_RestoreThread(usual);
             return Some((usual, Way::Reattached));
         }
+        create(py, record, outer, usual)
+    }
+}
+
+/// Attaches a new thread state in place of `outer`. `None`: out of memory.
+///
+/// # Safety
+/// As for [`attach`]; `outer` is what is attached, or NULL, and `usual` what `PyGILState` knows.
+#[inline]
+unsafe fn create(
+    py: &'static Api,
+    record: &'static Record,
+    outer: *mut PyThreadState,
+    usual: *mut PyThreadState,
+) -> Option<(*mut PyThreadState, Way)> {
+    // SAFETY: says the caller.
+    unsafe {
         let state = py.PyThreadState_New(record.interpreter());
         if state.is_null() {
             return None;
@@ -383,27 +401,17 @@ pub(crate) fn release_at_a_glance(glance: &Glance, shown: usize) -> bool {
     }
     match level.way {
         Way::Reused => {
-            let hold = level.hold;
-            // SAFETY: there is one; its fields need no dropping.
-            unsafe { levels.set_len(levels.len() - 1) };
-            if let Some(hold) = hold {
+            if let Some(hold) = pop(thread) {
                 give_back(thread, hold);
             }
         }
         // SAFETY: there is a glance.
         Way::Reattached => unsafe { detach(thread) },
         // SAFETY: there is a glance.
-        _ => unsafe { undo_at_a_glance(thread) },
+        Way::Created { outer, slot: None } if outer.is_null() => unsafe { delete(thread) },
+        _ => return false,
     }
     true
-}
-
-/// # Safety
-/// This thread had a [`Glance`].
-#[inline(never)]
-unsafe fn undo_at_a_glance(thread: &Thread) {
-    // SAFETY: says the caller.
-    undo(unsafe { Glance::again() }.api(), thread);
 }
 
 /// Undoes the innermost Ensure of this thread, which attached what the thread had used last.
@@ -412,15 +420,43 @@ unsafe fn undo_at_a_glance(thread: &Thread) {
 /// This thread had a [`Glance`].
 #[inline(never)]
 unsafe fn detach(thread: &Thread) {
-    // SAFETY: until the next call into Python. A level needs no dropping.
-    let levels = unsafe { thread.levels() };
-    let hold = levels.last().and_then(|level| level.hold);
-    levels.truncate(levels.len().wrapping_sub(1));
+    let hold = pop(thread);
     // SAFETY: its thread state is attached; and as the caller says.
     unsafe { Glance::again().api().PyEval_SaveThread() };
     if let Some(hold) = hold {
         give_back(thread, hold);
     }
+}
+
+/// Undoes the innermost Ensure of this thread, which made a thread state where there was none.
+///
+/// # Safety
+/// This thread had a [`Glance`], and the thread state is attached.
+#[inline(never)]
+unsafe fn delete(thread: &Thread) {
+    // SAFETY: as the caller says. The level is still there for destructors, which may use the
+    // library, and released what they ensured.
+    let hold = unsafe {
+        let glance = Glance::again();
+        let py = glance.api();
+        py.PyThreadState_Clear(glance.current());
+        let hold = pop(thread);
+        py.PyThreadState_DeleteCurrent();
+        hold
+    };
+    if let Some(hold) = hold {
+        give_back(thread, hold);
+    }
+}
+
+/// Takes the innermost level away, and returns its hold.
+#[inline(always)]
+fn pop(thread: &Thread) -> Option<Hold> {
+    // SAFETY: until the end of this function. Levels need no dropping.
+    let levels = unsafe { thread.levels() };
+    let hold = levels.last().and_then(|level| level.hold);
+    levels.truncate(levels.len().wrapping_sub(1));
+    hold
 }
 
 /// Undoes the innermost Ensure of this thread. `shown`: what it returned, if its caller took one.

@@ -8,7 +8,7 @@ use super::handle::{self, decode, Kind};
 use super::open_or_fatal;
 use crate::attach::{self, Hold, Receipt};
 use crate::interpreter::{self, Record};
-use crate::python::{self, native, Api, Attached, Glance};
+use crate::python::{self, native, Api, Glance};
 use crate::thread::Thread;
 
 /// 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
@@ -71,14 +71,7 @@ fn ensure_quickly<const PER_THREAD: bool>(glance: &Glance, handle: usize) -> usi
 #[inline(never)]
 unsafe fn ensure_detached(thread: &Thread, record: &'static Record) -> usize {
     // SAFETY: as this function says; and the caller's guard keeps the interpreter alive.
-    unsafe {
-        let glance = Glance::again();
-        let (py, before) = (glance.api(), Attached::NOTHING);
-        if let Some(token) = attach::reattach(&glance, thread, record, None) {
-            return token;
-        }
-        attach::ensure_over(py, thread, record, before, None, Receipt::Token).unwrap_or(0)
-    }
+    unsafe { attach::ensure_detached(&Glance::again(), thread, record, None) }.unwrap_or(0)
 }
 
 #[inline(never)]
@@ -192,15 +185,9 @@ fn ensure_by_name(py: &'static Api, record: &'static Record) -> usize {
 unsafe fn ensure_view_detached(thread: &Thread, record: &'static Record) -> usize {
     // SAFETY: as this function says.
     let glance = unsafe { Glance::again() };
-    let (py, before) = (glance.api(), Attached::NOTHING);
-    let Some(hold) = hold(py, thread, record) else { return 0 };
+    let Some(hold) = hold(glance.api(), thread, record) else { return 0 };
     // SAFETY: nothing is attached, and the hold keeps the interpreter alive.
-    let ensured = unsafe {
-        if let Some(token) = attach::reattach(&glance, thread, record, Some(hold)) {
-            return token;
-        }
-        attach::ensure_over(py, thread, record, before, Some(hold), Receipt::Token)
-    };
+    let ensured = unsafe { attach::ensure_detached(&glance, thread, record, Some(hold)) };
     ensured.unwrap_or_else(|| refuse(hold))
 }
 
