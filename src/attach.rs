@@ -246,14 +246,22 @@ pub(crate) unsafe fn ensure_detached(
             return None;
         }
         let usual = py.PyGILState_GetThisThreadState();
-        let (state, way) = if !usual.is_null() && glance.is_of(usual, record.interpreter()) {
+        if usual.is_null() {
+            let state = py.PyThreadState_New(record.interpreter());
+            if state.is_null() {
+                return None;
+            }
+            py.PyEval_RestoreThread(state);
+            let way = Way::Created { outer: null_mut(), slot: None };
+            return Some(note(thread, record, state, way, hold, Receipt::Token));
+        }
+        if glance.is_of(usual, record.interpreter()) {
             py.PyEval_RestoreThread(usual);
-            (usual, Way::Reattached)
-        } else {
-            create(py, record, null_mut(), usual)?
-        };
-        Some(note(thread, record, state, way, hold, Receipt::Token))
+            return Some(note(thread, record, usual, Way::Reattached, hold, Receipt::Token));
+        }
     }
+    // SAFETY: as above.
+    unsafe { ensure_over(py, thread, record, Attached::NOTHING, hold, Receipt::Token) }
 }
 
 /// Attaches this thread to the interpreter of `record`. Returns the Ensure's token. `None`: out of
@@ -408,7 +416,7 @@ pub(crate) fn release_at_a_glance(glance: &Glance, shown: usize) -> bool {
         // SAFETY: there is a glance.
         Way::Reattached => unsafe { detach(thread) },
         // SAFETY: there is a glance.
-        Way::Created { outer, slot: None } if outer.is_null() => unsafe { delete(thread) },
+        Way::Created { outer, slot: None } if outer.is_null() => unsafe { delete(thread, current) },
         _ => return false,
     }
     true
@@ -431,15 +439,14 @@ unsafe fn detach(thread: &Thread) {
 /// Undoes the innermost Ensure of this thread, which made a thread state where there was none.
 ///
 /// # Safety
-/// This thread had a [`Glance`], and the thread state is attached.
+/// This thread had a [`Glance`], and `state` is that thread state, attached.
 #[inline(never)]
-unsafe fn delete(thread: &Thread) {
+unsafe fn delete(thread: &Thread, state: *mut PyThreadState) {
     // SAFETY: as the caller says. The level is still there for destructors, which may use the
     // library, and released what they ensured.
     let hold = unsafe {
-        let glance = Glance::again();
-        let py = glance.api();
-        py.PyThreadState_Clear(glance.current());
+        let py = Glance::again().api();
+        py.PyThreadState_Clear(state);
         let hold = pop(thread);
         py.PyThreadState_DeleteCurrent();
         hold
