@@ -1,12 +1,10 @@
+use std::path::Path;
+
 fn main() {
     println!("cargo:rerun-if-changed=src/python/calls.c");
     println!("cargo:rerun-if-changed=src/thread.c");
     let mut c = cc::Build::new();
-    c.file("src/python/calls.c")
-        .file("src/thread.c")
-        .flag("-fexceptions")
-        .warnings(true)
-        .extra_warnings(true);
+    c.file("src/python/calls.c").file("src/thread.c").warnings(true).extra_warnings(true);
     if std::env::var_os("CARGO_FEATURE_VENDORED").is_some() {
         c.define("VENDORED", None);
         if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
@@ -23,6 +21,18 @@ fn main() {
         // The library's own names are its own, whoever else has them: where a 3.15 is found first, its
         // functions are not ours (python/native.rs).
         println!("cargo:rustc-cdylib-link-arg=-Wl,-Bsymbolic-functions");
+    }
+
+    // Of the unwinder, which only reads stacks here, a copy: so the library needs nothing but libc.
+    if std::env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok("gnu") {
+        let cc = cc::Build::new().get_compiler();
+        let asked = cc.to_command().arg("-print-file-name=libgcc_eh.a").output();
+        let found = asked.ok().and_then(|answer| String::from_utf8(answer.stdout).ok());
+        let folder = found.as_deref().map(|file| Path::new(file.trim())).and_then(Path::parent);
+        if let Some(folder) = folder.filter(|folder| folder.is_absolute()) {
+            println!("cargo:rustc-link-search=native={}", folder.display());
+            println!("cargo:rustc-link-lib=static:-bundle=gcc_eh");
+        }
     }
 
     // The name under which programs look for the library once they are linked with it. Whoever

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::interpreter::Record;
 use crate::memory::Text;
 use crate::python::Api;
-use crate::say::say;
+use crate::say::{say, Seconds};
 use crate::{settings, trace};
 
 /// One wait: what has been said of it.
@@ -97,9 +97,9 @@ impl Wait {
         let mut is_traced = false;
         let _ = writeln!(
             text,
-            "libpep788: the end of {} has waited {:.1} s for PEP 788 guards:",
+            "libpep788: the end of {} has waited {} for PEP 788 guards:",
             self.record.name(),
-            self.begun.elapsed().as_secs_f64()
+            Seconds(self.begun.elapsed())
         );
         for (record, guards) in guards_out {
             let _ = writeln!(text, "libpep788:   {}: {guards} not closed", record.name());

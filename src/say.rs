@@ -1,8 +1,10 @@
-//! Writing to stderr, which may be broken: closed, full, a pipe that nobody reads any more. None of
+//! Telling the user, on stderr, which may be broken: closed, full, a pipe that nobody reads any more. None of
 //! that may keep an exit from going on, or change how it ends.
 
+use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::raw::c_int;
+use std::time::Duration;
 
 /// How long a reader may take for each piece before the rest is left out.
 const PATIENCE_MS: c_int = 1000;
@@ -106,5 +108,14 @@ fn is_sigpipe_pending() -> bool {
     unsafe {
         libc::sigpending(set.as_mut_ptr()) == 0
             && libc::sigismember(set.as_ptr(), libc::SIGPIPE) == 1
+    }
+}
+
+/// For people. Without floating point, whose formatting would take 20 KB.
+pub(crate) struct Seconds(pub(crate) Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{}.{} s", self.0.as_secs(), self.0.subsec_millis() / 100)
     }
 }

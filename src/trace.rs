@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use crate::interpreter::{Record, RECORD_ALIGN};
 use crate::memory::try_box;
+use crate::say::Seconds;
 use crate::symbols::{self, Symbol};
 use crate::sync::lock;
 use crate::{attach, fork, python, settings};
@@ -331,8 +332,8 @@ impl Notes {
 
     fn by_whom(&self) -> String {
         let mut text = format!(
-            "taken {:.1} s ago by thread \"{}\" (id {}",
-            self.when.elapsed().as_secs_f64(),
+            "taken {} ago by thread \"{}\" (id {}",
+            Seconds(self.when.elapsed()),
             self.thread,
             self.thread_id
         );

@@ -5,16 +5,16 @@
  * by pthread_exit(), which unwinds the stack. Unwinding must not reach the Rust
  * frames that made the call (it would abort the process), nor the user's C++
  * frames above them. So every call that can wait for the interpreter, or run
- * Python code that does, is made from here, with a cleanup handler below it
- * that never returns: the thread sleeps for ever instead of being torn down in
- * the middle of its frames, which is what CPython itself does from 3.14 on.
- *
- * Compiled with -fexceptions, so that on glibc the handler costs nothing until
- * it is needed.
+ * Python code that does, is made from here, from a frame that is not unwound:
+ * the thread sleeps for ever instead of being torn down in the middle of its
+ * frames, which is what CPython itself does from 3.14 on.
  */
 #include <pthread.h>
+#include <stdint.h>
 #include <unistd.h>
 #include <unwind.h>
+
+#define HIDDEN __attribute__((visibility("hidden")))
 
 static void sleep_for_ever(void *unused)
 {
@@ -24,70 +24,98 @@ static void sleep_for_ever(void *unused)
     }
 }
 
-void pep788_void(void (*call)(void))
+#ifdef __GLIBC__
+/*
+ * The unwinder asks a frame's personality what to do with it. A cleanup handler
+ * would come to the same, but would tie this file to the unwinder of libgcc_s.
+ * Costs nothing until it is asked.
+ */
+HIDDEN _Unwind_Reason_Code pep788_stay(int version, _Unwind_Action actions,
+                                       _Unwind_Exception_Class kind,
+                                       struct _Unwind_Exception *exception,
+                                       struct _Unwind_Context *context)
 {
-    pthread_cleanup_push(sleep_for_ever, NULL);
+    (void)version, (void)kind, (void)exception, (void)context;
+    if (actions & _UA_FORCE_UNWIND) {
+        sleep_for_ever(NULL);
+    }
+    return _URC_CONTINUE_UNWIND;
+}
+
+/* 0x1b: a 32-bit offset from where it is written. */
+#define STAY __asm__ volatile(".cfi_personality 0x1b, pep788_stay");
+/* After the call, so that it is none in the place of this frame. */
+#define STAYED __asm__ volatile("" ::: "memory");
+#else
+/* Other C libraries end a thread without unwinding. */
+#define STAY pthread_cleanup_push(sleep_for_ever, NULL);
+#define STAYED pthread_cleanup_pop(0);
+#endif
+
+HIDDEN void pep788_void(void (*call)(void))
+{
+    STAY
     call();
-    pthread_cleanup_pop(0);
+    STAYED
 }
 
-void pep788_void_ppp(void (*call)(void *, void *, void *), void *a, void *b, void *c)
+HIDDEN void pep788_void_ppp(void (*call)(void *, void *, void *), void *a, void *b, void *c)
 {
-    pthread_cleanup_push(sleep_for_ever, NULL);
+    STAY
     call(a, b, c);
-    pthread_cleanup_pop(0);
+    STAYED
 }
 
-void pep788_void_p(void (*call)(void *), void *a)
+HIDDEN void pep788_void_p(void (*call)(void *), void *a)
 {
-    pthread_cleanup_push(sleep_for_ever, NULL);
+    STAY
     call(a);
-    pthread_cleanup_pop(0);
+    STAYED
 }
 
-int pep788_int(int (*call)(void))
+HIDDEN int pep788_int(int (*call)(void))
 {
     int result;
-    pthread_cleanup_push(sleep_for_ever, NULL);
+    STAY
     result = call();
-    pthread_cleanup_pop(0);
+    STAYED
     return result;
 }
 
-void *pep788_p_p(void *(*call)(const void *), const void *a)
+HIDDEN void *pep788_p_p(void *(*call)(const void *), const void *a)
 {
     void *result;
-    pthread_cleanup_push(sleep_for_ever, NULL);
+    STAY
     result = call(a);
-    pthread_cleanup_pop(0);
+    STAYED
     return result;
 }
 
-void *pep788_p_pp(void *(*call)(void *, const void *), void *a, const void *b)
+HIDDEN void *pep788_p_pp(void *(*call)(void *, const void *), void *a, const void *b)
 {
     void *result;
-    pthread_cleanup_push(sleep_for_ever, NULL);
+    STAY
     result = call(a, b);
-    pthread_cleanup_pop(0);
+    STAYED
     return result;
 }
 
-void *pep788_p_ppp(void *(*call)(void *, void *, void *), void *a, void *b, void *c)
+HIDDEN void *pep788_p_ppp(void *(*call)(void *, void *, void *), void *a, void *b, void *c)
 {
     void *result;
-    pthread_cleanup_push(sleep_for_ever, NULL);
+    STAY
     result = call(a, b, c);
-    pthread_cleanup_pop(0);
+    STAYED
     return result;
 }
 
 /* PyObject_RichCompareBool, with Py_EQ. */
-int pep788_equal(int (*call)(void *, void *, int), void *a, void *b)
+HIDDEN int pep788_equal(int (*call)(void *, void *, int), void *a, void *b)
 {
     int result;
-    pthread_cleanup_push(sleep_for_ever, NULL);
+    STAY
     result = call(a, b, 2);
-    pthread_cleanup_pop(0);
+    STAYED
     return result;
 }
 
@@ -106,7 +134,7 @@ static _Unwind_Reason_Code look_at(struct _Unwind_Context *frame, void *argument
 }
 
 /* Whether this thread is in a call of that function, not far up the stack. */
-int pep788_is_below(void *function)
+HIDDEN int pep788_is_below(void *function)
 {
     struct search search = {function, 24, 0};
     _Unwind_Backtrace(look_at, &search);
