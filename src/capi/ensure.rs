@@ -54,9 +54,8 @@ fn ensure_quickly<const PER_THREAD: bool>(glance: &Glance, handle: usize) -> usi
             return unsafe { ensure_detached(thread, record) };
         }
         // SAFETY: attached, if it is ours.
-        if glance.is_ours(current, PER_THREAD)
-            && unsafe { glance.is_of(current, record.interpreter()) }
-        {
+        let fits = || unsafe { glance.is_of(current, record.interpreter()) };
+        if glance.is_ours(current, PER_THREAD) && fits() {
             // SAFETY: attached and fitting.
             if let Some(token) = unsafe { attach::reuse(thread, record, current, None) } {
                 return token;
@@ -141,9 +140,8 @@ fn ensure_from_view_quickly<const PER_THREAD: bool>(glance: &Glance, handle: usi
             return unsafe { ensure_view_detached(thread, record) };
         }
         // SAFETY: attached, if it is ours.
-        if glance.is_ours(current, PER_THREAD)
-            && unsafe { glance.is_of(current, record.interpreter()) }
-        {
+        let fits = || unsafe { glance.is_of(current, record.interpreter()) };
+        if glance.is_ours(current, PER_THREAD) && fits() {
             if let Some(hold) = Hold::tallied_untraced(thread, record) {
                 // SAFETY: attached and fitting.
                 if let Some(token) = unsafe { attach::reuse(thread, record, current, Some(hold)) } {
