@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::python::Subject;
+use crate::sanitize::Tool;
 
 /// How the programs of a folder get the library.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub struct Scenario {
     pythons: Vec<String>,
     /// Why the interpreter's own implementation is not held to this
     not_native: Option<String>,
+    /// Tools of `PEP788_SANITIZE` that it cannot be run under, and why
+    pub not_under: Vec<(Tool, String)>,
 }
 
 /// How the process has to end, and what it has to print.
@@ -110,6 +113,7 @@ impl Default for Scenario {
             time_limit: Duration::from_secs(60),
             pythons: Vec::new(),
             not_native: None,
+            not_under: Vec::new(),
         }
     }
 }
@@ -160,6 +164,17 @@ impl Scenario {
             "native" => {
                 let reason = value.strip_prefix("no, ").ok_or("native: wants `no, <reason>`")?;
                 self.not_native = Some(reason.to_owned());
+            }
+            "sanitize" => {
+                let (tools, reason) = value
+                    .strip_prefix("not ")
+                    .and_then(|value| value.split_once(", "))
+                    .ok_or("sanitize: wants `not <tools>, <reason>`")?;
+                for tool in tools.split_whitespace() {
+                    let tool = Tool::named(tool)
+                        .ok_or_else(|| format!("sanitize: does not know `{tool}`"))?;
+                    self.not_under.push((tool, reason.to_owned()));
+                }
             }
             "timeout" => self.time_limit = Duration::from_secs(u64::from(number(key, value)?)),
             "repeat" => self.repeat = number(key, value)?,
