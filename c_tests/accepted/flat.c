@@ -1,6 +1,8 @@
 /* No memory is left behind by what was given back: guards, views, attachments, threads, interpreters.
  * FLAT_COUNT is how many of each; the default is what an everyday run has time for. */
 
+// sanitize-file: not address thread valgrind, which have a malloc of their own
+
 #include "flat.h"
 
 static PyInterpreterGuard *guard;
@@ -78,7 +80,6 @@ static void flat(const char *what, int count, void (*batch)(int))
     py_finalize();
 }
 
-// sanitize: not address thread valgrind, which have a malloc of their own
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 600
@@ -87,7 +88,6 @@ SCENARIO(guards, "PyInterpreterGuard_Close gives back all that a guard took")
     flat("guards", flat_count(100000), take_guards);
 }
 
-// sanitize: not address thread valgrind, which have a malloc of their own
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 600
@@ -96,7 +96,6 @@ SCENARIO(views, "PyInterpreterView_Close gives back all that a view took")
     flat("views", flat_count(100000), take_views);
 }
 
-// sanitize: not address thread valgrind, which have a malloc of their own
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 600
@@ -105,7 +104,6 @@ SCENARIO(attachments, "PyThreadState_Release gives back all that an Ensure took"
     flat("attachments", flat_count(10000), attach_often);
 }
 
-// sanitize: not address thread valgrind, which have a malloc of their own
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 1800
@@ -114,7 +112,6 @@ SCENARIO(threads, "A thread that has attached and ends leaves nothing behind")
     flat("threads", flat_count(2000), start_threads);
 }
 
-// sanitize: not address thread valgrind, which have a malloc of their own
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 7200

@@ -1,5 +1,7 @@
 /* No memory is left behind by what was given back; accepted/flat.c for the draft. */
 
+// sanitize-file: not address thread valgrind, which have a malloc of their own
+
 #define API_DRAFT
 #include "flat.h"
 
@@ -73,7 +75,6 @@ static void flat(const char *what, int count, void (*batch)(int))
     py_finalize();
 }
 
-// sanitize: not address thread valgrind, which have a malloc of their own
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 600
@@ -82,7 +83,6 @@ SCENARIO(strong_references, "PyInterpreterRef_Close gives back all that a refere
     flat("references", flat_count(100000), take_refs);
 }
 
-// sanitize: not address thread valgrind, which have a malloc of their own
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 600
@@ -91,7 +91,6 @@ SCENARIO(weak_references, "PyInterpreterWeakRef_Close gives back all that a weak
     flat("weak references", flat_count(100000), take_weak_refs);
 }
 
-// sanitize: not address thread valgrind, which have a malloc of their own
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 1800
@@ -100,7 +99,6 @@ SCENARIO(threads, "A thread that has attached, and whose thread state held the i
     flat("threads", flat_count(2000), start_threads);
 }
 
-// sanitize: not address thread valgrind, which have a malloc of their own
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 7200

@@ -118,7 +118,7 @@ impl Builder {
         let output = folder.join(&scenario.name);
         let mut invocation = Invocation { program, arguments, environment, output };
         if let (Some(tool), Some(compiler)) = (self.tool, self.c_compiler()) {
-            tool.wrap(&mut invocation, target.file.folder, compiler.to_command())?;
+            tool.wrap(&mut invocation, target.file.folder, compiler.path())?;
         }
         Ok(invocation)
     }

@@ -83,7 +83,7 @@ impl Tool {
         self,
         invocation: &mut Invocation,
         folder: Folder,
-        compiler: Command,
+        compiler: &Path,
     ) -> Result<(), String> {
         let reports = invocation.output.with_extension(REPORT);
         let mut set = |name: &str, value: String| {
@@ -109,9 +109,9 @@ impl Tool {
             ),
             Valgrind => {}
         }
-        let runtime = match self {
-            Address => "libasan.so",
-            Thread => "libtsan.so",
+        let runtimes: &[&str] = match self {
+            Address => &["libasan.so", "libubsan.so"],
+            Thread => &["libtsan.so"],
             Valgrind => {
                 let mut words = vec![
                     "--quiet".to_owned(),
@@ -137,10 +137,12 @@ impl Tool {
         if matches!(folder, Folder::Scripts | Folder::Preload) {
             let preloaded =
                 invocation.environment.iter_mut().find(|(name, _)| name == "LD_PRELOAD");
-            let runtime = shared_library(compiler, runtime)?;
+            let runtimes: Result<Vec<String>, String> =
+                runtimes.iter().map(|name| shared_library(compiler, name)).collect();
+            let runtimes = runtimes?.join(":");
             match preloaded {
-                Some((_, value)) => *value = format!("{runtime}:{value}"),
-                None => invocation.environment.push(("LD_PRELOAD".to_owned(), runtime)),
+                Some((_, value)) => *value = format!("{runtimes}:{value}"),
+                None => invocation.environment.push(("LD_PRELOAD".to_owned(), runtimes)),
             }
         }
         Ok(())
@@ -189,8 +191,8 @@ fn report_files(output: &Path) -> Vec<PathBuf> {
 }
 
 /// The compiler's own shared library of this name.
-fn shared_library(mut compiler: Command, name: &str) -> Result<String, String> {
-    let output = compiler.arg(format!("-print-file-name={name}")).output();
+fn shared_library(compiler: &Path, name: &str) -> Result<String, String> {
+    let output = Command::new(compiler).arg(format!("-print-file-name={name}")).output();
     let path = output.map_err(|error| error.to_string())?.stdout;
     let path = String::from_utf8_lossy(&path).trim().to_owned();
     match Path::new(&path).is_absolute() {
