@@ -12,7 +12,7 @@ LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 DESTDIR ?=
 
-.PHONY: all help lib headers demo check lint check-rust check-c matrix model stress clean
+.PHONY: all help lib headers demo check lint check-rust check-c matrix model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
 
 all: headers lib
@@ -26,6 +26,7 @@ help:
 	@echo 'make matrix     the C suite on every CPython there is, brought in from Debian (as root)'
 	@echo 'make model      the gate and the records under a model checker: all interleavings of a few threads'
 	@echo 'make stress     random programs that exit at random moments; EXITS=1000 for each Python'
+	@echo 'make sanitize   the C suite under AddressSanitizer, ThreadSanitizer, valgrind; QUICK=quick, COUNT=100000'
 	@echo 'make bench      what a pair of calls costs beside what it replaces, on every CPython that is found'
 	@echo 'make bench-check  whether a pair costs more instructions than was committed'
 	@echo 'make lint       formatting and lints'
@@ -79,6 +80,10 @@ matrix:
 # `loom` explores the gate and the life of records. More preemptions than 3 take minutes and hours.
 model:
 	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 $(CARGO) test --release --lib --target-dir $(TARGET_DIR)/loom
+
+# sanitize/README.md says what is run, and under which Pythons.
+sanitize:
+	COUNT=$(COUNT) PYTHON=$(PYTHON) sanitize/run $(QUICK)
 
 # Not yet a gate: see stress/stress.c.
 stress: lib

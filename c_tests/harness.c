@@ -231,6 +231,9 @@ void py_thread_join(pthread_t thread)
     Py_END_ALLOW_THREADS
 }
 
+/* Up to 3.11 it may be another thread's, which may be freed while it is read: harmless, but reported
+ * by the sanitizers if they saw it. */
+__attribute__((no_sanitize_address, no_sanitize_thread))
 PyThreadState *attached(void)
 {
 #if PY_VERSION_HEX >= 0x030D0000
@@ -421,6 +424,7 @@ static void *fail_or_realloc(void *context, void *memory, size_t size)
 
 void let_memory_fail(void)
 {
+    unsetenv("PYTHONMALLOC"); /* has Py_Initialize replace the allocator */
     PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &original);
     PyMemAllocatorEx replacement = {original.ctx, fail_or_malloc, fail_or_calloc, fail_or_realloc,
                                     original.free};

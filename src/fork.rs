@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{MutexGuard, Once};
+use std::sync::Once;
 
 use crate::interpreter::{self, Registry};
+use crate::sync::MutexGuard;
 use crate::tally::{Roll, Tally, ROLL};
 use crate::thread::Thread;
 use crate::trace;

@@ -4,8 +4,9 @@
 use std::ffi::{c_int, c_void, CStr};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::OnceLock;
 use std::time::Instant;
+
+use once_cell::sync::OnceCell;
 
 use crate::attach::{Hold, Receipt};
 use crate::gate::{Claim, Lobby};
@@ -262,7 +263,7 @@ pub(crate) fn view_of_the_dying(
 
 /// Milliseconds since the first call, plus one.
 pub(crate) fn clock() -> u64 {
-    static BEGIN: OnceLock<Instant> = OnceLock::new();
+    static BEGIN: OnceCell<Instant> = OnceCell::new();
     BEGIN.get_or_init(Instant::now).elapsed().as_millis() as u64 + 1
 }
 

@@ -1,4 +1,5 @@
-//! The primitives of the concurrent code, so that a model checker can take their place.
+//! The primitives of the concurrent code, so that those of a model checker, or of a race detector, can
+//! take their place.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{
@@ -6,10 +7,16 @@ pub(crate) use loom::sync::{
     Condvar, Mutex, MutexGuard,
 };
 #[cfg(not(loom))]
-pub(crate) use std::sync::{
-    atomic::{AtomicI64, AtomicPtr, AtomicUsize, Ordering},
-    Condvar, Mutex, MutexGuard,
-};
+pub(crate) use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicUsize, Ordering};
+#[cfg(not(any(loom, pep788_pthread_locks)))]
+pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
+
+// `--cfg pep788_pthread_locks`, for `make sanitize`.
+#[cfg(pep788_pthread_locks)]
+#[path = "sync_pthread.rs"]
+mod pthread;
+#[cfg(pep788_pthread_locks)]
+pub(crate) use pthread::{Condvar, Mutex, MutexGuard};
 
 /// Locks; a poisoned lock is an ordinary one, because panics end the process.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

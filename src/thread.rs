@@ -2,7 +2,8 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
-use std::sync::OnceLock;
+
+use once_cell::sync::OnceCell;
 
 use crate::attach::Level;
 use crate::interpreter::Record;
@@ -146,7 +147,7 @@ fn enroll() -> Option<&'static Thread> {
     }
     // A key of POSIX rather than a Rust destructor: it runs after the C++ ones, and once more
     // if the thread uses the library again after that.
-    static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
+    static KEY: OnceCell<Option<libc::pthread_key_t>> = OnceCell::new();
     let key = (*KEY.get_or_init(|| {
         let mut key = 0;
         // SAFETY: `key` is a valid place; the library is never unloaded.

@@ -11,14 +11,13 @@ use std::collections::VecDeque;
 use std::ffi::{c_int, c_ulong, c_void};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use crate::interpreter::{Record, RECORD_ALIGN};
 use crate::memory::try_box;
 use crate::say::Seconds;
 use crate::symbols::{self, Symbol};
-use crate::sync::lock;
+use crate::sync::{lock, Mutex, MutexGuard};
 use crate::{attach, fork, python, settings};
 
 /// What a slip is for.

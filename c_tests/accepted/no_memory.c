@@ -2,6 +2,8 @@
  * mostly in a second round all of them from that one on: the promised failure comes out, nothing is lost
  * by it, and the same call then succeeds. */
 
+// sanitize-file: not address thread valgrind, which have a malloc of their own
+
 #include "harness.h"
 
 #include "no_memory.h"

@@ -33,6 +33,7 @@ static void pass_free(void *original, void *memory)
 /* From here on CPython's allocators fail when told to, those of objects too. */
 static void replace_allocators(void)
 {
+    unsetenv("PYTHONMALLOC"); /* has Py_Initialize replace the allocators */
     static const PyMemAllocatorDomain domains[3] = {PYMEM_DOMAIN_RAW, PYMEM_DOMAIN_MEM,
                                                     PYMEM_DOMAIN_OBJ};
     static PyMemAllocatorEx originals[3];

@@ -1,6 +1,8 @@
 /* Every allocation on the way fails once, CPython's and the library's, and then all of them from that one on:
  * in each function of the draft that can fail, and in the exit's wait. */
 
+// sanitize-file: not address thread valgrind, which have a malloc of their own
+
 #define API_DRAFT
 #include "harness.h"
 

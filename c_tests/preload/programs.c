@@ -133,6 +133,7 @@ static void fork_and_wait(void *unused)
     }
 }
 
+// sanitize: not address thread, their malloc may stay locked in a forked child of a process with threads
 SCENARIO(threads_and_forks, "Forked from any thread, a child has threads of its own and exits as it wants")
 {
     pthread_t waiting = thread_start(wait_for_stop, NULL);

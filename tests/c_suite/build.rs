@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use crate::process::Invocation;
 use crate::python::{Engine, Subject};
+use crate::sanitize::Tool;
 use crate::scenario::{self, Folder, Scenario, SourceFile};
 use crate::Places;
 
@@ -37,14 +38,15 @@ type Built = Result<PathBuf, String>;
 
 pub struct Builder {
     places: Arc<Places>,
+    pub tool: Option<Tool>,
     c: OnceLock<Option<cc::Tool>>,
     cxx: OnceLock<Option<cc::Tool>>,
     built: Mutex<HashMap<PathBuf, Built>>,
 }
 
 impl Builder {
-    pub fn new(places: Arc<Places>) -> Builder {
-        Builder { c: OnceLock::new(), cxx: OnceLock::new(), built: Mutex::default(), places }
+    pub fn new(places: Arc<Places>, tool: Option<Tool>) -> Builder {
+        Builder { c: OnceLock::new(), cxx: OnceLock::new(), built: Mutex::default(), places, tool }
     }
 
     pub fn c_compiler(&self) -> Option<&cc::Tool> {
@@ -114,7 +116,11 @@ impl Builder {
         let folder = self.places.output.join(target.key()).with_extension("run");
         std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
         let output = folder.join(&scenario.name);
-        Ok(Invocation { program, arguments, environment, output })
+        let mut invocation = Invocation { program, arguments, environment, output };
+        if let (Some(tool), Some(compiler)) = (self.tool, self.c_compiler()) {
+            tool.wrap(&mut invocation, target.file.folder, compiler.path())?;
+        }
+        Ok(invocation)
     }
 
     fn build(&self, target: &Target) -> Built {
@@ -243,6 +249,7 @@ impl Builder {
         let mut command = tool.to_command();
         command.arg(if cxx { "-std=c++17" } else { "-std=c11" });
         command.args(["-Wall", "-Wextra", "-Werror", "-pthread", "-I"]).arg(&self.places.scenarios);
+        command.args(self.tool.map_or(&[][..], Tool::compile_flags));
         if target.needs_library() {
             command.arg("-I").arg(&self.places.headers);
             command.arg("-DPEP788_FORCE");

@@ -5,10 +5,12 @@
 //! - `scenario` what a file of `c_tests/` declares
 //! - `build`    compilers, flags, what is up to date
 //! - `process`  one process: time limit, backtrace of a hang, what it was expected to do
+//! - `sanitize` the same under AddressSanitizer, ThreadSanitizer or valgrind
 
 mod build;
 mod process;
 mod python;
+mod sanitize;
 mod scenario;
 
 use std::collections::BTreeMap;
@@ -20,6 +22,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use build::{Builder, Target};
 use python::Subject;
+use sanitize::Tool;
 use scenario::{Folder, Scenario, SourceFile};
 
 /// Where things are.
@@ -28,14 +31,14 @@ pub struct Places {
     pub scenarios: PathBuf,
     /// `include/`, with the library's headers
     pub headers: PathBuf,
-    /// `target/c_suite/`, where everything built or written goes
+    /// `target/c_suite/`, or `target/c_suite-<tool>/`, where everything built or written goes
     pub output: PathBuf,
     /// The folder with the library
     pub library: PathBuf,
 }
 
 impl Places {
-    fn find() -> Places {
+    fn find(tool: Option<Tool>) -> Places {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         // target/<profile>/deps/c_suite-<hash>
         let executable = std::env::current_exe().expect("a running test knows its own path");
@@ -51,7 +54,10 @@ impl Places {
         Places {
             scenarios: root.join("c_tests"),
             headers: root.join("include"),
-            output: profile.parent().unwrap().join("c_suite"),
+            output: profile.parent().unwrap().join(match tool {
+                None => "c_suite".to_owned(),
+                Some(tool) => format!("c_suite-{}", tool.name()),
+            }),
             library: library.canonicalize().unwrap_or(library),
         }
     }
@@ -78,7 +84,10 @@ impl Case {
         if self.file.is_cxx() && builder.cxx_compiler().is_none() {
             return Some("no C++ compiler; Debian and Ubuntu: package `g++`".to_owned());
         }
-        self.scenario.ignored(&self.subject)
+        builder
+            .tool
+            .and_then(|tool| tool.ignored(&self.scenario))
+            .or_else(|| self.scenario.ignored(&self.subject))
     }
 
     fn target(&self) -> Target {
@@ -91,8 +100,15 @@ type Tally = Arc<Mutex<BTreeMap<String, [usize; 3]>>>;
 
 fn main() -> ExitCode {
     let (arguments, words) = arguments();
-    let places = Arc::new(Places::find());
-    let builder = Arc::new(Builder::new(places.clone()));
+    let tool = match Tool::chosen() {
+        Ok(tool) => tool,
+        Err(complaint) => {
+            eprintln!("c_suite: {complaint}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let places = Arc::new(Places::find(tool));
+    let builder = Arc::new(Builder::new(places.clone(), tool));
 
     if builder.c_compiler().is_none() {
         eprintln!("c_suite: no C compiler found; install one (Debian and Ubuntu: package `gcc`)");
@@ -206,10 +222,16 @@ fn run_case(builder: &Builder, case: &Case) -> Result<Completion, Failed> {
         return Ok(Completion::ignored_with(reason));
     }
     let command = builder.command(&case.target(), &case.scenario)?;
-    for round in 1..=case.scenario.repeat {
-        let ended = process::run(&command, case.scenario.time_limit);
+    let (rounds, time_limit) = match builder.tool {
+        None => (case.scenario.repeat, case.scenario.time_limit),
+        Some(tool) => {
+            (tool.repeat(case.scenario.repeat), tool.time_limit(case.scenario.time_limit))
+        }
+    };
+    for round in 1..=rounds {
+        let ended = process::run(&command, time_limit, builder.tool);
         if let Err(what) = process::judge(&ended, &case.scenario.expected) {
-            let round = match case.scenario.repeat {
+            let round = match rounds {
                 1 => String::new(),
                 rounds => format!(" (run {round} of {rounds})"),
             };

@@ -7,6 +7,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use crate::sanitize::Tool;
 use crate::scenario::{End, Expected};
 
 /// A program to run; it writes its output next to `output`, as `<output>.stdout` and `.stderr`.
@@ -33,6 +34,8 @@ pub struct Ended {
     how: How,
     pub stdout: String,
     stderr: String,
+    /// What the tool it ran under has to say
+    report: String,
 }
 
 enum How {
@@ -51,6 +54,7 @@ impl Ended {
         };
         section("stdout", &self.stdout);
         section("stderr", &self.stderr);
+        section("report", &self.report);
         if let How::TimedOut { backtrace, .. } = &self.how {
             section("where its threads were", backtrace);
         }
@@ -58,14 +62,15 @@ impl Ended {
     }
 }
 
-pub fn run(invocation: &Invocation, limit: Duration) -> Ended {
+pub fn run(invocation: &Invocation, limit: Duration, tool: Option<Tool>) -> Ended {
     let stdout = invocation.output.with_extension("stdout");
     let stderr = invocation.output.with_extension("stderr");
-    let how = match start(invocation, &stdout, &stderr) {
+    let how = match start(invocation, &stdout, &stderr, tool) {
         Ok(child) => wait(child, limit),
         Err(error) => How::NotStarted(error.to_string()),
     };
-    Ended { how, stdout: read(&stdout), stderr: read(&stderr) }
+    let report = tool.map_or(String::new(), |tool| tool.reports(&invocation.output));
+    Ended { how, stdout: read(&stdout), stderr: read(&stderr), report }
 }
 
 /// In a process group of its own, so that nothing it started outlives it; output into files, as a
@@ -74,6 +79,7 @@ fn start(
     invocation: &Invocation,
     stdout: &Path,
     stderr: &Path,
+    tool: Option<Tool>,
 ) -> std::io::Result<std::process::Child> {
     let mut command = Command::new(&invocation.program);
     command.args(&invocation.arguments);
@@ -100,6 +106,9 @@ fn start(
     };
     // SAFETY: the closure makes one async-signal-safe call.
     unsafe { command.pre_exec(without_core) };
+    if let Some(tool) = tool {
+        tool.prepare(&invocation.output, &mut command);
+    }
     command.spawn()
 }
 
@@ -138,6 +147,10 @@ fn read(path: &Path) -> String {
 
 /// Whether the process did what was expected; else what it did instead.
 pub fn judge(ended: &Ended, expected: &Expected) -> Result<(), String> {
+    // First: a process that a tool found something in may well end in another way.
+    if !ended.report.is_empty() {
+        return Err("there is a report of the tool".to_owned());
+    }
     let status = match &ended.how {
         How::Status(status) => status,
         How::TimedOut { limit, .. } => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::python::Subject;
+use crate::sanitize::Tool;
 
 /// How the programs of a folder get the library.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub struct Scenario {
     pythons: Vec<String>,
     /// Why the interpreter's own implementation is not held to this
     not_native: Option<String>,
+    /// Tools of `PEP788_SANITIZE` that it cannot be run under, and why
+    pub not_under: Vec<(Tool, String)>,
 }
 
 /// How the process has to end, and what it has to print.
@@ -110,6 +113,7 @@ impl Default for Scenario {
             time_limit: Duration::from_secs(60),
             pythons: Vec::new(),
             not_native: None,
+            not_under: Vec::new(),
         }
     }
 }
@@ -161,6 +165,7 @@ impl Scenario {
                 let reason = value.strip_prefix("no, ").ok_or("native: wants `no, <reason>`")?;
                 self.not_native = Some(reason.to_owned());
             }
+            "sanitize" => self.not_under.extend(not_under(value)?),
             "timeout" => self.time_limit = Duration::from_secs(u64::from(number(key, value)?)),
             "repeat" => self.repeat = number(key, value)?,
             _ => return Err(format!("unknown directive `{key}`")),
@@ -184,6 +189,16 @@ impl Scenario {
         }
         Ok(())
     }
+}
+
+/// `not address thread, <reason>`
+fn not_under(value: &str) -> Result<Vec<(Tool, String)>, String> {
+    let (tools, reason) = value
+        .strip_prefix("not ")
+        .and_then(|value| value.split_once(", "))
+        .ok_or("sanitize: wants `not <tools>, <reason>`")?;
+    let tool = |name| Tool::named(name).ok_or_else(|| format!("sanitize: does not know `{name}`"));
+    tools.split_whitespace().map(|name| Ok((tool(name)?, reason.to_owned()))).collect()
 }
 
 fn number(key: &str, value: &str) -> Result<u32, String> {
@@ -286,6 +301,8 @@ fn read_program(path: &Path, name: &str, folder: &str, text: &str) -> Result<Sou
         with_library: false,
         scenarios: Vec::new(),
     };
+    // For all scenarios.
+    let mut nowhere = Vec::new();
     // Directives not yet claimed by a scenario.
     let mut pending: Option<Scenario> = None;
     let lines: Vec<&str> = text.lines().collect();
@@ -307,6 +324,7 @@ fn read_program(path: &Path, name: &str, folder: &str, text: &str) -> Result<Sou
                 file.sources.extend(names.split_whitespace().map(|name| path.with_file_name(name)))
             }
             Some(("link", "no-python")) => file.without_python = true,
+            Some(("sanitize-file", value)) => nowhere.extend(not_under(value).map_err(at)?),
             Some((key, value)) => {
                 pending.get_or_insert_default().direct(key, value).map_err(at)?;
             }
@@ -315,6 +333,9 @@ fn read_program(path: &Path, name: &str, folder: &str, text: &str) -> Result<Sou
             }
             None => {}
         }
+    }
+    for scenario in &mut file.scenarios {
+        scenario.not_under.extend(nowhere.iter().cloned());
     }
     if file.scenarios.is_empty() {
         return Err(format!("{}: no SCENARIO in it", path.display()));

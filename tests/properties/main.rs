@@ -19,6 +19,9 @@ mod process;
 #[path = "../c_suite/python.rs"]
 mod python;
 #[allow(dead_code)]
+#[path = "../c_suite/sanitize.rs"]
+mod sanitize;
+#[allow(dead_code)]
 #[path = "../c_suite/scenario.rs"]
 mod scenario;
 
@@ -151,7 +154,7 @@ fn carry_out(
         environment,
         output: folder.join("output"),
     };
-    let ended = process::run(&invocation, TIME_LIMIT);
+    let ended = process::run(&invocation, TIME_LIMIT, None);
     let said: Vec<&str> = ended.stdout.lines().collect();
     let compared = compare(steps, &said);
     let judged = process::judge(&ended, &Expected::default());

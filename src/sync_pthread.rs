@@ -1,0 +1,100 @@
+//! `std`'s locks, in the part of their interface that is used here, made of pthread's. For
+//! ThreadSanitizer, which knows those of pthread: `std` comes compiled without it, so that it
+//! misses where one thread waits in `std`'s for another.
+
+use std::cell::UnsafeCell;
+use std::ops::{Deref, DerefMut};
+use std::sync::LockResult;
+use std::time::Duration;
+
+pub(crate) struct Mutex<T> {
+    raw: UnsafeCell<libc::pthread_mutex_t>,
+    data: UnsafeCell<T>,
+}
+
+// SAFETY: `data` is reached by one thread at a time, the one that has locked `raw`.
+unsafe impl<T: Send> Send for Mutex<T> {}
+// SAFETY: the same.
+unsafe impl<T: Send> Sync for Mutex<T> {}
+
+pub(crate) struct MutexGuard<'a, T>(&'a Mutex<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) const fn new(data: T) -> Self {
+        let raw = UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER);
+        Mutex { raw, data: UnsafeCell::new(data) }
+    }
+
+    pub(crate) fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
+        // SAFETY: initialized, and only ever used in a static.
+        let result = unsafe { libc::pthread_mutex_lock(self.raw.get()) };
+        assert_eq!(result, 0);
+        Ok(MutexGuard(self))
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: locked.
+        unsafe { &*self.0.data.get() }
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: locked, and this is the one guard.
+        unsafe { &mut *self.0.data.get() }
+    }
+}
+
+impl<T> Drop for MutexGuard<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: locked by this thread.
+        unsafe { libc::pthread_mutex_unlock(self.0.raw.get()) };
+    }
+}
+
+pub(crate) struct Condvar(UnsafeCell<libc::pthread_cond_t>);
+
+// SAFETY: made to be used by several threads.
+unsafe impl Send for Condvar {}
+// SAFETY: the same.
+unsafe impl Sync for Condvar {}
+
+impl Condvar {
+    pub(crate) const fn new() -> Self {
+        Condvar(UnsafeCell::new(libc::PTHREAD_COND_INITIALIZER))
+    }
+
+    pub(crate) fn notify_all(&self) {
+        // SAFETY: initialized, and only ever used in a static.
+        unsafe { libc::pthread_cond_broadcast(self.0.get()) };
+    }
+
+    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
+        // SAFETY: the guard shows that this thread has locked the mutex.
+        unsafe { libc::pthread_cond_wait(self.0.get(), guard.0.raw.get()) };
+        Ok(guard)
+    }
+
+    /// Besides, whether the time was up.
+    pub(crate) fn wait_timeout<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        time: Duration,
+    ) -> LockResult<(MutexGuard<'a, T>, bool)> {
+        // SAFETY: all zeroes are a `timespec`, the clock exists, and the guard shows that this
+        // thread has locked the mutex.
+        let result = unsafe {
+            let mut until: libc::timespec = std::mem::zeroed();
+            libc::clock_gettime(libc::CLOCK_REALTIME, &mut until);
+            let nanoseconds = until.tv_nsec + libc::c_long::from(time.subsec_nanos());
+            until.tv_sec += time.as_secs() as libc::time_t + nanoseconds / 1_000_000_000;
+            until.tv_nsec = nanoseconds % 1_000_000_000;
+            libc::pthread_cond_timedwait(self.0.get(), guard.0.raw.get(), &until)
+        };
+        Ok((guard, result == libc::ETIMEDOUT))
+    }
+}
