@@ -233,7 +233,7 @@ pub(crate) unsafe fn reuse(
 /// The interpreter is alive and stays alive: the caller has a guard. Nothing is attached.
 #[inline(always)]
 pub(crate) unsafe fn ensure_detached(
-    glance: &Glance,
+    glance: Glance,
     thread: &Thread,
     record: &'static Record,
     hold: Option<Hold>,
@@ -395,8 +395,8 @@ unsafe fn belongs(py: &Api, state: *mut PyThreadState, record: &'static Record) 
 /// Undoes the innermost Ensure of this thread. `false`: there is something wrong, or uncommon;
 /// [`release`] knows.
 #[inline(always)]
-pub(crate) fn release_at_a_glance(glance: &Glance, shown: usize) -> bool {
-    let current = glance.current();
+pub(crate) fn release_at_a_glance<const PER_THREAD: bool>(glance: Glance, shown: usize) -> bool {
+    let current = glance.current::<PER_THREAD>();
     let Some(thread) = Thread::known() else { return false };
     // SAFETY: until the next call into Python.
     let levels = unsafe { thread.levels() };
@@ -407,17 +407,29 @@ pub(crate) fn release_at_a_glance(glance: &Glance, shown: usize) -> bool {
     if !level.let_go.is_nothing() {
         return false;
     }
-    match level.way {
-        Way::Reused => {
-            if let Some(hold) = pop(thread) {
-                give_back(thread, hold);
-            }
+    if matches!(level.way, Way::Reused) {
+        if let Some(hold) = pop(thread) {
+            give_back(thread, hold);
         }
-        // SAFETY: there is a glance.
-        Way::Reattached => unsafe { detach(thread) },
-        // SAFETY: there is a glance.
-        Way::Created { outer, slot: None } if outer.is_null() => unsafe { delete(thread, current) },
-        _ => return false,
+        return true;
+    }
+    // SAFETY: there is a glance, and the thread state is attached.
+    unsafe { undo_quickly(thread, current) }
+}
+
+/// # Safety
+/// This thread had a [`Glance`]; `state` is attached, and its innermost Ensure's.
+#[inline(never)]
+unsafe fn undo_quickly(thread: &Thread, state: *mut PyThreadState) -> bool {
+    // SAFETY: one line.
+    let way = unsafe { thread.levels() }.last().map(|level| level.way);
+    // SAFETY: as this function says.
+    unsafe {
+        match way {
+            Some(Way::Reattached) => detach(thread),
+            Some(Way::Created { outer, slot: None }) if outer.is_null() => delete(thread, state),
+            _ => return false,
+        }
     }
     true
 }
@@ -426,7 +438,6 @@ pub(crate) fn release_at_a_glance(glance: &Glance, shown: usize) -> bool {
 ///
 /// # Safety
 /// This thread had a [`Glance`].
-#[inline(never)]
 unsafe fn detach(thread: &Thread) {
     let hold = pop(thread);
     // SAFETY: its thread state is attached; and as the caller says.
@@ -440,7 +451,6 @@ unsafe fn detach(thread: &Thread) {
 ///
 /// # Safety
 /// This thread had a [`Glance`], and `state` is that thread state, attached.
-#[inline(never)]
 unsafe fn delete(thread: &Thread, state: *mut PyThreadState) {
     // SAFETY: as the caller says. The level is still there for destructors, which may use the
     // library, and released what they ensured.

@@ -11,7 +11,9 @@ use once_cell::sync::OnceCell;
 use crate::attach::{Hold, Receipt};
 use crate::gate::{Claim, Lobby};
 use crate::memory::OwnName;
-use crate::python::{Api, KeepException, Owned, PyInterpreterState, PyObject, PyThreadState};
+use crate::python::{
+    Api, Glance, KeepException, Owned, PyInterpreterState, PyObject, PyThreadState,
+};
 pub(crate) use crate::record::{Record, Registry, RECORD_ALIGN};
 use crate::sync::{lock, Mutex, MutexGuard};
 use crate::tally::{Owner, ROLL};
@@ -243,6 +245,7 @@ fn create(
 
 /// A new run of the runtime, or the first.
 fn reopen_main(interpreter: *mut PyInterpreterState, registry: &mut Registry) {
+    Glance::forget_run();
     forget_requests();
     registry.reopen_main(interpreter.cast());
 }

@@ -26,21 +26,21 @@ pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
 #[inline(always)]
 pub(crate) unsafe fn ensure_of_guard(handle: usize) -> usize {
     match Glance::get() {
-        Some(glance) if glance.is_per_thread() => ensure_quickly::<true>(&glance, handle),
-        Some(glance) => ensure_quickly_up_to_3_11(&glance, handle),
+        Some(glance) if glance.is_per_thread() => ensure_quickly::<true>(glance, handle),
+        Some(glance) => ensure_quickly_up_to_3_11(glance, handle),
         None => ensure_any(handle),
     }
 }
 
 /// Apart, because it has more to keep in registers.
 #[inline(never)]
-fn ensure_quickly_up_to_3_11(glance: &Glance, handle: usize) -> usize {
+fn ensure_quickly_up_to_3_11(glance: Glance, handle: usize) -> usize {
     ensure_quickly::<false>(glance, handle)
 }
 
 #[inline(always)]
-fn ensure_quickly<const PER_THREAD: bool>(glance: &Glance, handle: usize) -> usize {
-    let current = glance.current();
+fn ensure_quickly<const PER_THREAD: bool>(glance: Glance, handle: usize) -> usize {
+    let current = glance.current::<PER_THREAD>();
     if !handle::is_good(handle, Kind::Guard) {
         return ensure_any(handle);
     }
@@ -55,7 +55,7 @@ fn ensure_quickly<const PER_THREAD: bool>(glance: &Glance, handle: usize) -> usi
         }
         // SAFETY: attached, if it is ours.
         let fits = || unsafe { glance.is_of(current, record.interpreter()) };
-        if glance.is_ours(current, PER_THREAD) && fits() {
+        if glance.is_ours::<PER_THREAD>(current) && fits() {
             // SAFETY: attached and fitting.
             if let Some(token) = unsafe { attach::reuse(thread, record, current, None) } {
                 return token;
@@ -70,7 +70,7 @@ fn ensure_quickly<const PER_THREAD: bool>(glance: &Glance, handle: usize) -> usi
 #[inline(never)]
 unsafe fn ensure_detached(thread: &Thread, record: &'static Record) -> usize {
     // SAFETY: as this function says; and the caller's guard keeps the interpreter alive.
-    unsafe { attach::ensure_detached(&Glance::again(), thread, record, None) }.unwrap_or(0)
+    unsafe { attach::ensure_detached(Glance::again(), thread, record, None) }.unwrap_or(0)
 }
 
 #[inline(never)]
@@ -114,20 +114,20 @@ pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
 #[inline(always)]
 pub(crate) unsafe fn ensure_of_view(handle: usize) -> usize {
     match Glance::get() {
-        Some(glance) if glance.is_per_thread() => ensure_from_view_quickly::<true>(&glance, handle),
-        Some(glance) => ensure_from_view_quickly_up_to_3_11(&glance, handle),
+        Some(glance) if glance.is_per_thread() => ensure_from_view_quickly::<true>(glance, handle),
+        Some(glance) => ensure_from_view_quickly_up_to_3_11(glance, handle),
         None => ensure_from_view(handle),
     }
 }
 
 #[inline(never)]
-fn ensure_from_view_quickly_up_to_3_11(glance: &Glance, handle: usize) -> usize {
+fn ensure_from_view_quickly_up_to_3_11(glance: Glance, handle: usize) -> usize {
     ensure_from_view_quickly::<false>(glance, handle)
 }
 
 #[inline(always)]
-fn ensure_from_view_quickly<const PER_THREAD: bool>(glance: &Glance, handle: usize) -> usize {
-    let current = glance.current();
+fn ensure_from_view_quickly<const PER_THREAD: bool>(glance: Glance, handle: usize) -> usize {
+    let current = glance.current::<PER_THREAD>();
     if !handle::is_good(handle, Kind::View) {
         return ensure_from_view(handle);
     }
@@ -141,7 +141,7 @@ fn ensure_from_view_quickly<const PER_THREAD: bool>(glance: &Glance, handle: usi
         }
         // SAFETY: attached, if it is ours.
         let fits = || unsafe { glance.is_of(current, record.interpreter()) };
-        if glance.is_ours(current, PER_THREAD) && fits() {
+        if glance.is_ours::<PER_THREAD>(current) && fits() {
             if let Some(hold) = Hold::tallied_untraced(thread, record) {
                 // SAFETY: attached and fitting.
                 if let Some(token) = unsafe { attach::reuse(thread, record, current, Some(hold)) } {
@@ -185,7 +185,7 @@ unsafe fn ensure_view_detached(thread: &Thread, record: &'static Record) -> usiz
     let glance = unsafe { Glance::again() };
     let Some(hold) = hold(glance.api(), thread, record) else { return 0 };
     // SAFETY: nothing is attached, and the hold keeps the interpreter alive.
-    let ensured = unsafe { attach::ensure_detached(&glance, thread, record, Some(hold)) };
+    let ensured = unsafe { attach::ensure_detached(glance, thread, record, Some(hold)) };
     ensured.unwrap_or_else(|| refuse(hold))
 }
 
@@ -236,7 +236,21 @@ pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
 pub(crate) unsafe fn release(token: usize) {
     // A caller of the draft dialect passes nothing, and `token` is what the register held;
     // its Ensure took no receipt, so nobody looks at it.
-    if !Glance::get().is_some_and(|glance| attach::release_at_a_glance(&glance, token)) {
+    match Glance::get() {
+        Some(glance) if glance.is_per_thread() => release_quickly::<true>(glance, token),
+        Some(glance) => release_quickly_up_to_3_11(glance, token),
+        None => release_any(token),
+    }
+}
+
+#[inline(never)]
+fn release_quickly_up_to_3_11(glance: Glance, token: usize) {
+    release_quickly::<false>(glance, token);
+}
+
+#[inline(always)]
+fn release_quickly<const PER_THREAD: bool>(glance: Glance, token: usize) {
+    if !attach::release_at_a_glance::<PER_THREAD>(glance, token) {
         release_any(token);
     }
 }

@@ -12,8 +12,17 @@ use crate::thread::Thread;
 #[inline(always)]
 pub(super) fn guard_current(kind: Kind) -> Option<usize> {
     let glance = Glance::get()?;
-    let current = glance.current();
-    if current.is_null() || !glance.is_ours(current, glance.is_per_thread()) {
+    if glance.is_per_thread() {
+        guard_attached::<true>(glance, kind)
+    } else {
+        guard_attached::<false>(glance, kind)
+    }
+}
+
+#[inline(always)]
+fn guard_attached<const PER_THREAD: bool>(glance: Glance, kind: Kind) -> Option<usize> {
+    let current = glance.current::<PER_THREAD>();
+    if current.is_null() || !glance.is_ours::<PER_THREAD>(current) {
         return None;
     }
     let record = Thread::known()?.last.get()?;

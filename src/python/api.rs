@@ -10,6 +10,7 @@ pub(crate) enum PyObject {}
 pub(crate) enum PyThreadState {}
 pub enum PyInterpreterState {}
 
+pub(super) type UncheckedCurrent = unsafe extern "C" fn() -> *mut PyThreadState;
 pub(crate) type PendingCall = unsafe extern "C" fn(*mut c_void) -> c_int;
 pub(crate) type CapsuleDestructor = unsafe extern "C" fn(*mut PyObject);
 pub(crate) type PyCFunction = unsafe extern "C" fn(*mut PyObject, *mut PyObject) -> *mut PyObject;
@@ -67,7 +68,7 @@ macro_rules! api {
             $($tname: *const c_void,)*
             $($oname: Option<unsafe extern "C" fn($($oty),*) -> $oret>,)*
             $($dname: *mut *mut PyObject,)*
-            current: unsafe extern "C" fn() -> *mut PyThreadState,
+            current: UncheckedCurrent,
             finalization_error: *mut *mut PyObject,
             none: *mut PyObject,
             runtime: *const c_void,
@@ -258,6 +259,11 @@ impl Api {
     pub(super) unsafe fn unchecked_current(&self) -> *mut PyThreadState {
         // SAFETY: reads one word; needs nothing from its caller.
         unsafe { (self.current)() }
+    }
+
+    /// The function that `unchecked_current` calls.
+    pub(super) fn unchecked_current_itself(&self) -> UncheckedCurrent {
+        self.current
     }
 
     /// `PythonFinalizationError` where there is one (3.13+), else `RuntimeError`.

@@ -105,22 +105,34 @@ fn is_ours(
 
 /// The thread state with which the GIL was last taken; NULL if that cannot be told.
 fn last_taker(py: &Api, holder: *mut PyThreadState, layout: &Layout) -> *mut PyThreadState {
-    let runtime = py.runtime();
-    if runtime.is_null() {
-        return std::ptr::null_mut();
-    }
-    let word = |offset: usize| {
-        // SAFETY: an aligned word inside CPython's `_PyRuntime`, which it accesses atomically too.
-        let word = unsafe { &*runtime.byte_add(offset).cast::<AtomicPtr<PyThreadState>>() };
-        // Relaxed: evidence about this thread's own past, or none.
-        word.load(Ordering::Relaxed)
-    };
     // The first word is known by another way, which shows that the layout is right.
-    if word(layout.runtime.current) == holder {
-        word(layout.runtime.last_taker)
-    } else {
-        std::ptr::null_mut()
+    match runtime_word(py, layout.runtime.current) {
+        // Relaxed: evidence about this thread's own past, or none.
+        Some(current) if current.load(Ordering::Relaxed) == holder => {
+            runtime_word(py, layout.runtime.last_taker)
+                .map_or(std::ptr::null_mut(), |word| word.load(Ordering::Relaxed))
+        }
+        _ => std::ptr::null_mut(),
     }
+}
+
+fn runtime_word(py: &Api, offset: usize) -> Option<&'static AtomicPtr<PyThreadState>> {
+    let runtime = py.runtime();
+    // SAFETY: an aligned word inside CPython's `_PyRuntime`, which it accesses atomically too.
+    (!runtime.is_null())
+        .then(|| unsafe { &*runtime.byte_add(offset).cast::<AtomicPtr<PyThreadState>>() })
+}
+
+/// Up to 3.11: the word of `_PyRuntime` that names the thread state that holds the GIL.
+///
+/// # Safety
+/// `state` is attached to the calling thread.
+pub(super) unsafe fn current_word(
+    py: &Api,
+    state: *mut PyThreadState,
+) -> Option<&'static AtomicPtr<PyThreadState>> {
+    let word = runtime_word(py, Layout::of(py.version)?.runtime.current)?;
+    (word.load(Ordering::Relaxed) == state).then_some(word)
 }
 
 /// What must be looked into in some versions. These structures are fixed: 3.9 to 3.11 get no new
@@ -264,8 +276,7 @@ pub(crate) unsafe fn live_interpreter(
 /// From 3.12 on attaching a thread state changes it. Before, it stays the first one that the
 /// thread ever had, so that within an Ensure of another interpreter `PyGILState_Ensure` would
 /// wait for the GIL that its own thread holds, and a debug build would end the process.
-/// CPython keeps it in a thread-specific key that no function tells; but a key is found by its
-/// effect.
+/// CPython keeps it under a thread-specific key that no function tells: see [`gilstate_key`].
 #[derive(Clone, Copy)]
 pub(crate) struct GilstateSlot {
     before: NonNull<PyThreadState>,
@@ -275,43 +286,52 @@ pub(crate) struct GilstateSlot {
 impl GilstateSlot {
     /// `None`: nothing to change, or (never seen) no such key.
     pub(crate) fn replace(py: &Api, state: *mut PyThreadState) -> Option<GilstateSlot> {
-        /// The key that worked last, plus one. A new run of the runtime may get another.
-        static KNOWN: AtomicUsize = AtomicUsize::new(0);
-        const KEYS_MAX: libc::pthread_key_t = 1024;
-
         if py.version >= PER_THREAD {
             return None;
         }
-        // SAFETY: reads thread-local storage only.
-        let before = NonNull::new(unsafe { py.PyGILState_GetThisThreadState() })?;
-        if before.as_ptr() == state {
-            return None;
+        let key = gilstate_key(py)?;
+        // SAFETY: the value is one that CPython put there, for this thread.
+        unsafe {
+            let before = NonNull::new(libc::pthread_getspecific(key).cast::<PyThreadState>())?;
+            let changed =
+                before.as_ptr() != state && libc::pthread_setspecific(key, state.cast()) == 0;
+            changed.then_some(GilstateSlot { before, key })
         }
-        // Relaxed: a number to try first, nothing is published with it.
-        let known =
-            KNOWN.load(Ordering::Relaxed).checked_sub(1).map(|key| key as libc::pthread_key_t);
-        for key in known.into_iter().chain(0..KEYS_MAX) {
-            let slot = GilstateSlot { key, before };
-            // SAFETY: any key may be asked for; one that does not exist has no value. A value
-            // is changed only where it is `before`, and put back if CPython did not notice.
-            unsafe {
-                if libc::pthread_getspecific(key).cast() != before.as_ptr() {
-                    continue;
-                }
-                if libc::pthread_setspecific(key, state.cast()) == 0 {
-                    if py.PyGILState_GetThisThreadState() == state {
-                        KNOWN.store(key as usize + 1, Ordering::Relaxed);
-                        return Some(slot);
-                    }
-                    slot.restore();
-                }
-            }
-        }
-        None
     }
 
     pub(crate) fn restore(self) {
         // SAFETY: the key held this value, for this thread, when the slot was made.
         unsafe { libc::pthread_setspecific(self.key, self.before.as_ptr().cast()) };
     }
+}
+
+/// Up to 3.11: the key under which each thread has what `PyGILState` takes for its thread state.
+/// `None`: this thread has none; or (never seen) there is no such key.
+pub(super) fn gilstate_key(py: &Api) -> Option<libc::pthread_key_t> {
+    /// The key that worked last, plus one. A new run of the runtime may get another.
+    static KNOWN: AtomicUsize = AtomicUsize::new(0);
+    const KEYS_MAX: libc::pthread_key_t = 1024;
+
+    // SAFETY: reads thread-local storage only.
+    let own = unsafe { py.PyGILState_GetThisThreadState() };
+    if own.is_null() {
+        return None;
+    }
+    // Relaxed: a number to try first, nothing is published with it.
+    let known = KNOWN.load(Ordering::Relaxed).checked_sub(1).map(|key| key as libc::pthread_key_t);
+    let found = known.into_iter().chain(0..KEYS_MAX).find(|key| {
+        // SAFETY: any key may be asked for; one that does not exist has no value. A value is
+        // changed only where it is `own`, to see whether CPython notices, and put back.
+        unsafe {
+            if libc::pthread_getspecific(*key).cast() != own {
+                return false;
+            }
+            let noticed = libc::pthread_setspecific(*key, std::ptr::null()) == 0
+                && py.PyGILState_GetThisThreadState().is_null();
+            libc::pthread_setspecific(*key, own.cast());
+            noticed
+        }
+    })?;
+    KNOWN.store(found as usize + 1, Ordering::Relaxed);
+    Some(found)
 }

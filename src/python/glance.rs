@@ -1,22 +1,39 @@
 //! What the commonest calls need to know of CPython, for as few instructions as possible.
 
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use super::api::{Api, PyInterpreterState, PyThreadState};
-use super::current::PER_THREAD;
+use once_cell::sync::OnceCell;
+
+use super::api::{Api, PyInterpreterState, PyThreadState, UncheckedCurrent};
+use super::current::{current_word, gilstate_key, PER_THREAD};
 use super::native;
 
 /// Where a thread state has its interpreter, in words: so in every version up to now, and looked at
 /// before it is believed.
 const INTERPRETER: usize = 2;
 
-/// There is one once calls are known to be served by this library, in a CPython whose thread
-/// states are as expected, and guards not to be traced. Until then, and for whatever is out of the common, there are the ways
-/// that need not know.
-static GLANCE: AtomicPtr<Api> = AtomicPtr::new(std::ptr::null_mut());
+/// What was learned of this process's CPython.
+pub(crate) struct Known {
+    api: &'static Api,
+    /// Of `api`, to have it nearer.
+    per_thread: bool,
+    unchecked_current: UncheckedCurrent,
+    /// Up to 3.11: where CPython has the thread state that holds the GIL.
+    current: &'static AtomicPtr<PyThreadState>,
+    /// Up to 3.11: the key under which a thread has what `PyGILState` takes for its thread state;
+    /// or, while it is not known, one under which no thread has anything.
+    key: AtomicU32,
+}
+
+const NO_KEY: u32 = u32::MAX;
+
+/// There is one once calls are known to be served by this library, in a CPython whose structures
+/// are as expected, and guards not to be traced. Until then, and for whatever is out of the common,
+/// there are the ways that need not know.
+static GLANCE: AtomicPtr<Known> = AtomicPtr::new(std::ptr::null_mut());
 
 #[derive(Clone, Copy)]
-pub(crate) struct Glance(&'static Api);
+pub(crate) struct Glance(&'static Known);
 
 impl Glance {
     #[inline(always)]
@@ -42,32 +59,55 @@ impl Glance {
     /// `state` is attached to the calling thread.
     #[inline]
     pub(crate) unsafe fn learn(py: &'static Api, state: *mut PyThreadState) {
-        if GLANCE.load(Ordering::Relaxed).is_null() {
+        let known = Glance::get().is_some_and(|glance| {
+            glance.is_per_thread() || glance.0.key.load(Ordering::Relaxed) != NO_KEY
+        });
+        if !known {
             // SAFETY: as above.
             unsafe { look(py, state) };
         }
     }
 
-    /// Whether CPython keeps the attached thread state per thread.
+    /// With a new run of the runtime `PyGILState` has another key.
+    pub(crate) fn forget_run() {
+        if let Some(glance) = Glance::get() {
+            // Relaxed: who still uses the old key finds nothing under it that is attached.
+            glance.0.key.store(NO_KEY, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn api(&self) -> &'static Api {
+        self.0.api
+    }
+
+    /// Whether CPython keeps the attached thread state per thread. The other methods are told by
+    /// the constant `PER_THREAD`.
     #[inline(always)]
     pub(crate) fn is_per_thread(&self) -> bool {
-        self.0.version >= PER_THREAD
+        self.0.per_thread
     }
 
     /// The attached thread state: of this thread, or, unless CPython keeps it per thread, of any. NULL:
     /// none.
     #[inline(always)]
-    pub(crate) fn current(&self) -> *mut PyThreadState {
-        // SAFETY: may be called by any thread at any time.
-        unsafe { self.0.unchecked_current() }
+    pub(crate) fn current<const PER_THREAD: bool>(&self) -> *mut PyThreadState {
+        if PER_THREAD {
+            // SAFETY: may be called by any thread at any time.
+            unsafe { (self.0.unchecked_current)() }
+        } else {
+            // Relaxed: compared with what this thread wrote there, or not.
+            self.0.current.load(Ordering::Relaxed)
+        }
     }
 
     /// Whether that, which is not NULL, is attached to this thread, and known to `PyGILState`.
-    /// `per_thread` is what [`Glance::is_per_thread`] says.
     #[inline(always)]
-    pub(crate) fn is_ours(&self, current: *mut PyThreadState, per_thread: bool) -> bool {
-        // SAFETY: reads thread-local storage only.
-        per_thread || current == unsafe { self.0.PyGILState_GetThisThreadState() }
+    pub(crate) fn is_ours<const PER_THREAD: bool>(&self, current: *mut PyThreadState) -> bool {
+        // Relaxed: see `forget_run`. SAFETY: any key may be asked for.
+        PER_THREAD
+            || current
+                == unsafe { libc::pthread_getspecific(self.0.key.load(Ordering::Relaxed) as _) }
+                    .cast()
     }
 
     /// Whether a thread state is of this interpreter.
@@ -83,23 +123,37 @@ impl Glance {
         // SAFETY: alive, says the caller, and `learn` looked where it has its interpreter.
         unsafe { *state.cast::<*mut PyInterpreterState>().add(INTERPRETER) == interpreter }
     }
-
-    pub(crate) fn api(&self) -> &'static Api {
-        self.0
-    }
 }
 
 /// # Safety
 /// `state` is attached to the calling thread.
 #[cold]
 unsafe fn look(py: &'static Api, state: *mut PyThreadState) {
+    static KNOWN: OnceCell<Known> = OnceCell::new();
+    static NOWHERE: AtomicPtr<PyThreadState> = AtomicPtr::new(std::ptr::null_mut());
     // SAFETY: a thread state is longer than this; what is read is only compared.
     let as_expected = unsafe {
         let found = *state.cast::<*mut PyInterpreterState>().add(INTERPRETER);
         found == py.PyThreadState_GetInterpreter(state)
     };
-    if as_expected && native(py).is_none() {
-        // Release: the API is complete.
-        GLANCE.store(std::ptr::from_ref(py).cast_mut(), Ordering::Release);
+    if !as_expected || native(py).is_some() {
+        return;
     }
+    let (mut current, mut key) = (&NOWHERE, NO_KEY);
+    if py.version < PER_THREAD {
+        // SAFETY: attached, says the caller.
+        let found = unsafe { current_word(py, state).zip(gilstate_key(py)) };
+        let Some((word, found)) = found else { return };
+        (current, key) = (word, found as u32);
+    }
+    let known = KNOWN.get_or_init(|| Known {
+        api: py,
+        per_thread: py.version >= PER_THREAD,
+        unchecked_current: py.unchecked_current_itself(),
+        current,
+        key: AtomicU32::new(key),
+    });
+    known.key.store(key, Ordering::Relaxed);
+    // Release: it is complete.
+    GLANCE.store(std::ptr::from_ref(known).cast_mut(), Ordering::Release);
 }
