@@ -144,7 +144,7 @@ unsafe fn look(py: &'static Api, state: *mut PyThreadState) {
         // SAFETY: attached, says the caller.
         let found = unsafe { current_word(py, state).zip(gilstate_key(py)) };
         let Some((word, found)) = found else { return };
-        (current, key) = (word, found as u32);
+        (current, key) = (word, found);
     }
     let known = KNOWN.get_or_init(|| Known {
         api: py,
