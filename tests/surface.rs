@@ -421,11 +421,13 @@ fn names_no_place_of_one_machine() {
 
 /// The Markdown files, and what they link to within the repository: the file, and what is behind `#`.
 fn links() -> Vec<(PathBuf, PathBuf, Option<String>)> {
-    let mut documents = vec![root().join("c_tests/README.md"), root().join("matrix/README.md")];
-    for folder in [root().to_owned(), root().join("docs")] {
-        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        documents.extend(files.filter(|file| file.extension().is_some_and(|kind| kind == "md")));
+    let mut documents = Vec::new();
+    for entry in std::fs::read_dir(root()).unwrap() {
+        let path = entry.unwrap().path();
+        documents.extend([path.clone(), path.join("README.md")]);
     }
+    documents.extend(std::fs::read_dir(root().join("docs")).unwrap().map(|f| f.unwrap().path()));
+    documents.retain(|path| path.is_file() && path.extension().is_some_and(|kind| kind == "md"));
     let mut links = Vec::new();
     for document in documents {
         let text = std::fs::read_to_string(&document).unwrap();
