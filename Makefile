@@ -14,6 +14,7 @@ DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint check-rust check-c matrix model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
+.PHONY: dist
 
 all: headers lib
 
@@ -22,7 +23,7 @@ help:
 	@echo 'make demo       what becomes of native threads at exit, without PEP 788 and with it'
 	@echo 'make check      every test, on every CPython from 3.9 on that is found'
 	@echo 'make clients    the examples in C++, Cython, Rust, pybind11, nanobind, PyO3, and many exits of each'
-	@echo 'make docs-test  compiles the code in README.md and docs/migrating.md'
+	@echo 'make docs-test  compiles the code in README.md and docs/, and follows their links'
 	@echo 'make matrix     the C suite on every CPython there is, brought in from Debian (as root)'
 	@echo 'make model      the gate and the records under a model checker: all interleavings of a few threads'
 	@echo 'make stress     random programs that exit at random moments; EXITS=1000 for each Python'
@@ -35,6 +36,7 @@ help:
 	@echo 'make installable  what it installs, for a root that has no cargo'
 	@echo 'make install-test  use an installed copy: pkg-config, CMake, Meson; copies in extensions'
 	@echo 'make wheel      the wheel and the sdist, tested in virtual environments'
+	@echo 'make dist       crate, wheel, source tarball and checksums of the last commit, each tried out'
 	@echo 'PYTHON=/path/to/python3.x with all that run Python: this one only'
 
 lib:
@@ -70,7 +72,7 @@ clients: lib
 	$(or $(PYTHON),python3) examples/clients/run.py $(PYTHON)
 
 docs-test: lib
-	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test surface code_in_
+	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test surface -- code_in_ links_in_
 	$(or $(PYTHON),python3) examples/clients/run.py --docs $(PYTHON)
 
 # Every CPython there is; matrix/README.md says where they come from.
@@ -152,6 +154,10 @@ install-test:
 # The wheel and the sdist, in target/wheel/dist; built and tested in virtual environments.
 wheel:
 	wheel/test $(PYTHON)
+
+# What a release consists of, in target/dist; docs/releasing.md has the rest of the way.
+dist:
+	install/dist $(PYTHON)
 
 clean:
 	$(CARGO) clean

@@ -1,4 +1,5 @@
-//! What users of the library see of it: its symbols, its headers, the code in the README.
+//! What users of the library see of it: its symbols, its headers, the code and the links in the
+//! documents, and that the hosted jobs are the gate's steps.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -312,6 +313,11 @@ fn code_in_the_readme_runs() {
 }
 
 #[test]
+fn code_in_draft_runs() {
+    code_compiles_and_runs("docs/draft.md", &["c"], &pythons());
+}
+
+#[test]
 fn code_in_migrating_compiles() {
     let pythons = pythons();
     let ends = [pythons[0].clone(), pythons[pythons.len() - 1].clone()];
@@ -411,4 +417,100 @@ fn names_no_place_of_one_machine() {
         }
     }
     assert!(found.is_empty(), "absolute paths of one machine:\n{}", found.join("\n"));
+}
+
+/// The Markdown files, and what they link to within the repository: the file, and what is behind `#`.
+fn links() -> Vec<(PathBuf, PathBuf, Option<String>)> {
+    let mut documents = Vec::new();
+    for entry in std::fs::read_dir(root()).unwrap() {
+        let path = entry.unwrap().path();
+        documents.extend([path.clone(), path.join("README.md")]);
+    }
+    documents.extend(std::fs::read_dir(root().join("docs")).unwrap().map(|f| f.unwrap().path()));
+    documents.retain(|path| path.is_file() && path.extension().is_some_and(|kind| kind == "md"));
+    let mut links = Vec::new();
+    for document in documents {
+        let text = std::fs::read_to_string(&document).unwrap();
+        // Every other part is fenced code.
+        for prose in text.split("\n```").step_by(2) {
+            for (_, rest) in prose.match_indices("](").map(|(at, _)| prose.split_at(at + 2)) {
+                let target = rest.split(')').next().unwrap();
+                if target.contains("://") {
+                    continue;
+                }
+                let (path, anchor) = match target.split_once('#') {
+                    Some((path, anchor)) => (path, Some(anchor.to_owned())),
+                    None => (target, None),
+                };
+                let file = match path {
+                    "" => document.clone(),
+                    _ => document.parent().unwrap().join(path),
+                };
+                links.push((document.clone(), file, anchor));
+            }
+        }
+    }
+    links
+}
+
+/// The names under which Markdown's headings are linked to.
+fn anchors(markdown: &str) -> BTreeSet<String> {
+    let headings = markdown.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| {
+            let title = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = title.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            kept.collect::<String>().replace(' ', "-")
+        })
+        .collect()
+}
+
+#[test]
+fn links_in_the_documents_lead_somewhere() {
+    let links = links();
+    assert!(links.len() > 30, "only {} links are found", links.len());
+    let leads_somewhere = |file: &Path, anchor: &Option<String>| match anchor {
+        None => file.exists(),
+        Some(anchor) => {
+            std::fs::read_to_string(file).is_ok_and(|text| anchors(&text).contains(anchor))
+        }
+    };
+    let dead: Vec<_> =
+        links.iter().filter(|(_, file, anchor)| !leads_somewhere(file, anchor)).collect();
+    assert!(dead.is_empty(), "links that lead nowhere (from, to, heading): {dead:#?}");
+}
+
+/// The hosted jobs are the gate's steps, which make has targets for.
+#[test]
+fn hosted_jobs_run_the_gate() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
+    let done = checked(Command::new(root().join(".ci/run")).arg("--list")).unwrap();
+    let listed = String::from_utf8(done.stdout).unwrap();
+    let steps: Vec<&str> = listed.split('"').skip(1).step_by(2).collect();
+    assert!(steps.contains(&"check"), ".ci/run --list: {listed}");
+    let makefile = read("Makefile");
+    for step in &steps {
+        assert!(makefile.contains(&format!("\n{step}:")), "make has no target `{step}`");
+    }
+
+    let workflow = read(".github/workflows/ci.yml");
+    let runs: Vec<&str> = workflow
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .filter_map(|line| line.split_once(".ci/run ").map(|(_, words)| words))
+        .collect();
+    // A job for each step, by the list itself.
+    for part in ["--list", "${{ matrix.step }}"] {
+        assert!(runs.iter().any(|words| words.starts_with(part)), "no job runs .ci/run {part}");
+    }
+    assert!(workflow.contains("step: ${{ fromJSON(needs.steps.outputs.list) }}\n"));
+    for words in runs.iter().filter(|words| !words.starts_with("--list") && !words.contains("${{"))
+    {
+        for step in words.split_whitespace() {
+            assert!(
+                steps.contains(&step),
+                "the workflow runs `.ci/run {step}`, which has no such step"
+            );
+        }
+    }
 }
