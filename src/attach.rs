@@ -66,7 +66,7 @@ impl Hold {
         if !trace::is_off() {
             return None;
         }
-        let entered = record.gate.enter_by(&thread.tally, record.owner(), &LOBBY);
+        let entered = record.enter_by(&thread.tally, &LOBBY);
         let origin = Origin(Origin::now(record).0 | Origin::TALLIED);
         entered.then_some(Hold { record, origin })
     }
