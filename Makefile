@@ -12,7 +12,7 @@ LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 DESTDIR ?=
 
-.PHONY: all help lib headers demo check lint check-rust check-c matrix model stress sanitize clean
+.PHONY: all help lib headers demo check lint check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
 .PHONY: dist
 
@@ -25,6 +25,7 @@ help:
 	@echo 'make clients    the examples in C++, Cython, Rust, pybind11, nanobind, PyO3, and many exits of each'
 	@echo 'make docs-test  compiles the code in README.md and docs/, and follows their links'
 	@echo 'make matrix     the C suite on every CPython there is, brought in from Debian (as root)'
+	@echo 'make aarch64    the library and the C suite for aarch64, emulated (as root, on x86-64)'
 	@echo 'make model      the gate and the records under a model checker: all interleavings of a few threads'
 	@echo 'make stress     random programs that exit at random moments; EXITS=1000 for each Python'
 	@echo 'make sanitize   the C suite under AddressSanitizer, ThreadSanitizer, valgrind; QUICK=quick, COUNT=100000'
@@ -78,6 +79,9 @@ docs-test: lib
 # Every CPython there is; matrix/README.md says where they come from.
 matrix:
 	matrix/run
+
+aarch64:
+	matrix/run 3.11-aarch64 3.13-aarch64
 
 # `loom` explores the gate and the life of records. More preemptions than 3 take minutes and hours.
 model:

@@ -13,6 +13,11 @@
 TOOLS="gcc g++ libc6-dev gdb-minimal"
 # What Debian's libpython*.a, which has many modules in it, wants linked.
 STATIC_LIBRARIES="libexpat1-dev libzstd-dev zlib1g-dev"
+# For aarch64 there is a compiler for it, on x86-64, and Debian's libraries; and in one root what it takes
+# to build the library, and the emulator. Stable suites: in unstable the two architectures drift apart.
+TOOLS_AARCH64="g++-aarch64-linux-gnu libc6-dev libstdc++6:arm64"
+BUILD_ROOT_AARCH64=trixie-aarch64
+BUILD_TOOLS_AARCH64="cargo rustc libstd-rust-dev:arm64 qemu-user"
 # Sources are built in this root; these are what the modules that the scenarios import are made from.
 BUILD_ROOT=bookworm
 BUILD_TOOLS="make xz-utils libffi-dev"
@@ -58,8 +63,14 @@ need_root_tools() {
 
 # The packages that the list of Pythons wants from a suite, and the tools that go with them.
 packages_of() {
-    local packages="$TOOLS $STATIC_LIBRARIES"
+    local packages="$TOOLS $STATIC_LIBRARIES" suite=${1%-aarch64}
     [ "$1" = "$BUILD_ROOT" ] && packages+=" $BUILD_TOOLS"
+    if [ "$1" != "$suite" ]; then
+        packages=$TOOLS_AARCH64
+        [ "$1" = "$BUILD_ROOT_AARCH64" ] && packages+=" $BUILD_TOOLS_AARCH64"
+        # Without the executable, whose scripts would run it while it is installed.
+        packages+=" $(wanted | awk -v suite="$suite" '$2 == "aarch64" && $3 == suite { print "lib" $4 "-dev:arm64" }')"
+    fi
     local name kind suite package rest
     while read -r name kind suite package rest; do
         if [ "$kind" = debian ] && [ "$suite" = "$1" ]; then
@@ -73,10 +84,12 @@ packages_of() {
     tr ' ' '\n' <<< "$packages" | sort -u | paste -s -d ' '
 }
 
-# root SUITE: a Debian of that suite in $CACHE/roots, with the packages the list wants from it.
+# root SUITE: a Debian of that suite in $CACHE/roots, with the packages the list wants from it. One that
+# is called SUITE-aarch64 is x86-64 itself, and has what it takes for the other.
 root() {
-    local suite=$1 folder=$CACHE/roots/$1 packages
+    local suite=$1 folder=$CACHE/roots/$1 packages foreign=
     packages=$(packages_of "$suite")
+    [ "$suite" = "${suite%-aarch64}" ] || foreign="dpkg --add-architecture arm64;"
     is_made "root-$suite" "$packages" && return
     need_root_tools || return
     if ! [ -e "$CACHE/stamps/root-$suite" ] && ! is_made "base-$suite" "$suite"; then
@@ -86,12 +99,12 @@ root() {
         eval "$(apt-config shell proxy Acquire::http::Proxy)"
         # shellcheck disable=SC2154
         logged "debootstrap-$suite" env ${proxy:+http_proxy="$proxy"} \
-            debootstrap --variant=minbase "$suite" "$folder" || return
+            debootstrap --variant=minbase "${suite%-aarch64}" "$folder" || return
         made "base-$suite" "$suite"
     fi
     say "installing in Debian $suite: $packages"
     logged "packages-$suite" "$HERE/inside" "$folder" sh -ec \
-        "$APT update; $APT install $packages; apt-get clean; rm -rf /var/lib/apt/lists/*" || return
+        "$foreign $APT update; $APT install $packages; apt-get clean; rm -rf /var/lib/apt/lists/*" || return
     made "root-$suite" "$packages"
 }
 
@@ -145,4 +158,30 @@ launcher() {
     logged "launcher-$1" "$HERE/inside" "$CACHE/roots/$2" sh -ec \
         "gcc -O1 -g $HERE/launcher.c -o $3-launcher \$($3-config --includes --ldflags --embed)" || return
     made "launcher-$1" "$recipe"
+}
+
+# executable_aarch64 ROOT PACKAGE: the executable of a Python whose libraries are there.
+executable_aarch64() {
+    is_made "executable-$1" "$2" && return
+    # Unpacked, not installed: see `packages_of`.
+    logged "executable-$1" "$HERE/inside" "$CACHE/roots/$1" sh -ec \
+        "cd /tmp; $APT update; $APT download $2-minimal:arm64; dpkg-deb -x $2-minimal_*_arm64.deb /
+        rm -rf $2-minimal_*_arm64.deb /var/lib/apt/lists/*" || return
+    made "executable-$1" "$2"
+}
+
+# library_aarch64: the library, in $CACHE/results/library-aarch64, by Debian's Rust.
+library_aarch64() {
+    local folder=$CACHE/results/library-aarch64 target=aarch64-unknown-linux-gnu
+    say "building the library for aarch64"
+    mkdir -p "$folder"
+    # What cargo has fetched out here is all that it needs in there.
+    (cd "$PROJECT" && cargo vendor --locked --versioned-dirs "$folder/vendor" \
+        > "$folder/config.toml" 2> "$CACHE/logs/vendor-aarch64.log") ||
+        { refuse "the crates cannot be had: $(tail -n 3 "$CACHE/logs/vendor-aarch64.log")"; return; }
+    logged library-aarch64 "$HERE/inside" "$CACHE/roots/$BUILD_ROOT_AARCH64" \
+        env -C "$PROJECT" CARGO_HOME="$folder/home" CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+        cargo --config "$folder/config.toml" build --release --lib --locked --offline \
+        --target "$target" --target-dir "$folder/target" || return
+    install -m 755 "$folder/target/$target/release/libpep788.so" "$folder"
 }

@@ -73,7 +73,7 @@ impl Hold {
     /// The same, where tracing is known to be off: wherever there is a [`Glance`].
     #[inline(always)]
     pub(crate) fn tallied_untraced(thread: &Thread, record: &'static Record) -> Option<Hold> {
-        let entered = record.gate.enter_by(&thread.tally, record.owner(), &LOBBY);
+        let entered = record.enter_by(&thread.tally, &LOBBY);
         let origin = Origin(Origin::now(record).0 | Origin::TALLIED);
         entered.then_some(Hold { record, origin })
     }

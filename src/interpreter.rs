@@ -16,7 +16,7 @@ use crate::python::{
 };
 pub(crate) use crate::record::{Record, Registry, RECORD_ALIGN};
 use crate::sync::{lock, Mutex, MutexGuard};
-use crate::tally::{Owner, ROLL};
+use crate::tally::ROLL;
 use crate::thread::Thread;
 use crate::{attach, daemon, finalize, fork, python};
 
@@ -45,12 +45,6 @@ pub(crate) enum Refusal {
 }
 
 impl Record {
-    /// What names it, in the life it has now, in tallies.
-    #[inline]
-    pub(crate) fn owner(&self) -> Owner {
-        Owner::new(std::ptr::from_ref(self) as usize, self.life())
-    }
-
     /// How many guards are out. An exact answer needs a heavy fence before (`fence.rs`).
     pub(crate) fn guards(&self) -> usize {
         self.gate.guards() + ROLL.sum(self.owner())

@@ -8,6 +8,7 @@ use std::ffi::c_void;
 use crate::gate::{Gate, Lobby};
 use crate::memory::try_box;
 use crate::sync::{const_fn, AtomicI64, AtomicPtr, AtomicUsize, Ordering};
+use crate::tally::{Owner, Tally};
 
 /// Records are this far apart, so that a handle has low bits to spare (`capi/handle.rs`).
 pub(crate) const RECORD_ALIGN: usize = 1024;
@@ -130,6 +131,28 @@ impl Record {
         self.views.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What names it, in the life it has now, in tallies.
+    #[inline]
+    pub(crate) fn owner(&self) -> Owner {
+        Owner::new(std::ptr::from_ref(self) as usize, self.life())
+    }
+
+    /// Takes a hold by [`Gate::enter_by`], of the interpreter that the record names now.
+    #[inline]
+    pub(crate) fn enter_by(&self, tally: &Tally, lobby: &Lobby) -> bool {
+        let owner = self.owner();
+        if !self.gate.enter_by(tally, owner, lobby) {
+            return false;
+        }
+        // The gate may be open again, for the next run of the runtime, which does not wait for holds
+        // of the one before. Who has seen it opened sees the new life too.
+        let same = self.owner() == owner;
+        if !same {
+            self.gate.leave_by(tally, lobby);
+        }
+        same
+    }
+
     /// Whether the guard that the caller just took is of the interpreter at `address`; if not, gives
     /// it back. For callers that found the record by the address: that alone does not keep it from
     /// becoming another interpreter's before the guard is out.
@@ -161,9 +184,10 @@ impl Record {
     fn begin(&self, address: Address, id: i64) {
         self.id.store(id, Ordering::Relaxed);
         self.callbacks.store(0, Ordering::Relaxed);
-        self.gate.reopen();
         // Release: whoever finds the interpreter finds the rest.
         self.address.store(address, Ordering::Release);
+        // Last, so that who gets in, by a view of "main" from before, finds the interpreter there.
+        self.gate.reopen();
     }
 
     /// Whether nothing names the interpreter any more. A guard may, when the interpreter ended

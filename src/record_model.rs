@@ -8,8 +8,10 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::{Address, Record, Registry};
+use crate::fence;
 use crate::gate::{close_together, Claim, Lobby};
 use crate::sync::{lock, Mutex};
+use crate::tally::Tally;
 
 /// Interpreters, by their addresses. The first is alive in the beginning.
 const FIRST: usize = 0x100;
@@ -219,5 +221,45 @@ fn a_ticket_of_an_interpreter_that_is_gone_is_told_by_the_life() {
         if early {
             assert_eq!(house.record.address(), address(SECOND), "the next one was buried");
         }
+    });
+}
+
+#[test]
+fn the_next_run_of_the_runtime_waits_for_holds_of_its_own() {
+    loom::model(|| {
+        let house = House::new();
+        let main: &'static Record = lock(&house.registry).main;
+        lock(&house.registry).reopen_main(address(FIRST));
+        let tally: Arc<Tally> = Arc::new(Tally::new());
+        let viewer = spawn(&house, {
+            let tally = tally.clone();
+            move |house| {
+                if main.enter_by(&tally, &house.lobby) {
+                    let run = main.address();
+                    // What it attaches to; `loom` reports an end that does not come after.
+                    house.tenant.with(|_| assert!(!run.is_null(), "held, and gone"));
+                    main.gate.leave_by(&tally, &house.lobby);
+                }
+            }
+        });
+        for next in [Some(SECOND), None] {
+            loop {
+                let seat = house.lobby.enter();
+                main.gate.drain(true);
+                fence::heavy();
+                let tallied = || tally.of(main.owner()) != 0;
+                if close_together(std::iter::once(&main.gate), tallied, true, &seat) {
+                    break;
+                }
+                drop(house.lobby.wait(seat, None));
+            }
+            // SAFETY: loom checks that nobody holds the interpreter at the same time.
+            house.tenant.with_mut(|tenant| unsafe { *tenant = SECOND });
+            lock(&house.registry).bury(main);
+            if let Some(next) = next {
+                lock(&house.registry).reopen_main(address(next));
+            }
+        }
+        viewer.join().unwrap();
     });
 }

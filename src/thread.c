@@ -3,8 +3,9 @@
  *
  * A shared library's thread-local storage is reached through a call into the
  * loader unless it is "initial-exec", which Rust cannot say. glibc keeps a
- * reserve for libraries that are loaded late, of which this takes eight bytes.
- * Other C libraries have no such reserve.
+ * reserve for libraries that are loaded late, of which this one then takes what
+ * its thread-local storage is long in all, with Rust's own: 176 bytes. Other C
+ * libraries have no such reserve.
  *
  * A copy of the library in an extension (the feature "vendored") must not do
  * that: all thread-local storage of the extension would have to fit into the

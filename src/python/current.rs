@@ -153,7 +153,8 @@ struct CFrame {
 
 /// `_PyRuntime`, in bytes.
 struct RuntimeLayout {
-    /// `gilstate.tstate_current`
+    /// `gilstate.tstate_current`, which comes after two mutexes of the C library's: on x86-64, and so
+    /// much further as those are longer.
     current: usize,
     /// `ceval.gil.last_holder`
     last_taker: usize,
@@ -161,6 +162,7 @@ struct RuntimeLayout {
 
 const INTERPRETER: usize = 2;
 const LONGEST_LAYOUT: usize = 23;
+const MUTEX_ON_X86_64: usize = 40;
 
 impl Layout {
     fn of(version: u16) -> Option<Layout> {
@@ -170,6 +172,7 @@ impl Layout {
             0x030b => (20, Some(CFrame { word: 7, own: 336 }), 576, 368),
             _ => return None,
         };
+        let current = current + 2 * (size_of::<libc::pthread_mutex_t>() - MUTEX_ON_X86_64);
         Some(Layout { words, cframe, runtime: RuntimeLayout { current, last_taker } })
     }
 }
