@@ -103,21 +103,25 @@ static double now(void)
     return time.tv_sec + time.tv_nsec / 1e9;
 }
 
-static void backtrace_of(pid_t pid)
+/* Writes a backtrace of all threads to the log. Whether the library is in it, above os.fork(). */
+static bool backtrace_of(pid_t pid)
 {
     if (shared->backtraces++ >= BACKTRACES) {
-        return;
+        return false;
     }
-    char command[160];
-    snprintf(command, sizeof command, "command -v gdb >/dev/null && timeout 60 env -u PYTHONHOME gdb -p %d -batch -ex "
-             "'thread apply all bt 60' </dev/null 1>&2", (int)pid);
+    char command[300];
+    snprintf(command, sizeof command, "timeout 60 env -u PYTHONHOME gdb -p %d -batch -ex 'thread apply all bt 60' "
+             "</dev/null 2>&1 | awk '{ print | \"cat 1>&2\" } /os_fork/ { below = 1 } !below && /pep788/ { ours = 1 } "
+             "END { exit !ours }'", (int)pid);
     fprintf(stderr, "stress: seed %lu: process %d:\n", seed, (int)pid);
-    pid_t gdb = fork();
-    if (gdb == 0) {
+    pid_t shell = fork();
+    if (shell == 0) {
         execl("/bin/sh", "sh", "-c", command, (char *)NULL);
-        _exit(1);
+        _exit(2);
     }
-    while (waitpid(gdb, NULL, 0) < 0 && errno == EINTR) {}
+    int status = -1;
+    while (waitpid(shell, &status, 0) < 0 && errno == EINTR) {}
+    return status == 0;
 }
 
 static void on_crash(int number)
@@ -342,10 +346,13 @@ static void python_fork(void)
             usleep(1000);
         }
         if (shared->child_at == FORKED) {
-            backtrace_of(kid);          /* 3.9, 3.10: another thread was making a thread state */
+            /* In CPython's clean-up, which in some versions waits for what another thread had locked:
+             * 3.9, 3.10 the list of thread states, 3.12 a lock of `threading`. */
+            bool ours = backtrace_of(kid);
             kill(kid, SIGKILL);
             waitpid(kid, NULL, 0);
-            shared->stuck_in_cpython++;
+            shared->kids_hung += ours;
+            shared->stuck_in_cpython += !ours;
         } else {
             enum ended ended = await(kid, limit * 2 / 3, false);
             shared->kids_crashed += ended == CRASHED;
