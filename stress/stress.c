@@ -43,6 +43,7 @@ static struct shared {
 static unsigned long seed;
 static double limit = 30;               /* seconds for an exit; two thirds for a child forked in it */
 static bool in_kid;                     /* a child of an exit, forked in the middle of it */
+static bool traced;                     /* PEP788_TRACE=1 */
 static atomic_bool stop, last_run, ready;
 static atomic_int era;                  /* odd: between Py_Initialize and Py_FinalizeEx */
 
@@ -269,6 +270,17 @@ static void have_a_guest(void)
     PyEval_RestoreThread(self);
 }
 
+/* The child of a fork by C alone must not use Python. A first use does: it imports. Tracing does: it
+ * asks for the innermost Python code, which is harmless for a thread that has the GIL. */
+static bool may_fork_plainly(void)
+{
+#ifdef Py_GIL_DISABLED
+    return ready && !traced;
+#else
+    return ready;
+#endif
+}
+
 /* A fork by C alone: the child may use handles, but not Python. */
 static void plain_fork(struct target *target)
 {
@@ -437,7 +449,7 @@ static void do_something(struct target *target)
         }
         break;
     case 12:
-        if (!in_kid && ready && ONE_IN(5)) {    /* first use is not for such a child: it imports */
+        if (!in_kid && may_fork_plainly() && ONE_IN(5)) {
             plain_fork(target);
         }
         break;
@@ -805,7 +817,8 @@ static void choose_settings(void)
     static const char *const warnings[] = {"0", "1", "10000"};
     setenv("PEP788_DRAIN_GRACE_MS", graces[below(5)], 1);
     setenv("PEP788_WAIT_WARN_MS", warnings[below(3)], 1);
-    setenv("PEP788_TRACE", ONE_IN(5) ? "1" : "0", 1);
+    traced = ONE_IN(5);
+    setenv("PEP788_TRACE", traced ? "1" : "0", 1);
 }
 
 static void program(void)
