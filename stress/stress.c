@@ -44,6 +44,7 @@ static unsigned long seed;
 static double limit = 30;               /* seconds for an exit; two thirds for a child forked in it */
 static bool in_kid;                     /* a child of an exit, forked in the middle of it */
 static bool traced;                     /* PEP788_TRACE=1 */
+static bool legacy_calls;               /* some calls attach by PyGILState_Ensure */
 static atomic_bool stop, last_run, ready;
 static atomic_int era;                  /* odd: between Py_Initialize and Py_FinalizeEx */
 
@@ -305,21 +306,27 @@ static void plain_fork(struct target *target)
     PyEval_RestoreThread(self);
 }
 
-/* Free-threaded 3.13 takes along what another thread has locked: the child's garbage collection, or
- * PyOS_AfterFork_Child itself, waits for that thread (stop_the_world; PyDict_Pop in clear_locals). */
+/* Whether the child can do without what another thread has at the moment of the fork. */
+static bool may_fork_in_python(void)
+{
 #if defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030E0000
-#define FORKS_IN_PYTHON false
+    /* Not without locks of CPython: its garbage collection waits (stop_the_world), or even
+     * PyOS_AfterFork_Child (PyDict_Pop in clear_locals). */
+    return false;
+#elif PY_VERSION_HEX >= 0x030F0000
+    /* PyGILState_Ensure guards the interpreter, and the child's Py_FinalizeEx waits for that. */
+    return ready && !legacy_calls;
 #else
-#define FORKS_IN_PYTHON true
+    return ready;                       /* in the middle of first imports it cannot */
 #endif
+}
 
 /* A fork through Python, in which the child goes on as this program with one thread. CPython's own
  * child breaks when a subinterpreter is alive. */
 static void python_fork(void)
 {
     pthread_mutex_lock(&lock);
-    /* Not in the middle of first imports: CPython's child hangs. */
-    bool may = alive == 0 && ready && FORKS_IN_PYTHON;
+    bool may = alive == 0 && may_fork_in_python();
     alive = may ? -1 : alive;
     pthread_mutex_unlock(&lock);
     if (!may) {
@@ -327,8 +334,7 @@ static void python_fork(void)
     }
     long parent = getpid(), kid = -1;
     shared->child_at = PARENT;
-    PyObject *os = PyImport_ImportModule("os");
-    PyObject *result = os != NULL ? PyObject_CallMethod(os, "fork", NULL) : NULL;
+    PyObject *result = PyObject_CallMethod(PyImport_AddModule("__main__"), "fork", NULL);
     if (getpid() != parent) {
         shared->child_at = BACK;
         in_kid = forked = true;
@@ -347,7 +353,6 @@ static void python_fork(void)
     }
     PyErr_Clear();                      /* CPython forks no more when it finalizes */
     Py_XDECREF(result);
-    Py_XDECREF(os);
     if (in_kid) {
         return;
     }
@@ -539,7 +544,7 @@ static void call(void)
     case 3: {
         PyInterpreterGuard *guard = PyInterpreterGuard_FromView(target->view);
         if ((got_in = guard != NULL)) {
-            bool by_legacy = target->is_main && depth == 0 && !attached && ONE_IN(3);
+            bool by_legacy = legacy_calls && target->is_main && depth == 0 && !attached && ONE_IN(2);
             for (int i = 1 + below(2); i > 0 && !in_kid; i--) {
                 PyGILState_STATE state = PyGILState_UNLOCKED;
                 PyThreadStateToken *token = NULL;
@@ -662,7 +667,7 @@ static void first_use(struct target *target)
 static struct target *begin_sub(PyThreadState **sub)
 {
     pthread_mutex_lock(&lock);
-    bool may = ready && alive >= 0 && alive < SLOTS;    /* CPython cannot in the middle of Py_Initialize */
+    bool may = alive >= 0 && alive < SLOTS;
     alive += may;
     pthread_mutex_unlock(&lock);
     if (!may) {
@@ -671,7 +676,9 @@ static struct target *begin_sub(PyThreadState **sub)
     PyThreadState *caller = PyThreadState_Get();
     *sub = NULL;
     bool own_gil = false;
-#if PY_VERSION_HEX >= 0x030C0000
+    /* In 3.12 interpreters with a GIL each count the versions of types together, without a lock, and now
+     * and then find another type's methods: assign_version_tag, NEXT_GLOBAL_VERSION_TAG. */
+#if PY_VERSION_HEX >= 0x030D0000
     if ((own_gil = ONE_IN(2))) {
         PyInterpreterConfig config = {
             .allow_threads = 1, .check_multi_interp_extensions = 1, .gil = PyInterpreterConfig_OWN_GIL,
@@ -756,6 +763,10 @@ static void run(void)
         expose(&waited_method);
         python("atexit.register(check_waited)");
     }
+    /* With this lock: from 3.13 on, a thread that `threading` has not made takes it in its end, and in a
+     * child the one from before the fork (_DeleteDummyThreadOnDel.__del__). */
+    python("def fork():\n"
+           "    with threading._active_limbo_lock: return os.fork()\n");
     if (ONE_IN(3)) {
         python("import atexit; atexit.register(call)");
     }
@@ -817,6 +828,7 @@ static void choose_settings(void)
     static const char *const warnings[] = {"0", "1", "10000"};
     setenv("PEP788_DRAIN_GRACE_MS", graces[below(5)], 1);
     setenv("PEP788_WAIT_WARN_MS", warnings[below(3)], 1);
+    legacy_calls = ONE_IN(2);
     traced = ONE_IN(5);
     setenv("PEP788_TRACE", traced ? "1" : "0", 1);
 }
