@@ -27,7 +27,7 @@ help:
 	@echo 'make matrix     the C suite on every CPython there is, brought in from Debian (as root)'
 	@echo 'make aarch64    the library and the C suite for aarch64, emulated (as root, on x86-64)'
 	@echo 'make model      the gate and the records under a model checker: all interleavings of a few threads'
-	@echo 'make stress     random programs that exit at random moments; EXITS=1000 for each Python'
+	@echo 'make stress     programs that mix everything and exit at random moments; EXITS=1000 of each Python, else 50'
 	@echo 'make sanitize   the C suite under AddressSanitizer, ThreadSanitizer, valgrind; QUICK=quick, COUNT=100000'
 	@echo 'make bench      what a pair of calls costs beside what it replaces, on every CPython that is found'
 	@echo 'make bench-check  whether a pair costs more instructions than was committed'
@@ -91,9 +91,10 @@ model:
 sanitize:
 	COUNT=$(COUNT) PYTHON=$(PYTHON) sanitize/run $(QUICK)
 
-# Not yet a gate: see stress/stress.c.
+# Programs that mix everything and exit at random moments; EXITS of each Python, also of the matrix's roots.
+# What failed is listed by its seed: `make stress PYTHON=3.12 EXITS=100 STRESS_SEED=seed` plays it again.
 stress: lib
-	sh stress/stress.sh "$(PYTHON)" $(EXITS)
+	$(BENCH_PYTHON) stress/stress.py $(PYTHON)
 
 # A path, or the version of one that is found: `make bench PYTHON=3.13t`.
 bench: lib

@@ -1,7 +1,7 @@
 /* Programs that mix everything, and exit at a random moment: threads, subinterpreters, forks, views
  * and references kept and dropped, Ensures inside Ensures, legacy calls inside, atexit callbacks.
  *
- *     stress EXITS [SEED]     EXITS exits, all of them of SEED if there is one
+ *     stress LABEL EXITS [SEED]     EXITS exits, all of them of SEED if there is one
  *
  * Each exit is a process of its own. It must not crash or hang, every call that got in must come to
  * its end, and afterwards everything must be refused. Random choices come from the exit's seed; when
@@ -28,6 +28,7 @@ enum {
     SLOTS = 4,              /* of interpreters that threads call into; the first one is main */
     MAX_DEPTH = 3,          /* of calls inside calls */
     JOIN_LIMIT = 10,        /* ... for threads to end once Python is gone */
+    BACKTRACES = 20,        /* of hung and crashed processes, in all */
     BROKEN = 99,            /* exit code */
 };
 
@@ -42,6 +43,8 @@ static struct shared {
 static unsigned long seed;
 static double limit = 30;               /* seconds for an exit; two thirds for a child forked in it */
 static bool in_kid;                     /* a child of an exit, forked in the middle of it */
+static bool traced;                     /* PEP788_TRACE=1 */
+static bool legacy_calls;               /* some calls attach by PyGILState_Ensure */
 static atomic_bool stop, last_run, ready;
 static atomic_int era;                  /* odd: between Py_Initialize and Py_FinalizeEx */
 
@@ -49,6 +52,8 @@ static _Thread_local uint64_t random_state;
 static _Thread_local int depth;         /* of calls that got in */
 static _Thread_local int python_depth;  /* of calls from Python code */
 static _Thread_local int legacy;        /* calls by PyGILState with a guard open: no Ensure holds them */
+static _Thread_local int in_subs;       /* calls into subinterpreters */
+static _Thread_local int ending;        /* subinterpreters that it is in the middle of ending */
 static _Thread_local bool is_worker, is_main_thread, forked;
 static _Thread_local atomic_bool *may_vanish;   /* true: this thread is a daemon thread by its wish */
 
@@ -100,21 +105,25 @@ static double now(void)
     return time.tv_sec + time.tv_nsec / 1e9;
 }
 
-static void backtrace_of(pid_t pid)
+/* Writes a backtrace of all threads to the log. Whether the library is in it, above os.fork(). */
+static bool backtrace_of(pid_t pid)
 {
-    if (shared->backtraces++ >= 5) {
-        return;
+    if (shared->backtraces++ >= BACKTRACES) {
+        return false;
     }
-    char command[160];
-    snprintf(command, sizeof command, "command -v gdb >/dev/null && timeout 60 env -u PYTHONHOME gdb -p %d -batch -ex "
-             "'thread apply all bt 25' </dev/null 1>&2", (int)pid);
+    char command[300];
+    snprintf(command, sizeof command, "timeout 60 env -u PYTHONHOME gdb -p %d -batch -ex 'thread apply all bt 60' "
+             "</dev/null 2>&1 | awk '{ print | \"cat 1>&2\" } /os_fork/ { below = 1 } !below && /pep788/ { ours = 1 } "
+             "END { exit !ours }'", (int)pid);
     fprintf(stderr, "stress: seed %lu: process %d:\n", seed, (int)pid);
-    pid_t gdb = fork();
-    if (gdb == 0) {
+    pid_t shell = fork();
+    if (shell == 0) {
         execl("/bin/sh", "sh", "-c", command, (char *)NULL);
-        _exit(1);
+        _exit(2);
     }
-    while (waitpid(gdb, NULL, 0) < 0 && errno == EINTR) {}
+    int status = -1;
+    while (waitpid(shell, &status, 0) < 0 && errno == EINTR) {}
+    return status == 0;
 }
 
 static void on_crash(int number)
@@ -156,8 +165,9 @@ struct target {
     PyInterpreterView *view;
     void *weak, *address;
     int64_t id;
-    bool is_main, threads;
+    bool is_main, threads, own_gil;
     atomic_int uses;
+    atomic_int inside;                  /* calls that it may not end under */
 };
 
 static struct target main_target = {.is_main = true, .threads = true, .uses = 1};
@@ -225,6 +235,53 @@ static void call(void);
 static struct target *begin_sub(PyThreadState **sub);
 static void end_sub(struct target *target, PyThreadState *sub);
 
+/* A thread of a moment, which its maker waits for: what that one holds or ends concerns it too. */
+struct guest {
+    unsigned stream;
+    int in_subs, ending;
+};
+
+static void *guest_main(void *argument)
+{
+    struct guest *self = argument;
+    random_start(self->stream);
+    is_worker = true;
+    in_subs = self->in_subs;
+    ending = self->ending + 1;          /* it empties no mailbox */
+    call();
+    if (forked) {
+        _exit(0);
+    }
+    if (ONE_IN(4)) {                    /* ends inside an Ensure, whose hold the library gives back */
+        PyThreadStateToken *token = PyThreadState_EnsureFromView(main_target.view);
+        if (token != NULL) {
+            PyEval_SaveThread();
+        }
+    }
+    return NULL;
+}
+
+static void have_a_guest(void)
+{
+    pthread_t thread;
+    struct guest guest = {64 + below(1000000), in_subs, ending};
+    PyThreadState *self = PyEval_SaveThread();
+    CHECK(pthread_create(&thread, NULL, guest_main, &guest) == 0);
+    pthread_join(thread, NULL);
+    PyEval_RestoreThread(self);
+}
+
+/* The child of a fork by C alone must not use Python. A first use does: it imports. Tracing does: it
+ * asks for the innermost Python code, which is harmless for a thread that has the GIL. */
+static bool may_fork_plainly(void)
+{
+#ifdef Py_GIL_DISABLED
+    return ready && !traced;
+#else
+    return ready;
+#endif
+}
+
 /* A fork by C alone: the child may use handles, but not Python. */
 static void plain_fork(struct target *target)
 {
@@ -249,12 +306,27 @@ static void plain_fork(struct target *target)
     PyEval_RestoreThread(self);
 }
 
+/* Whether the child can do without what another thread has at the moment of the fork. */
+static bool may_fork_in_python(void)
+{
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030E0000
+    /* Not without locks of CPython: its garbage collection waits (stop_the_world), or even
+     * PyOS_AfterFork_Child (PyDict_Pop in clear_locals). */
+    return false;
+#elif PY_VERSION_HEX >= 0x030F0000
+    /* PyGILState_Ensure guards the interpreter, and the child's Py_FinalizeEx waits for that. */
+    return ready && !legacy_calls;
+#else
+    return ready;                       /* in the middle of first imports it cannot */
+#endif
+}
+
 /* A fork through Python, in which the child goes on as this program with one thread. CPython's own
  * child breaks when a subinterpreter is alive. */
 static void python_fork(void)
 {
     pthread_mutex_lock(&lock);
-    bool may = alive == 0 && ready;     /* not in the middle of first imports: CPython's child hangs */
+    bool may = alive == 0 && may_fork_in_python();
     alive = may ? -1 : alive;
     pthread_mutex_unlock(&lock);
     if (!may) {
@@ -262,8 +334,7 @@ static void python_fork(void)
     }
     long parent = getpid(), kid = -1;
     shared->child_at = PARENT;
-    PyObject *os = PyImport_ImportModule("os");
-    PyObject *result = os != NULL ? PyObject_CallMethod(os, "fork", NULL) : NULL;
+    PyObject *result = PyObject_CallMethod(PyImport_AddModule("__main__"), "fork", NULL);
     if (getpid() != parent) {
         shared->child_at = BACK;
         in_kid = forked = true;
@@ -282,20 +353,23 @@ static void python_fork(void)
     }
     PyErr_Clear();                      /* CPython forks no more when it finalizes */
     Py_XDECREF(result);
-    Py_XDECREF(os);
     if (in_kid) {
         return;
     }
     if (kid > 0) {
         shared->forks++;
         PyThreadState *self = PyEval_SaveThread();
-        for (int i = 0; i < 1000 && shared->child_at != BACK; i++) {
+        for (int i = 0; i < 3000 && shared->child_at != BACK; i++) {
             usleep(1000);
         }
         if (shared->child_at == FORKED) {
-            kill(kid, SIGKILL);         /* 3.9, 3.10: another thread was making a thread state */
+            /* In CPython's clean-up, which in some versions waits for what another thread had locked:
+             * 3.9, 3.10 the list of thread states, 3.12 a lock of `threading`. */
+            bool ours = backtrace_of(kid);
+            kill(kid, SIGKILL);
             waitpid(kid, NULL, 0);
-            shared->stuck_in_cpython++;
+            shared->kids_hung += ours;
+            shared->stuck_in_cpython += !ours;
         } else {
             enum ended ended = await(kid, limit * 2 / 3, false);
             shared->kids_crashed += ended == CRASHED;
@@ -311,7 +385,7 @@ static void python_fork(void)
 /* Something that a thread does while it is attached to the target's interpreter. */
 static void do_something(struct target *target)
 {
-    switch (below(14)) {
+    switch (below(15)) {
     case 0:
         python("sum(range(300))");
         break;
@@ -347,8 +421,8 @@ static void do_something(struct target *target)
         CHECK(guard != NULL || !must_be_given());
         if (guard == NULL) {
             PyErr_Clear();
-        } else if (is_worker && !in_kid && ONE_IN(2)) {
-            swap_mail(guard);           /* workers empty the box all the time */
+        } else if (is_worker && !in_kid && ending == 0 && ONE_IN(2)) {
+            swap_mail(guard);           /* workers empty the box all the time, unless they end something */
         } else {
             PyInterpreterGuard_Close(guard);
         }
@@ -380,12 +454,13 @@ static void do_something(struct target *target)
         }
         break;
     case 12:
-        if (!in_kid && ONE_IN(5)) {
+        if (!in_kid && may_fork_plainly() && ONE_IN(5)) {
             plain_fork(target);
         }
         break;
     case 13:
-        if (target->is_main && depth < MAX_DEPTH && ONE_IN(3)) {
+        /* Not where one is held: two threads that each hold what the other ends wait for ever. */
+        if (target->is_main && in_subs == 0 && depth < MAX_DEPTH && ONE_IN(3)) {
             PyThreadState *sub;
             struct target *new = begin_sub(&sub);
             if (new != NULL) {
@@ -396,7 +471,23 @@ static void do_something(struct target *target)
             }
         }
         break;
+    case 14:
+        if (ONE_IN(2)) {
+            have_a_guest();
+        }
+        break;
     }
+}
+
+/* Whether only one thread at a time runs there, that of who finalizes it included. */
+static bool one_gil(struct target *target)
+{
+#ifdef Py_GIL_DISABLED
+    (void)target;
+    return false;
+#else
+    return !target->own_gil;
+#endif
 }
 
 static void work(void *argument)
@@ -404,8 +495,10 @@ static void work(void *argument)
     struct target *target = argument;
     PyThreadState *self = PyThreadState_Get();
     CHECK(PyInterpreterState_GetID(PyThreadState_GetInterpreter(self)) == target->id);
+    target->inside++;
+    in_subs += !target->is_main;
     for (int i = below(4); i > 0; i--) {
-        if (is_worker && ONE_IN(5)) {   /* holds and drops while nobody else can run */
+        if (is_worker && one_gil(target) && ONE_IN(5)) {    /* drops and holds while nobody else can run */
             bool daemon = draft_set_daemon(true);
             CHECK(draft_set_daemon(false) || !daemon || !must_be_given());
         }
@@ -414,13 +507,17 @@ static void work(void *argument)
     }
     if (may_vanish != NULL && last_run && !in_kid && depth == 1 && target->is_main && ONE_IN(30)) {
         shared->finished++;             /* from here on, CPython may end this thread */
+        target->inside--;
         *may_vanish = true;
         draft_set_daemon(true);
         Py_BEGIN_ALLOW_THREADS
         usleep(below(3000));
         Py_END_ALLOW_THREADS
         python("len('daemon')");
+    } else {
+        target->inside--;
     }
+    in_subs -= !target->is_main;
 }
 
 /* A call into some interpreter, attached or not, if it lets us in. */
@@ -447,7 +544,7 @@ static void call(void)
     case 3: {
         PyInterpreterGuard *guard = PyInterpreterGuard_FromView(target->view);
         if ((got_in = guard != NULL)) {
-            bool by_legacy = target->is_main && depth == 0 && !attached && ONE_IN(3);
+            bool by_legacy = legacy_calls && target->is_main && depth == 0 && !attached && ONE_IN(2);
             for (int i = 1 + below(2); i > 0 && !in_kid; i--) {
                 PyGILState_STATE state = PyGILState_UNLOCKED;
                 PyThreadStateToken *token = NULL;
@@ -509,13 +606,24 @@ static PyObject *python_call(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args
     Py_RETURN_NONE;
 }
 
-static PyMethodDef call_method = {"call", python_call, METH_NOARGS, NULL};
-
-static void expose_call(void)
+/* An exit callback of main that is older than the library's: that one has waited. */
+static PyObject *check_waited(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args))
 {
-    PyObject *function = PyCFunction_New(&call_method, NULL);
+    if (!in_kid) {
+        CHECK(main_target.inside == 0);
+        check_refused(&main_target);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef call_method = {"call", python_call, METH_NOARGS, NULL};
+static PyMethodDef waited_method = {"check_waited", check_waited, METH_NOARGS, NULL};
+
+static void expose(PyMethodDef *method)
+{
+    PyObject *function = PyCFunction_New(method, NULL);
     CHECK(function != NULL);
-    CHECK(PyObject_SetAttrString(PyImport_AddModule("__main__"), "call", function) == 0);
+    CHECK(PyObject_SetAttrString(PyImport_AddModule("__main__"), method->ml_name, function) == 0);
     Py_DECREF(function);
 }
 
@@ -567,12 +675,18 @@ static struct target *begin_sub(PyThreadState **sub)
     }
     PyThreadState *caller = PyThreadState_Get();
     *sub = NULL;
-#if PY_VERSION_HEX >= 0x030C0000
-    if (ONE_IN(2)) {
+    bool own_gil = false;
+    /* In 3.12 interpreters with a GIL each count the versions of types together, without a lock, and now
+     * and then find another type's methods: assign_version_tag, NEXT_GLOBAL_VERSION_TAG. */
+#if PY_VERSION_HEX >= 0x030D0000
+    if ((own_gil = ONE_IN(2))) {
         PyInterpreterConfig config = {
             .allow_threads = 1, .check_multi_interp_extensions = 1, .gil = PyInterpreterConfig_OWN_GIL,
         };
-        CHECK(!PyStatus_Exception(Py_NewInterpreterFromConfig(sub, &config)));
+        PyStatus status = Py_NewInterpreterFromConfig(sub, &config);
+        if (PyStatus_Exception(status)) {
+            broken(__FILE__, __LINE__, status.err_msg);
+        }
     } else
 #endif
     *sub = Py_NewInterpreter();
@@ -583,7 +697,8 @@ static struct target *begin_sub(PyThreadState **sub)
     CHECK(target != NULL);
     target->uses = 2;                   /* the slot's and the owner's */
     target->threads = ONE_IN(2);
-    expose_call();
+    target->own_gil = own_gil;
+    expose(&call_method);
     if (target->threads) {
         python("import threading, sys; sys.setswitchinterval(1e-5)");
     }
@@ -609,8 +724,11 @@ static void end_sub(struct target *target, PyThreadState *sub)
 {
     swap_mail(NULL);                    /* nobody else may be there to close it */
     PyThreadState *caller = PyThreadState_Swap(sub);
+    ending++;
     Py_EndInterpreter(sub);
+    ending--;
     PyThreadState_Swap(caller);
+    CHECK(target->inside == 0 || in_kid);
     check_refused(target);
     put_back(target);
     pthread_mutex_lock(&lock);
@@ -639,8 +757,16 @@ static void run(void)
 {
     era++;                              /* a view of main resolves before the next line has returned */
     Py_InitializeEx(0);
-    expose_call();
+    expose(&call_method);
     python("import atexit, os, sys, threading, warnings; sys.setswitchinterval(1e-5); warnings.simplefilter('ignore')");
+    if (main_target.view == NULL) {     /* nobody has used the library yet, nor will soon */
+        expose(&waited_method);
+        python("atexit.register(check_waited)");
+    }
+    /* With this lock: from 3.13 on, a thread that `threading` has not made takes it in its end, and in a
+     * child the one from before the fork (_DeleteDummyThreadOnDel.__del__). */
+    python("def fork():\n"
+           "    with threading._active_limbo_lock: return os.fork()\n");
     if (ONE_IN(3)) {
         python("import atexit; atexit.register(call)");
     }
@@ -695,10 +821,23 @@ static void steps_and_exit(void)
     finalize();
 }
 
+/* The library's, which it reads at its first use. */
+static void choose_settings(void)
+{
+    static const char *const graces[] = {"0", "1", "20", "20", "300"};
+    static const char *const warnings[] = {"0", "1", "10000"};
+    setenv("PEP788_DRAIN_GRACE_MS", graces[below(5)], 1);
+    setenv("PEP788_WAIT_WARN_MS", warnings[below(3)], 1);
+    legacy_calls = ONE_IN(2);
+    traced = ONE_IN(5);
+    setenv("PEP788_TRACE", traced ? "1" : "0", 1);
+}
+
 static void program(void)
 {
     struct worker workers[WORKERS];
     random_start(0);
+    choose_settings();
     is_main_thread = true;
     int runs = ONE_IN(4) ? 2 : 1, count = below(WORKERS + 1);
     for (int i = 1; i <= runs; i++) {
@@ -734,22 +873,23 @@ static void program(void)
 
 int main(int argc, char **argv)
 {
-    long exits = argc > 1 ? atol(argv[1]) : 1000;
-    unsigned long first = argc > 2 ? strtoul(argv[2], NULL, 10) : (unsigned long)time(NULL) % 1000000 * 1000;
+    const char *label = argc > 1 ? argv[1] : "";
+    long exits = argc > 2 ? atol(argv[2]) : 0;
+    bool replay = argc > 3;
+    unsigned long first = replay ? strtoul(argv[3], NULL, 10) : (unsigned long)time(NULL) % 1000000 * 1000;
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (exits < 1 || shared == MAP_FAILED) {
-        fprintf(stderr, "usage: stress EXITS [SEED]\n");
+        fprintf(stderr, "usage: stress LABEL EXITS [SEED]\n");
         return 2;
     }
     if (getenv("STRESS_LIMIT") != NULL) {
         limit = atof(getenv("STRESS_LIMIT"));
     }
-    setenv("PEP788_DRAIN_GRACE_MS", "20", 1);
     long crashed = 0, hung = 0, lost_calls = 0, calls = 0, refused = 0, subs = 0, forks = 0, stuck = 0;
     char failures[2000] = "";
     double start = now();
     for (long i = 0; i < exits; i++) {
-        seed = argc > 2 ? first : first + i;
+        seed = replay ? first : first + i;
         int backtraces = shared->backtraces;
         memset((void *)shared, 0, sizeof *shared);
         shared->backtraces = backtraces;
@@ -789,9 +929,8 @@ int main(int argc, char **argv)
                      crash ? "crashed" : hang ? "hung" : "lost");
         }
     }
-    printf("%-12.*s %6ld %7ld %6ld %10ld   %8ld %8ld %6ld %6ld %5.0f s\n",
-           (int)strcspn(Py_GetVersion(), " "), Py_GetVersion(), exits, crashed, hung, lost_calls, calls,
-           refused, subs, forks, now() - start);
+    printf("%-12s %6ld %7ld %6ld %10ld   %8ld %8ld %6ld %6ld %5.0f s  %lu\n", label, exits, crashed, hung,
+           lost_calls, calls, refused, subs, forks, now() - start, first);
     if (stuck > 0) {
         printf("    %ld children did not get out of CPython's own os.fork() (not counted as hung)\n", stuck);
     }

@@ -425,6 +425,31 @@ SCENARIO(trace_memory_as_a_guard, "Memory that is not a guard is not taken for o
     PyInterpreterGuard_Close((PyInterpreterGuard *)memory);
 }
 
+// env: PEP788_TRACE=1
+SCENARIO(trace_during_an_import, "Nothing that is noted waits for an import of `threading` by another thread")
+{
+    py_init();
+    run("import threading\n"
+        "from importlib import _bootstrap\n"
+        "lock = _bootstrap._get_module_lock('threading')\n"
+        "held, done = threading.Event(), threading.Event()\n"
+        "def hold():\n"
+        "    lock.acquire()\n"
+        "    held.set()\n"
+        "    done.wait()\n"
+        "    lock.release()\n"
+        "importer = threading.Thread(target=hold)\n"
+        "importer.start()\n"
+        "held.wait()\n"
+        "threading.__spec__._initializing = True\n");
+    take_a_guard();
+    PyInterpreterGuard_Close(guards[0]);
+    run("threading.__spec__._initializing = False\n"
+        "done.set()\n"
+        "importer.join()\n");
+    py_finalize();
+}
+
 // env: PEP788_WAIT_WARN_MS=1
 // env: PEP788_TRACE=1
 // native: no, in a child its exit waits for the guards of the parent

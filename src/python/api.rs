@@ -198,7 +198,7 @@ api! {
         fn PyCFunction_GetFunction(function: *mut PyObject) -> *mut c_void;
         fn PyCallable_Check(object: *mut PyObject) -> c_int;
         fn PyModule_GetDict(module: *mut PyObject) -> *mut PyObject;
-        fn PyImport_GetModule(name: *mut PyObject) -> *mut PyObject;
+        fn PySys_GetObject(name: *const c_char) -> *mut PyObject;
         fn PyUnicode_FromString(text: *const c_char) -> *mut PyObject;
         fn PyUnicode_AsUTF8AndSize(text: *mut PyObject, length: *mut isize) -> *const c_char;
         fn PyLong_AsUnsignedLong(object: *mut PyObject) -> c_ulong;

@@ -123,15 +123,21 @@ impl Drop for Owned {
     }
 }
 
-/// A module that is loaded already; nothing is imported. Leaves no exception.
+/// A module that is loaded already, or about to be; nothing is imported. Leaves no exception.
+///
+/// Not by `PyImport_GetModule`, which waits for a thread that is in the middle of importing it: maybe
+/// one that waits for the calling thread, or that a forked child does not have.
 ///
 /// # Safety
 /// The thread is attached.
 pub(crate) unsafe fn loaded_module(py: &'static Api, name: &CStr) -> Option<Owned> {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, says the caller; both objects are borrowed, and the module then owned.
     unsafe {
+        let modules = py.PySys_GetObject(c"modules".as_ptr());
         let name = Owned::new(py, py.PyUnicode_FromString(name.as_ptr()));
-        let module = name.and_then(|name| Owned::new(py, py.PyImport_GetModule(name.as_ptr())));
+        let module = name.filter(|_| !modules.is_null()).and_then(|name| {
+            Owned::of_borrowed(py, py.PyDict_GetItemWithError(modules, name.as_ptr()))
+        });
         if module.is_none() {
             py.PyErr_Clear();
         }
