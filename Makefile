@@ -106,6 +106,7 @@ bench-check: lib
 
 bench-update: lib
 	$(BENCH_PYTHON) bench/check.py --update $(PYTHON)
+
 # --- Installing ----------------------------------------------------------------------------------
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
