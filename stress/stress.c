@@ -443,8 +443,10 @@ static void do_something(struct target *target)
     }
     case 10:
         if (target->threads) {          /* 3.12 starts none once the exit has begun */
+            /* A daemon thread that waits for the GIL over Py_FinalizeEx may get it, with a freed thread
+             * state, in the next run: CPython's exits do not wait for those. */
             python("import threading\n"
-                   "try: threading.Thread(target=globals().get('call')).start()\n"
+                   "try: threading.Thread(target=globals().get('call'), daemon=False).start()\n"
                    "except RuntimeError: pass\n");
         }
         break;
