@@ -80,6 +80,8 @@ static void flat(const char *what, int count, void (*batch)(int))
     py_finalize();
 }
 
+/* Without a GIL, CPython has an allocator of its own only. */
+// pythons: gil
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 600
@@ -88,6 +90,7 @@ SCENARIO(guards, "PyInterpreterGuard_Close gives back all that a guard took")
     flat("guards", flat_count(100000), take_guards);
 }
 
+// pythons: gil
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 600
@@ -96,6 +99,7 @@ SCENARIO(views, "PyInterpreterView_Close gives back all that a view took")
     flat("views", flat_count(100000), take_views);
 }
 
+// pythons: gil
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 600
@@ -104,6 +108,7 @@ SCENARIO(attachments, "PyThreadState_Release gives back all that an Ensure took"
     flat("attachments", flat_count(10000), attach_often);
 }
 
+// pythons: gil
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 1800
@@ -112,6 +117,7 @@ SCENARIO(threads, "A thread that has attached and ends leaves nothing behind")
     flat("threads", flat_count(2000), start_threads);
 }
 
+// pythons: gil
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 7200

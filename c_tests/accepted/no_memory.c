@@ -169,21 +169,23 @@ static void begin_with_handles(void)
 /* It imports `atexit`, which CPython cannot do without any memory: 3.13 loops for ever, 3.11 ends the
  * process. So one allocation fails here, not all later ones. */
 
-// pythons: gil
+/* First uses import a module: CPython's debug builds end the process by assertions of their own where
+ * memory lacks then. */
+// pythons: gil release
 SCENARIO(guard_at_first_use, "PyInterpreterGuard_FromCurrent, the first use: NULL and MemoryError, or a guard")
 {
     begin();
     once_each(&the_guard_from_current, attached_here);
 }
 
-// pythons: gil
+// pythons: gil release
 SCENARIO(view_at_first_use, "PyInterpreterView_FromCurrent, the first use: NULL and MemoryError, or a view")
 {
     begin();
     once_each(&the_view_from_current, attached_here);
 }
 
-// pythons: gil
+// pythons: gil release
 SCENARIO(guard_at_first_use_in_a_subinterpreter, "The first use in a subinterpreter")
 {
     begin();
@@ -195,7 +197,7 @@ SCENARIO(guard_at_first_use_in_a_subinterpreter, "The first use in a subinterpre
     once_each(&the_guard_from_current, in_a_subinterpreter);
 }
 
-// pythons: gil
+// pythons: gil release
 SCENARIO(promotion_at_first_use, "PyInterpreterGuard_FromView, the first use, by a thread with nothing attached: NULL or a guard")
 {
     begin();
@@ -204,7 +206,7 @@ SCENARIO(promotion_at_first_use, "PyInterpreterGuard_FromView, the first use, by
     once_each(&the_guard_from_view, in_a_fresh_thread);
 }
 
-// pythons: gil
+// pythons: gil release
 SCENARIO(ensure_from_view_at_first_use, "PyThreadState_EnsureFromView, the first use, in a fresh thread: NULL or a token")
 {
     begin();

@@ -75,6 +75,8 @@ static void flat(const char *what, int count, void (*batch)(int))
     py_finalize();
 }
 
+/* Without a GIL, CPython has an allocator of its own only. */
+// pythons: gil
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 600
@@ -83,6 +85,7 @@ SCENARIO(strong_references, "PyInterpreterRef_Close gives back all that a refere
     flat("references", flat_count(100000), take_refs);
 }
 
+// pythons: gil
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 600
@@ -91,6 +94,7 @@ SCENARIO(weak_references, "PyInterpreterWeakRef_Close gives back all that a weak
     flat("weak references", flat_count(100000), take_weak_refs);
 }
 
+// pythons: gil
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 1800
@@ -99,6 +103,7 @@ SCENARIO(threads, "A thread that has attached, and whose thread state held the i
     flat("threads", flat_count(2000), start_threads);
 }
 
+// pythons: gil
 // env: PYTHONMALLOC=malloc
 // env: PYTHONHASHSEED=0
 // timeout: 7200

@@ -185,7 +185,8 @@ static void begin_with_handles(void)
 
 /* A first use imports `atexit`, which CPython cannot do without any memory: 3.13 loops for ever, 3.11 ends
  * the process. So one allocation fails there, not all later ones. */
-// pythons: gil
+/* Not in debug builds: see accepted/no_memory.c. */
+// pythons: gil release
 // timeout: 120
 SCENARIO(first_uses, "Each function where it is the first use: the promised failure, or done")
 {
@@ -308,7 +309,8 @@ SCENARIO(exit_waits, "An exit waits, and ends, whatever memory it lacks")
     exits_without("pass");
 }
 
-// pythons: gil
+/* Later versions lose the callback's own call where memory lacks (PySys_GetObject). */
+// pythons: gil <3.13
 // timeout: 120
 SCENARIO(exit_with_a_late_callback, "The same where a guarded thread registers an exit callback")
 {
