@@ -6,7 +6,7 @@ use std::ptr::null_mut;
 use crate::daemon;
 use crate::fork;
 use crate::gate::{Claim, NotOut};
-use crate::interpreter::{Record, LOBBY};
+use crate::interpreter::{self, Record, LOBBY};
 use crate::python::{self, Api, Attached, GilstateSlot, Glance, PyThreadState};
 use crate::thread::Thread;
 use crate::trace::{self, Slip, What};
@@ -90,7 +90,7 @@ impl Hold {
     }
 
     /// If it is tallied: in the thread that took it, which is `thread`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn give_back_by(self, thread: &Thread) -> Result<(), NotOut> {
         if self.origin.0 & Origin::TALLIED != 0 {
             // Whatever became of the interpreter, it is in the tally. But not in a child's.
@@ -104,7 +104,7 @@ impl Hold {
     }
 
     /// One that is not tallied.
-    #[inline]
+    #[cold]
     fn leave(self) -> Result<(), NotOut> {
         if !self.is_valid() {
             return Ok(());
@@ -136,6 +136,16 @@ pub(crate) struct Level {
     pub(crate) hold: Option<Hold>,
     way: Way,
     pub(crate) let_go: daemon::LetGo,
+}
+
+impl Level {
+    /// None, below all of a thread.
+    pub(crate) fn bottom() -> Level {
+        // An address that no thread state has.
+        let state = std::ptr::NonNull::dangling().as_ptr();
+        let (record, let_go) = (interpreter::main(), daemon::LetGo::default());
+        Level { record, state, token: 0, hold: None, way: Way::Reused, let_go }
+    }
 }
 
 /// How an Ensure came to its thread state, and so what its Release has to do.
@@ -216,14 +226,14 @@ pub(crate) unsafe fn reuse(
     record: &'static Record,
     state: *mut PyThreadState,
     hold: Option<Hold>,
+    receipt: Receipt,
 ) -> Option<usize> {
     // SAFETY: no call into Python in this function.
-    let levels = unsafe { thread.levels() };
-    if levels.len() == levels.capacity() {
+    if !unsafe { thread.levels() }.has_room() {
         return None;
     }
     // SAFETY: there is room.
-    Some(unsafe { note(thread, record, state, Way::Reused, hold, Receipt::Token) })
+    Some(unsafe { note(thread, record, state, Way::Reused, hold, receipt) })
 }
 
 /// Attaches this thread, which has nothing attached, to the interpreter of `record`. Returns the
@@ -237,12 +247,12 @@ pub(crate) unsafe fn ensure_detached(
     thread: &Thread,
     record: &'static Record,
     hold: Option<Hold>,
+    receipt: Receipt,
 ) -> Option<usize> {
     let py = glance.api();
     // SAFETY: as `attach` and `ensure_over` say.
     unsafe {
-        let levels = thread.levels();
-        if levels.len() == levels.capacity() && levels.try_reserve(1).is_err() {
+        if !thread.levels().make_room() {
             return None;
         }
         let usual = py.PyGILState_GetThisThreadState();
@@ -253,15 +263,15 @@ pub(crate) unsafe fn ensure_detached(
             }
             py.PyEval_RestoreThread(state);
             let way = Way::Created { outer: null_mut(), slot: None };
-            return Some(note(thread, record, state, way, hold, Receipt::Token));
+            return Some(note(thread, record, state, way, hold, receipt));
         }
-        if glance.is_of(usual, record.interpreter()) {
+        if python::is_of(usual, record.interpreter()) {
             py.PyEval_RestoreThread(usual);
-            return Some(note(thread, record, usual, Way::Reattached, hold, Receipt::Token));
+            return Some(note(thread, record, usual, Way::Reattached, hold, receipt));
         }
     }
     // SAFETY: as above.
-    unsafe { ensure_over(py, thread, record, Attached::NOTHING, hold, Receipt::Token) }
+    unsafe { ensure_over(py, thread, record, Attached::NOTHING, hold, receipt) }
 }
 
 /// Attaches this thread to the interpreter of `record`. Returns the Ensure's token. `None`: out of
@@ -295,7 +305,9 @@ pub(crate) unsafe fn ensure_over(
 ) -> Option<usize> {
     // All that can fail on our side comes first.
     // SAFETY: one line.
-    unsafe { thread.levels() }.try_reserve(1).ok()?;
+    if !unsafe { thread.levels() }.make_room() {
+        return None;
+    }
     // SAFETY: as this function says. There is room for one more: what a call into Python may have
     // noted has been released again.
     unsafe {
@@ -321,14 +333,8 @@ unsafe fn note(
     let name = thread.next_token();
     let token = if receipt == Receipt::Token { name } else { 0 };
     let level = Level { record, state, token, hold, way, let_go: daemon::LetGo::default() };
-    // SAFETY: no call into Python here; and inside the allocation, says the caller.
-    unsafe {
-        let levels = thread.levels();
-        let length = levels.len();
-        debug_assert!(length < levels.capacity());
-        levels.as_mut_ptr().add(length).write(level);
-        levels.set_len(length + 1);
-    }
+    // SAFETY: no call into Python here; and there is room, says the caller.
+    unsafe { thread.levels().push(level) };
     name
 }
 
@@ -392,88 +398,84 @@ unsafe fn belongs(py: &Api, state: *mut PyThreadState, record: &'static Record) 
     unsafe { py.PyThreadState_GetInterpreter(state) == record.interpreter() }
 }
 
-/// Undoes the innermost Ensure of this thread. `false`: there is something wrong, or uncommon;
-/// [`release`] knows.
+/// Undoes the innermost Ensure of this thread if that leaves attached what is, and holds nothing.
+/// `false`: it is another one, or something is wrong.
+///
+/// `current`: what is attached to this thread; or up to 3.11 to whichever thread.
 #[inline(always)]
-pub(crate) fn release_at_a_glance<const PER_THREAD: bool>(glance: Glance, shown: usize) -> bool {
-    let current = glance.current::<PER_THREAD>();
+pub(crate) fn release_reused(current: *mut PyThreadState, shown: usize) -> bool {
     let Some(thread) = Thread::known() else { return false };
-    // SAFETY: until the next call into Python.
+    // SAFETY: no call into Python in this function.
     let levels = unsafe { thread.levels() };
-    let Some(level) = levels.last() else { return false };
+    let level = levels.top();
+    let plain = level.token == shown
+        && level.state == current
+        && matches!(level.way, Way::Reused)
+        && level.hold.is_none()
+        && level.let_go.is_nothing();
+    if plain {
+        // SAFETY: the bottom has no thread state that could be attached.
+        unsafe { levels.pop() };
+    }
+    plain
+}
+
+/// Undoes the innermost Ensure of this thread: the other common ways here, the rest, and what is wrong,
+/// by [`release`].
+///
+/// # Safety
+/// This thread had a [`Glance`], and `current` is as for [`release_reused`].
+pub(crate) unsafe fn release_at_a_glance(
+    function: &str,
+    current: *mut PyThreadState,
+    shown: usize,
+) {
+    // SAFETY: says the caller.
+    let py = unsafe { Glance::again() }.api();
+    let Some(thread) = Thread::known() else { return release(py, function, shown) };
+    // SAFETY: until the next call into Python.
+    let level = unsafe { thread.levels() }.top();
     if level.token != shown && level.token != 0 || level.state != current {
-        return false;
+        return release(py, function, shown);
     }
     if !level.let_go.is_nothing() {
-        return false;
+        return release(py, function, shown);
     }
-    if matches!(level.way, Way::Reused) {
-        if let Some(hold) = pop(thread) {
-            give_back(thread, hold);
-        }
-        return true;
-    }
-    // SAFETY: there is a glance, and the thread state is attached.
-    unsafe { undo_quickly(thread, current) }
-}
-
-/// # Safety
-/// This thread had a [`Glance`]; `state` is attached, and its innermost Ensure's.
-#[inline(never)]
-unsafe fn undo_quickly(thread: &Thread, state: *mut PyThreadState) -> bool {
-    // SAFETY: one line.
-    let way = unsafe { thread.levels() }.last().map(|level| level.way);
-    // SAFETY: as this function says.
+    // SAFETY: its thread state is attached, and the bottom's never is.
     unsafe {
-        match way {
-            Some(Way::Reattached) => detach(thread),
-            Some(Way::Created { outer, slot: None }) if outer.is_null() => delete(thread, state),
-            _ => return false,
+        match level.way {
+            Way::Reused => give_back(thread, pop(thread)),
+            Way::Reattached => {
+                let hold = pop(thread);
+                py.PyEval_SaveThread();
+                give_back(thread, hold);
+            }
+            Way::Created { outer, slot: None } if outer.is_null() => {
+                // Destructors may use the library: the level is still there for them, and they
+                // released what they ensured.
+                py.PyThreadState_Clear(current);
+                let hold = pop(thread);
+                py.PyThreadState_DeleteCurrent();
+                give_back(thread, hold);
+            }
+            _ => release(py, function, shown),
         }
-    }
-    true
-}
-
-/// Undoes the innermost Ensure of this thread, which attached what the thread had used last.
-///
-/// # Safety
-/// This thread had a [`Glance`].
-unsafe fn detach(thread: &Thread) {
-    let hold = pop(thread);
-    // SAFETY: its thread state is attached; and as the caller says.
-    unsafe { Glance::again().api().PyEval_SaveThread() };
-    if let Some(hold) = hold {
-        give_back(thread, hold);
-    }
-}
-
-/// Undoes the innermost Ensure of this thread, which made a thread state where there was none.
-///
-/// # Safety
-/// This thread had a [`Glance`], and `state` is that thread state, attached.
-unsafe fn delete(thread: &Thread, state: *mut PyThreadState) {
-    // SAFETY: as the caller says. The level is still there for destructors, which may use the
-    // library, and released what they ensured.
-    let hold = unsafe {
-        let py = Glance::again().api();
-        py.PyThreadState_Clear(state);
-        let hold = pop(thread);
-        py.PyThreadState_DeleteCurrent();
-        hold
-    };
-    if let Some(hold) = hold {
-        give_back(thread, hold);
     }
 }
 
 /// Takes the innermost level away, and returns its hold.
+///
+/// # Safety
+/// There is one.
 #[inline(always)]
-fn pop(thread: &Thread) -> Option<Hold> {
-    // SAFETY: until the end of this function. Levels need no dropping.
-    let levels = unsafe { thread.levels() };
-    let hold = levels.last().and_then(|level| level.hold);
-    levels.truncate(levels.len().wrapping_sub(1));
-    hold
+unsafe fn pop(thread: &Thread) -> Option<Hold> {
+    // SAFETY: until the end of this function; and as the caller says.
+    unsafe {
+        let levels = thread.levels();
+        let hold = levels.top().hold;
+        levels.pop();
+        hold
+    }
 }
 
 /// Undoes the innermost Ensure of this thread. `shown`: what it returned, if its caller took one.
@@ -517,7 +519,7 @@ fn undo(py: &'static Api, thread: &Thread) {
         unsafe { py.PyThreadState_Clear(state) };
     }
     // SAFETY: one line. Destructors released what they ensured.
-    let Some(level) = unsafe { thread.levels() }.pop() else { return };
+    let Some(level) = (unsafe { thread.levels().take() }) else { return };
     let (mut told, mut before) = (None, null_mut());
     // SAFETY: the state is attached to this thread, and ours to detach or delete as `way` says.
     unsafe {
@@ -542,9 +544,7 @@ fn undo(py: &'static Api, thread: &Thread) {
         slot.restore();
     }
     // Only now: the interpreter may be gone the moment it is not held any more.
-    if let Some(hold) = level.hold {
-        give_back(thread, hold);
-    }
+    give_back(thread, level.hold);
     if !before.is_null() {
         // SAFETY: it was attached to this thread before the Ensure. If its interpreter
         // finalizes, the thread sleeps, as in any return to it.
@@ -553,8 +553,8 @@ fn undo(py: &'static Api, thread: &Thread) {
 }
 
 #[inline(always)]
-fn give_back(thread: &Thread, hold: Hold) {
-    if hold.give_back_by(thread).is_err() {
+fn give_back(thread: &Thread, hold: Option<Hold>) {
+    if hold.is_some_and(|hold| hold.give_back_by(thread).is_err()) {
         too_many();
     }
 }

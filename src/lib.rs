@@ -10,7 +10,7 @@
 //! - [`capi`] holds the exported functions: it checks arguments, turns handles into records and
 //!   failures into what each dialect promises. A guard handle is a record's address and a few bits.
 //!   [`View`], [`Guard`] and [`Attached`] are the same for Rust.
-//! - `attach` gives a thread its thread state, and keeps a stack of Ensures per thread; `daemon`
+//! - `attach` gives a thread its thread state, and keeps a stack of Ensures per thread (`levels`); `daemon`
 //!   knows which thread states hold their interpreter; `interpreter` finds the record of an
 //!   interpreter, and makes one at first use.
 //! - `thread` is what the library knows of one thread; `tally` counts the holds that a thread takes and
@@ -45,6 +45,8 @@ mod attach;
 mod daemon;
 #[cfg(not(loom))]
 mod interpreter;
+#[cfg(not(loom))]
+mod levels;
 #[cfg(not(loom))]
 mod thread;
 

@@ -5,8 +5,8 @@ use std::ffi::c_void;
 
 use once_cell::sync::OnceCell;
 
-use crate::attach::Level;
 use crate::interpreter::Record;
+use crate::levels::Levels;
 use crate::memory::try_box;
 use crate::tally::{Tally, ROLL};
 
@@ -18,7 +18,7 @@ pub(crate) struct Thread {
     pub(crate) last: Cell<Option<&'static Record>>,
     /// The token of its latest Ensure.
     token: Cell<usize>,
-    levels: UnsafeCell<Vec<Level>>,
+    levels: UnsafeCell<Levels>,
 }
 
 extern "C" {
@@ -120,7 +120,7 @@ impl Thread {
     /// For a few lines without calls into Python, which may come back here.
     #[inline]
     #[allow(clippy::mut_from_ref)]
-    pub(crate) unsafe fn levels(&self) -> &mut Vec<Level> {
+    pub(crate) unsafe fn levels(&self) -> &mut Levels {
         // SAFETY: only this thread has the reference to itself, and the caller says that no other
         // borrow overlaps.
         unsafe { &mut *self.levels.get() }
@@ -135,7 +135,7 @@ fn enroll() -> Option<&'static Thread> {
         unsafe {
             // A thread that ends inside an Ensure will not come to its Release; the interpreter
             // must not wait for it.
-            for level in (*thread).levels() {
+            for level in (*thread).levels().iter_mut() {
                 if let Some(hold) = level.hold.take() {
                     let _ = hold.give_back_by(&*thread);
                 }
@@ -158,7 +158,7 @@ fn enroll() -> Option<&'static Thread> {
         tally: Tally::new(),
         last: Cell::new(None),
         token: Cell::new(0),
-        levels: UnsafeCell::new(Vec::new()),
+        levels: UnsafeCell::new(Levels::new()?),
     })?);
     // SAFETY: the box just made; it goes again only before anybody else has seen it.
     unsafe {

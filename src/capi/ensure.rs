@@ -8,7 +8,7 @@ use super::handle::{self, decode, Kind};
 use super::open_or_fatal;
 use crate::attach::{self, Hold, Receipt};
 use crate::interpreter::{self, Record};
-use crate::python::{self, native, Api, Glance};
+use crate::python::{self, attached_word, is_of, native, Api, Glance, PyThreadState};
 use crate::thread::Thread;
 
 /// 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
@@ -25,39 +25,44 @@ pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
 /// For the crate itself: on 3.15, the exported name may be bound to the interpreter's function.
 #[inline(always)]
 pub(crate) unsafe fn ensure_of_guard(handle: usize) -> usize {
-    match Glance::get() {
-        Some(glance) if glance.is_per_thread() => ensure_quickly::<true>(glance, handle),
-        Some(glance) => ensure_quickly_up_to_3_11(glance, handle),
-        None => ensure_any(handle),
+    match attached_word() {
+        Some(current) => ensure_seeing(current, handle),
+        None => ensure_by_call(handle),
     }
 }
 
-/// Apart, because it has more to keep in registers.
 #[inline(never)]
-fn ensure_quickly_up_to_3_11(glance: Glance, handle: usize) -> usize {
-    ensure_quickly::<false>(glance, handle)
+fn ensure_by_call(handle: usize) -> usize {
+    let Some(glance) = Glance::get() else { return ensure_any(handle) };
+    let current = glance.current();
+    if !current.is_null() && !glance.is_ours(current) {
+        return ensure_any(handle);
+    }
+    ensure_seeing(current, handle)
 }
 
+/// There is a [`Glance`], and `current` is attached to this thread, and known to `PyGILState`; or NULL,
+/// and nothing is attached.
 #[inline(always)]
-fn ensure_quickly<const PER_THREAD: bool>(glance: Glance, handle: usize) -> usize {
-    let current = glance.current::<PER_THREAD>();
+fn ensure_seeing(current: *mut PyThreadState, handle: usize) -> usize {
     if !handle::is_good(handle, Kind::Guard) {
-        return ensure_any(handle);
+        return ensure_uncommonly(current, handle);
     }
     // SAFETY: it is good.
     let record = unsafe { handle::record_of(handle) };
     let Some(thread) = Thread::known() else { return ensure_any(handle) };
     // A guard that is not open is reported by the other way.
-    if record.gate.guards() != 0 {
-        if current.is_null() {
-            // SAFETY: there is a glance, and nothing is attached.
-            return unsafe { ensure_detached(thread, record) };
-        }
-        // SAFETY: attached, if it is ours.
-        let fits = || unsafe { glance.is_of(current, record.interpreter()) };
-        if glance.is_ours::<PER_THREAD>(current) && fits() {
-            // SAFETY: attached and fitting.
-            if let Some(token) = unsafe { attach::reuse(thread, record, current, None) } {
+    if record.gate.guards() == 0 {
+        return ensure_any(handle);
+    }
+    if current.is_null() {
+        // SAFETY: there is a glance, and nothing is attached.
+        return unsafe { ensure_detached(thread, record) };
+    }
+    // SAFETY: there is a glance, and it is attached.
+    unsafe {
+        if is_of(current, record.interpreter()) {
+            if let Some(token) = attach::reuse(thread, record, current, None, Receipt::Token) {
                 return token;
             }
         }
@@ -70,7 +75,20 @@ fn ensure_quickly<const PER_THREAD: bool>(glance: Glance, handle: usize) -> usiz
 #[inline(never)]
 unsafe fn ensure_detached(thread: &Thread, record: &'static Record) -> usize {
     // SAFETY: as this function says; and the caller's guard keeps the interpreter alive.
-    unsafe { attach::ensure_detached(Glance::again(), thread, record, None) }.unwrap_or(0)
+    unsafe { attach::ensure_detached(Glance::again(), thread, record, None, Receipt::Token) }
+        .unwrap_or(0)
+}
+
+/// As [`ensure_seeing`], of a handle that is no good guard: it may be a draft reference.
+#[inline(never)]
+fn ensure_uncommonly(current: *mut PyThreadState, handle: usize) -> usize {
+    if handle::is_good(handle, Kind::StrongRef) {
+        // SAFETY: as that says.
+        if let Some(done) = unsafe { ensure_ref_seeing(current, handle) } {
+            return if done { DONE } else { FAILED };
+        }
+    }
+    ensure_any(handle)
 }
 
 #[inline(never)]
@@ -113,42 +131,48 @@ pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
 /// For the crate itself: on 3.15, the exported name may be bound to the interpreter's function.
 #[inline(always)]
 pub(crate) unsafe fn ensure_of_view(handle: usize) -> usize {
-    match Glance::get() {
-        Some(glance) if glance.is_per_thread() => ensure_from_view_quickly::<true>(glance, handle),
-        Some(glance) => ensure_from_view_quickly_up_to_3_11(glance, handle),
-        None => ensure_from_view(handle),
+    match attached_word() {
+        Some(current) => ensure_from_view_seeing(current, handle),
+        None => ensure_from_view_by_call(handle),
     }
 }
 
 #[inline(never)]
-fn ensure_from_view_quickly_up_to_3_11(glance: Glance, handle: usize) -> usize {
-    ensure_from_view_quickly::<false>(glance, handle)
+fn ensure_from_view_by_call(handle: usize) -> usize {
+    let Some(glance) = Glance::get() else { return ensure_from_view(handle) };
+    let current = glance.current();
+    if !current.is_null() && !glance.is_ours(current) {
+        return ensure_from_view(handle);
+    }
+    ensure_from_view_seeing(current, handle)
 }
 
+/// As [`ensure_seeing`].
 #[inline(always)]
-fn ensure_from_view_quickly<const PER_THREAD: bool>(glance: Glance, handle: usize) -> usize {
-    let current = glance.current::<PER_THREAD>();
+fn ensure_from_view_seeing(current: *mut PyThreadState, handle: usize) -> usize {
     if !handle::is_good(handle, Kind::View) {
         return ensure_from_view(handle);
     }
     // SAFETY: it is good.
     let record = unsafe { handle::record_of(handle) };
     let Some(thread) = Thread::known() else { return ensure_from_view(handle) };
-    if record.is_installed() {
-        if current.is_null() {
-            // SAFETY: there is a glance, and nothing is attached.
-            return unsafe { ensure_view_detached(thread, record) };
-        }
-        // SAFETY: attached, if it is ours.
-        let fits = || unsafe { glance.is_of(current, record.interpreter()) };
-        if glance.is_ours::<PER_THREAD>(current) && fits() {
-            if let Some(hold) = Hold::tallied_untraced(thread, record) {
-                // SAFETY: attached and fitting.
-                if let Some(token) = unsafe { attach::reuse(thread, record, current, Some(hold)) } {
-                    return token;
-                }
-                let _ = hold.give_back_by(thread);
+    if !record.is_installed() {
+        return ensure_from_view(handle);
+    }
+    if current.is_null() {
+        // SAFETY: there is a glance, and nothing is attached.
+        return unsafe { ensure_view_detached(thread, record) };
+    }
+    // SAFETY: there is a glance, and it is attached.
+    if unsafe { is_of(current, record.interpreter()) } {
+        if let Some(hold) = Hold::tallied_untraced(thread, record) {
+            // SAFETY: attached and fitting.
+            let token =
+                unsafe { attach::reuse(thread, record, current, Some(hold), Receipt::Token) };
+            if let Some(token) = token {
+                return token;
             }
+            let _ = hold.give_back_by(thread);
         }
     }
     ensure_from_view(handle)
@@ -185,7 +209,8 @@ unsafe fn ensure_view_detached(thread: &Thread, record: &'static Record) -> usiz
     let glance = unsafe { Glance::again() };
     let Some(hold) = hold(glance.api(), thread, record) else { return 0 };
     // SAFETY: nothing is attached, and the hold keeps the interpreter alive.
-    let ensured = unsafe { attach::ensure_detached(glance, thread, record, Some(hold)) };
+    let ensured =
+        unsafe { attach::ensure_detached(glance, thread, record, Some(hold), Receipt::Token) };
     ensured.unwrap_or_else(|| refuse(hold))
 }
 
@@ -236,23 +261,35 @@ pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
 pub(crate) unsafe fn release(token: usize) {
     // A caller of the draft dialect passes nothing, and `token` is what the register held;
     // its Ensure took no receipt, so nobody looks at it.
-    match Glance::get() {
-        Some(glance) if glance.is_per_thread() => release_quickly::<true>(glance, token),
-        Some(glance) => release_quickly_up_to_3_11(glance, token),
-        None => release_any(token),
+    match attached_word() {
+        Some(current) => release_seeing(current, token),
+        None => release_by_call(token),
     }
 }
 
 #[inline(never)]
-fn release_quickly_up_to_3_11(glance: Glance, token: usize) {
-    release_quickly::<false>(glance, token);
+fn release_by_call(token: usize) {
+    match Glance::get() {
+        Some(glance) => release_seeing(glance.current(), token),
+        None => release_any(token),
+    }
 }
 
+/// There is a [`Glance`], and `current` is what it says is attached.
 #[inline(always)]
-fn release_quickly<const PER_THREAD: bool>(glance: Glance, token: usize) {
-    if !attach::release_at_a_glance::<PER_THREAD>(glance, token) {
-        release_any(token);
+fn release_seeing(current: *mut PyThreadState, token: usize) {
+    if !attach::release_reused(current, token) {
+        // SAFETY: there is a glance.
+        unsafe { release_more(current, token) };
     }
+}
+
+/// # Safety
+/// As for [`attach::release_at_a_glance`].
+#[inline(never)]
+unsafe fn release_more(current: *mut PyThreadState, token: usize) {
+    // SAFETY: says the caller.
+    unsafe { attach::release_at_a_glance(RELEASE, current, token) };
 }
 
 const RELEASE: &str = "PyThreadState_Release";
@@ -266,6 +303,35 @@ fn release_any(token: usize) {
         Some(native) => unsafe { (native.PyThreadState_Release)(token) },
         None => attach::release(py, RELEASE, token),
     }
+}
+
+/// A draft Ensure in the commonest way. `None`: not this way.
+///
+/// # Safety
+/// As for [`ensure_seeing`], and the handle is a good strong reference.
+unsafe fn ensure_ref_seeing(current: *mut PyThreadState, handle: usize) -> Option<bool> {
+    // SAFETY: it is good.
+    let record = unsafe { handle::record_of(handle) };
+    let thread = Thread::known().filter(|_| record.gate.guards() != 0)?;
+    // SAFETY: there is a glance, and it is attached.
+    if !current.is_null() && !unsafe { is_of(current, record.interpreter()) } {
+        return None;
+    }
+    let hold = Hold::tallied_untraced(thread, record)?;
+    // SAFETY: there is a glance; what is attached fits; and the hold keeps the interpreter alive.
+    let ensured = unsafe {
+        if current.is_null() {
+            let glance = Glance::again();
+            attach::ensure_detached(glance, thread, record, Some(hold), Receipt::None)
+        } else {
+            attach::reuse(thread, record, current, Some(hold), Receipt::None)
+        }
+    };
+    if ensured.is_none() {
+        let _ = hold.give_back_by(thread);
+        return None;
+    }
+    Some(true)
 }
 
 /// A draft Ensure, which forms a reference of its own for its Release to drop.

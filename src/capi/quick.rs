@@ -5,29 +5,31 @@
 use super::handle::{self, Kind};
 use crate::gate::Claim;
 use crate::interpreter::{Record, LOBBY};
-use crate::python::Glance;
+use crate::python::{attached_word, is_of, Glance, PyThreadState};
 use crate::thread::Thread;
 
 /// A guard or strong reference to the interpreter that is attached.
 #[inline(always)]
 pub(super) fn guard_current(kind: Kind) -> Option<usize> {
-    let glance = Glance::get()?;
-    if glance.is_per_thread() {
-        guard_attached::<true>(glance, kind)
-    } else {
-        guard_attached::<false>(glance, kind)
+    match attached_word() {
+        Some(current) => guard_seeing(current, kind),
+        None => {
+            let glance = Glance::get()?;
+            let current = glance.current();
+            if current.is_null() || !glance.is_ours(current) {
+                return None;
+            }
+            guard_seeing(current, kind)
+        }
     }
 }
 
+/// There is a [`Glance`], and `current` is attached to this thread, or NULL.
 #[inline(always)]
-fn guard_attached<const PER_THREAD: bool>(glance: Glance, kind: Kind) -> Option<usize> {
-    let current = glance.current::<PER_THREAD>();
-    if current.is_null() || !glance.is_ours::<PER_THREAD>(current) {
-        return None;
-    }
+fn guard_seeing(current: *mut PyThreadState, kind: Kind) -> Option<usize> {
     let record = Thread::known()?.last.get()?;
-    // SAFETY: attached.
-    let fits = unsafe { glance.is_of(current, record.interpreter()) };
+    // SAFETY: there is a glance, and it is attached.
+    let fits = !current.is_null() && unsafe { is_of(current, record.interpreter()) };
     if fits {
         take(record, kind)
     } else {

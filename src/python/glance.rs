@@ -1,12 +1,12 @@
 //! What the commonest calls need to know of CPython, for as few instructions as possible.
 
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU32, Ordering};
 
 use once_cell::sync::OnceCell;
 
 use super::api::{Api, PyInterpreterState, PyThreadState, UncheckedCurrent};
 use super::current::{current_word, gilstate_key, PER_THREAD};
-use super::native;
+use super::{native, word};
 
 /// Where a thread state has its interpreter, in words: so in every version up to now, and looked at
 /// before it is believed.
@@ -15,8 +15,9 @@ const INTERPRETER: usize = 2;
 /// What was learned of this process's CPython.
 pub(crate) struct Known {
     api: &'static Api,
-    /// Of `api`, to have it nearer.
+    /// Whether CPython keeps the attached thread state per thread.
     per_thread: bool,
+    /// Of `api`, to have it nearer.
     unchecked_current: UncheckedCurrent,
     /// Up to 3.11: where CPython has the thread state that holds the GIL.
     current: &'static AtomicPtr<PyThreadState>,
@@ -31,6 +32,9 @@ const NO_KEY: u32 = u32::MAX;
 /// are as expected, and guards not to be traced. Until then, and for whatever is out of the common,
 /// there are the ways that need not know.
 static GLANCE: AtomicPtr<Known> = AtomicPtr::new(std::ptr::null_mut());
+
+/// From 3.12 on: where the attached thread state is to be read, see `word.rs`. 0: not known.
+static PLACE: AtomicIsize = AtomicIsize::new(0);
 
 #[derive(Clone, Copy)]
 pub(crate) struct Glance(&'static Known);
@@ -60,7 +64,7 @@ impl Glance {
     #[inline]
     pub(crate) unsafe fn learn(py: &'static Api, state: *mut PyThreadState) {
         let known = Glance::get().is_some_and(|glance| {
-            glance.is_per_thread() || glance.0.key.load(Ordering::Relaxed) != NO_KEY
+            glance.0.per_thread || glance.0.key.load(Ordering::Relaxed) != NO_KEY
         });
         if !known {
             // SAFETY: as above.
@@ -80,18 +84,10 @@ impl Glance {
         self.0.api
     }
 
-    /// Whether CPython keeps the attached thread state per thread. The other methods are told by
-    /// the constant `PER_THREAD`.
+    /// The attached thread state: of this thread, or, up to 3.11, of any. NULL: none.
     #[inline(always)]
-    pub(crate) fn is_per_thread(&self) -> bool {
-        self.0.per_thread
-    }
-
-    /// The attached thread state: of this thread, or, unless CPython keeps it per thread, of any. NULL:
-    /// none.
-    #[inline(always)]
-    pub(crate) fn current<const PER_THREAD: bool>(&self) -> *mut PyThreadState {
-        if PER_THREAD {
+    pub(crate) fn current(&self) -> *mut PyThreadState {
+        if self.0.per_thread {
             // SAFETY: may be called by any thread at any time.
             unsafe { (self.0.unchecked_current)() }
         } else {
@@ -102,27 +98,36 @@ impl Glance {
 
     /// Whether that, which is not NULL, is attached to this thread, and known to `PyGILState`.
     #[inline(always)]
-    pub(crate) fn is_ours<const PER_THREAD: bool>(&self, current: *mut PyThreadState) -> bool {
+    pub(crate) fn is_ours(&self, current: *mut PyThreadState) -> bool {
         // Relaxed: see `forget_run`. SAFETY: any key may be asked for.
-        PER_THREAD
+        self.0.per_thread
             || current
                 == unsafe { libc::pthread_getspecific(self.0.key.load(Ordering::Relaxed) as _) }
                     .cast()
     }
+}
 
-    /// Whether a thread state is of this interpreter.
-    ///
-    /// # Safety
-    /// `state` is alive: it is attached to this thread, say.
-    #[inline(always)]
-    pub(crate) unsafe fn is_of(
-        &self,
-        state: *mut PyThreadState,
-        interpreter: *mut PyInterpreterState,
-    ) -> bool {
-        // SAFETY: alive, says the caller, and `learn` looked where it has its interpreter.
-        unsafe { *state.cast::<*mut PyInterpreterState>().add(INTERPRETER) == interpreter }
-    }
+/// What is attached to this thread, NULL for nothing, read where CPython has it. `None`: that is not
+/// known, and a [`Glance`] may tell. If it is, then there is a [`Glance`] too.
+#[inline(always)]
+pub(crate) fn attached_word() -> Option<*mut PyThreadState> {
+    // Acquire: there is a glance, as of before the place was told.
+    let place = PLACE.load(Ordering::Acquire);
+    // SAFETY: found in `look`.
+    (place != 0).then(|| unsafe { word::read(place) })
+}
+
+/// Whether a thread state is of this interpreter.
+///
+/// # Safety
+/// There is a [`Glance`], and `state` is alive: it is attached to this thread, say.
+#[inline(always)]
+pub(crate) unsafe fn is_of(
+    state: *mut PyThreadState,
+    interpreter: *mut PyInterpreterState,
+) -> bool {
+    // SAFETY: alive, says the caller, and `look` looked where it has its interpreter.
+    unsafe { *state.cast::<*mut PyInterpreterState>().add(INTERPRETER) == interpreter }
 }
 
 /// # Safety
@@ -156,4 +161,11 @@ unsafe fn look(py: &'static Api, state: *mut PyThreadState) {
     known.key.store(key, Ordering::Relaxed);
     // Release: it is complete.
     GLANCE.store(std::ptr::from_ref(known).cast_mut(), Ordering::Release);
+    if known.per_thread {
+        // SAFETY: attached, says the caller.
+        if let Some(place) = unsafe { word::find(py, state) } {
+            // Release: after the glance.
+            PLACE.store(place, Ordering::Release);
+        }
+    }
 }

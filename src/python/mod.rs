@@ -9,13 +9,14 @@ mod frame;
 mod glance;
 mod native;
 pub(crate) mod threading;
+mod word;
 
 pub(crate) use api::{Api, PyInterpreterState, PyObject, PyThreadState};
 use api::{PyCFunction, PyCFunctionWithKeywords, PyMethodDef};
 pub(crate) use current::{attached, live_interpreter, Attached, GilstateSlot};
 pub(crate) use find::{get, get_or_fatal};
 pub(crate) use frame::innermost_frame;
-pub(crate) use glance::Glance;
+pub(crate) use glance::{attached_word, is_of, Glance};
 pub(crate) use native::native;
 
 use std::ffi::{c_int, CStr, CString};

@@ -1,0 +1,153 @@
+//! From 3.12 on: where CPython has the thread state that is attached to a thread, to be read without
+//! a call.
+//!
+//! It is a thread-local variable, of which only a function tells. Where it is in *static*
+//! thread-local storage, it is as far from the thread pointer in one thread as in the other, and a
+//! read takes one instruction.
+
+use super::api::{Api, PyThreadState};
+
+/// How far from the thread pointer it is, in bytes. `None`: that is not known for sure.
+///
+/// # Safety
+/// `state` is attached to the calling thread.
+#[cfg(all(
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+pub(super) unsafe fn find(py: &Api, state: *mut PyThreadState) -> Option<isize> {
+    let storage = storage_of(py.unchecked_current_itself() as usize)?;
+    // CPython's variable is one of the words. If no other one has this value, we have found it.
+    // SAFETY: the storage of the calling thread, which only this thread changes.
+    let mut same = storage
+        .step_by(size_of::<usize>())
+        .filter(|word| unsafe { (*word as *const *mut PyThreadState).read_volatile() == state });
+    let (Some(word), None) = (same.next(), same.next()) else { return None };
+    // Static storage is one block, from the thread pointer on, and libc's `errno` is in it.
+    let base = thread_pointer();
+    // SAFETY: no preconditions.
+    let errno = unsafe { libc::__errno_location() } as usize;
+    let is_static = if errno < base { errno..base } else { base..errno }.contains(&word);
+    is_static.then(|| word.wrapping_sub(base) as isize)
+}
+
+#[cfg(not(all(
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+pub(super) unsafe fn find(_py: &Api, _state: *mut PyThreadState) -> Option<isize> {
+    None
+}
+
+/// The addresses of the calling thread's storage for the library, or executable, that has this code.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn storage_of(code: usize) -> Option<std::ops::Range<usize>> {
+    use std::ffi::{c_int, c_void};
+
+    struct Search {
+        code: usize,
+        found: Option<std::ops::Range<usize>>,
+    }
+
+    unsafe extern "C" fn visit(
+        info: *mut libc::dl_phdr_info,
+        _size: libc::size_t,
+        search: *mut c_void,
+    ) -> c_int {
+        // SAFETY: the loader passes a valid record; `search` is the one given below.
+        let (info, search) = unsafe { (&*info, &mut *search.cast::<Search>()) };
+        // SAFETY: so many program headers there are.
+        let headers =
+            unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+        let has_it = headers.iter().any(|header| {
+            let begin = (info.dlpi_addr + header.p_vaddr) as usize;
+            header.p_type == libc::PT_LOAD
+                && (begin..begin + header.p_memsz as usize).contains(&search.code)
+        });
+        if !has_it {
+            return 0;
+        }
+        let local = headers.iter().find(|header| header.p_type == libc::PT_TLS);
+        if let Some(local) = local.filter(|_| !info.dlpi_tls_data.is_null()) {
+            let begin = info.dlpi_tls_data as usize;
+            // Whole words only.
+            let length = local.p_memsz as usize & !(size_of::<usize>() - 1);
+            search.found = Some(begin..begin + length);
+        }
+        1
+    }
+
+    let mut search = Search { code, found: None };
+    // SAFETY: `visit` has the type that is asked for, and `search` outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(&mut search).cast()) };
+    search.found
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
+fn thread_pointer() -> usize {
+    let base;
+    // SAFETY: where the thread pointer points, it has itself.
+    unsafe {
+        std::arch::asm!(
+            "mov {base}, qword ptr fs:[0]",
+            base = out(reg) base,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    base
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "aarch64"))]
+#[inline(always)]
+fn thread_pointer() -> usize {
+    let base;
+    // SAFETY: reads a register.
+    unsafe {
+        std::arch::asm!(
+            "mrs {base}, tpidr_el0",
+            base = out(reg) base,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    base
+}
+
+/// What the calling thread has there.
+///
+/// # Safety
+/// `place` comes from [`find`].
+#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
+#[inline(always)]
+pub(super) unsafe fn read(place: isize) -> *mut PyThreadState {
+    let word;
+    // SAFETY: a word that every thread has, says the caller. Not `pure`: CPython changes it.
+    unsafe {
+        std::arch::asm!(
+            "mov {word}, qword ptr fs:[{place}]",
+            place = in(reg) place,
+            word = lateout(reg) word,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+    word
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "aarch64"))]
+#[inline(always)]
+pub(super) unsafe fn read(place: isize) -> *mut PyThreadState {
+    let word = thread_pointer().wrapping_add_signed(place) as *const *mut PyThreadState;
+    // SAFETY: a word that every thread has, says the caller. Volatile: CPython changes it.
+    unsafe { word.read_volatile() }
+}
+
+#[cfg(not(all(
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+#[inline(always)]
+pub(super) unsafe fn read(_place: isize) -> *mut PyThreadState {
+    std::ptr::null_mut()
+}
