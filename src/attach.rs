@@ -271,7 +271,23 @@ pub(crate) unsafe fn ensure_detached(
         }
     }
     // SAFETY: as above.
-    unsafe { ensure_over(py, thread, record, Attached::NOTHING, hold, receipt) }
+    unsafe { ensure_over_nothing(thread, record, hold, receipt) }
+}
+
+/// As [`ensure_detached`], with a call that takes more arguments than registers.
+#[cold]
+#[inline(never)]
+unsafe fn ensure_over_nothing(
+    thread: &Thread,
+    record: &'static Record,
+    hold: Option<Hold>,
+    receipt: Receipt,
+) -> Option<usize> {
+    // SAFETY: says the caller.
+    unsafe {
+        let py = Glance::again().api();
+        ensure_over(py, thread, record, Attached::NOTHING, hold, receipt)
+    }
 }
 
 /// Attaches this thread to the interpreter of `record`. Returns the Ensure's token. `None`: out of
@@ -398,68 +414,112 @@ unsafe fn belongs(py: &Api, state: *mut PyThreadState, record: &'static Record) 
     unsafe { py.PyThreadState_GetInterpreter(state) == record.interpreter() }
 }
 
-/// Undoes the innermost Ensure of this thread if that leaves attached what is, and holds nothing.
-/// `false`: it is another one, or something is wrong.
+/// Undoes the innermost Ensure of this thread: the commonest ways here, what needs more, or is wrong,
+/// by other functions, which come last so that they return in its place.
 ///
 /// `current`: what is attached to this thread; or up to 3.11 to whichever thread.
-#[inline(always)]
-pub(crate) fn release_reused(current: *mut PyThreadState, shown: usize) -> bool {
-    let Some(thread) = Thread::known() else { return false };
-    // SAFETY: no call into Python in this function.
-    let levels = unsafe { thread.levels() };
-    let level = levels.top();
-    let plain = level.token == shown
-        && level.state == current
-        && matches!(level.way, Way::Reused)
-        && level.hold.is_none()
-        && level.let_go.is_nothing();
-    if plain {
-        // SAFETY: the bottom has no thread state that could be attached.
-        unsafe { levels.pop() };
-    }
-    plain
-}
-
-/// Undoes the innermost Ensure of this thread: the other common ways here, the rest, and what is wrong,
-/// by [`release`].
 ///
 /// # Safety
-/// This thread had a [`Glance`], and `current` is as for [`release_reused`].
-pub(crate) unsafe fn release_at_a_glance(
-    function: &str,
-    current: *mut PyThreadState,
-    shown: usize,
-) {
+/// This thread had a [`Glance`].
+#[inline(always)]
+pub(crate) unsafe fn release_at_a_glance(current: *mut PyThreadState, shown: usize) {
+    let Some(thread) = Thread::known() else { return release_closely(shown) };
+    // SAFETY: until the next call into Python.
+    let levels = unsafe { thread.levels() };
+    let level = levels.top();
+    if level.token != shown || level.state != current || !level.let_go.is_nothing() {
+        return release_unshown(thread, current, shown);
+    }
+    let plain = level.hold.is_none();
+    // SAFETY: attached, as the bottom's never is; and as the caller says.
+    unsafe {
+        if plain && matches!(level.way, Way::Reused) {
+            levels.pop();
+        } else if plain && matches!(level.way, Way::Reattached) {
+            levels.pop();
+            Glance::again().api().PyEval_SaveThread();
+        } else if matches!(level.way, Way::Created { .. }) {
+            release_created(thread, shown);
+        } else {
+            release_holding(thread, shown);
+        }
+    }
+}
+
+/// By [`release`], for callers that know that there is a [`Glance`].
+#[cold]
+fn release_closely(shown: usize) {
     // SAFETY: says the caller.
-    let py = unsafe { Glance::again() }.api();
-    let Some(thread) = Thread::known() else { return release(py, function, shown) };
+    release(unsafe { Glance::again() }.api(), "PyThreadState_Release", shown);
+}
+
+/// For an Ensure whose caller took no token.
+#[inline(never)]
+fn release_unshown(thread: &Thread, current: *mut PyThreadState, shown: usize) {
     // SAFETY: until the next call into Python.
     let level = unsafe { thread.levels() }.top();
-    if level.token != shown && level.token != 0 || level.state != current {
-        return release(py, function, shown);
+    if level.token != 0 || level.state != current || !level.let_go.is_nothing() {
+        release_closely(shown);
+    } else if matches!(level.way, Way::Created { .. }) {
+        // SAFETY: attached; and as the caller says.
+        unsafe { release_created(thread, shown) };
+    } else {
+        // SAFETY: as above.
+        unsafe { release_holding(thread, shown) };
     }
-    if !level.let_go.is_nothing() {
-        return release(py, function, shown);
-    }
-    // SAFETY: its thread state is attached, and the bottom's never is.
+}
+
+/// # Safety
+/// The innermost Ensure's thread state is attached, and has let nothing go. There is a [`Glance`].
+#[inline(never)]
+unsafe fn release_holding(thread: &Thread, shown: usize) {
+    // SAFETY: says the caller.
     unsafe {
-        match level.way {
+        match thread.levels().top().way {
             Way::Reused => give_back(thread, pop(thread)),
             Way::Reattached => {
                 let hold = pop(thread);
-                py.PyEval_SaveThread();
+                Glance::again().api().PyEval_SaveThread();
                 give_back(thread, hold);
             }
-            Way::Created { outer, slot: None } if outer.is_null() => {
-                // Destructors may use the library: the level is still there for them, and they
-                // released what they ensured.
-                py.PyThreadState_Clear(current);
-                let hold = pop(thread);
-                py.PyThreadState_DeleteCurrent();
-                give_back(thread, hold);
-            }
-            _ => release(py, function, shown),
+            Way::Told(_) | Way::Created { .. } => release_closely(shown),
         }
+    }
+}
+
+/// # Safety
+/// The innermost Ensure's thread state is attached. There is a [`Glance`].
+#[inline(never)]
+unsafe fn release_created(thread: &Thread, shown: usize) {
+    // SAFETY: says the caller.
+    unsafe {
+        let level = thread.levels().top();
+        match level.way {
+            Way::Created { outer, slot: None } if outer.is_null() => {}
+            _ => return release_closely(shown),
+        }
+        // Destructors may use the library: the level is still there for them. They released what
+        // they ensured.
+        Glance::again().api().PyThreadState_Clear(level.state);
+        let levels = thread.levels();
+        if levels.top().hold.is_some() {
+            delete_holding(thread);
+        } else {
+            levels.pop();
+            Glance::again().api().PyThreadState_DeleteCurrent();
+        }
+    }
+}
+
+/// # Safety
+/// The innermost Ensure's thread state is attached, and cleared. There is a [`Glance`].
+#[inline(never)]
+unsafe fn delete_holding(thread: &Thread) {
+    // SAFETY: says the caller.
+    unsafe {
+        let hold = pop(thread);
+        Glance::again().api().PyThreadState_DeleteCurrent();
+        give_back(thread, hold);
     }
 }
 

@@ -4,6 +4,8 @@
 //! a tag bit that a guard does not, which tells how to answer. Release pops the thread's own
 //! stack of Ensures, so the draft's missing argument is not missed.
 
+use std::ptr::null_mut;
+
 use super::handle::{self, decode, Kind};
 use super::open_or_fatal;
 use crate::attach::{self, Hold, Receipt};
@@ -27,18 +29,26 @@ pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
 pub(crate) unsafe fn ensure_of_guard(handle: usize) -> usize {
     match attached_word() {
         Some(current) => ensure_seeing(current, handle),
-        None => ensure_by_call(handle),
+        None => ensure_by_glance(handle),
     }
 }
 
 #[inline(never)]
-fn ensure_by_call(handle: usize) -> usize {
-    let Some(glance) = Glance::get() else { return ensure_any(handle) };
-    let current = glance.current();
-    if !current.is_null() && !glance.is_ours(current) {
-        return ensure_any(handle);
+fn ensure_by_glance(handle: usize) -> usize {
+    match Glance::get() {
+        Some(glance) if glance.holder() == Some(null_mut()) => ensure_seeing(null_mut(), handle),
+        Some(glance) => ensure_by_call(glance, handle),
+        None => ensure_any(handle),
     }
-    ensure_seeing(current, handle)
+}
+
+/// Apart, because it has something to keep over a call.
+#[inline(never)]
+fn ensure_by_call(glance: Glance, handle: usize) -> usize {
+    match glance.attached() {
+        Some(current) => ensure_seeing(current, handle),
+        None => ensure_any(handle),
+    }
 }
 
 /// There is a [`Glance`], and `current` is attached to this thread, and known to `PyGILState`; or NULL,
@@ -133,18 +143,27 @@ pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
 pub(crate) unsafe fn ensure_of_view(handle: usize) -> usize {
     match attached_word() {
         Some(current) => ensure_from_view_seeing(current, handle),
-        None => ensure_from_view_by_call(handle),
+        None => ensure_from_view_by_glance(handle),
     }
 }
 
 #[inline(never)]
-fn ensure_from_view_by_call(handle: usize) -> usize {
-    let Some(glance) = Glance::get() else { return ensure_from_view(handle) };
-    let current = glance.current();
-    if !current.is_null() && !glance.is_ours(current) {
-        return ensure_from_view(handle);
+fn ensure_from_view_by_glance(handle: usize) -> usize {
+    match Glance::get() {
+        Some(glance) if glance.holder() == Some(null_mut()) => {
+            ensure_from_view_seeing(null_mut(), handle)
+        }
+        Some(glance) => ensure_from_view_by_call(glance, handle),
+        None => ensure_from_view(handle),
     }
-    ensure_from_view_seeing(current, handle)
+}
+
+#[inline(never)]
+fn ensure_from_view_by_call(glance: Glance, handle: usize) -> usize {
+    match glance.attached() {
+        Some(current) => ensure_from_view_seeing(current, handle),
+        None => ensure_from_view(handle),
+    }
 }
 
 /// As [`ensure_seeing`].
@@ -161,7 +180,7 @@ fn ensure_from_view_seeing(current: *mut PyThreadState, handle: usize) -> usize 
     }
     if current.is_null() {
         // SAFETY: there is a glance, and nothing is attached.
-        return unsafe { ensure_view_detached(thread, record) };
+        return unsafe { ensure_view_detached(thread, record, handle) };
     }
     // SAFETY: there is a glance, and it is attached.
     if unsafe { is_of(current, record.interpreter()) } {
@@ -204,13 +223,14 @@ fn ensure_by_name(py: &'static Api, record: &'static Record) -> usize {
 /// # Safety
 /// Nothing is attached to this thread, which had a [`Glance`].
 #[inline(never)]
-unsafe fn ensure_view_detached(thread: &Thread, record: &'static Record) -> usize {
-    // SAFETY: as this function says.
-    let glance = unsafe { Glance::again() };
-    let Some(hold) = hold(glance.api(), thread, record) else { return 0 };
-    // SAFETY: nothing is attached, and the hold keeps the interpreter alive.
-    let ensured =
-        unsafe { attach::ensure_detached(glance, thread, record, Some(hold), Receipt::Token) };
+unsafe fn ensure_view_detached(thread: &Thread, record: &'static Record, handle: usize) -> usize {
+    let Some(hold) = Hold::tallied_untraced(thread, record) else {
+        return ensure_from_view(handle);
+    };
+    // SAFETY: as this function says, and the hold keeps the interpreter alive.
+    let ensured = unsafe {
+        attach::ensure_detached(Glance::again(), thread, record, Some(hold), Receipt::Token)
+    };
     ensured.unwrap_or_else(|| refuse(hold))
 }
 
@@ -262,34 +282,31 @@ pub(crate) unsafe fn release(token: usize) {
     // A caller of the draft dialect passes nothing, and `token` is what the register held;
     // its Ensure took no receipt, so nobody looks at it.
     match attached_word() {
-        Some(current) => release_seeing(current, token),
-        None => release_by_call(token),
+        // SAFETY: then there is a glance.
+        Some(current) => unsafe { attach::release_at_a_glance(current, token) },
+        None => release_by_glance(token),
     }
 }
 
 #[inline(never)]
-fn release_by_call(token: usize) {
+fn release_by_glance(token: usize) {
     match Glance::get() {
-        Some(glance) => release_seeing(glance.current(), token),
+        Some(glance) => match glance.holder() {
+            // SAFETY: there is a glance.
+            Some(holder) => unsafe { attach::release_at_a_glance(holder, token) },
+            None => release_by_call(glance, token),
+        },
         None => release_any(token),
     }
 }
 
-/// There is a [`Glance`], and `current` is what it says is attached.
-#[inline(always)]
-fn release_seeing(current: *mut PyThreadState, token: usize) {
-    if !attach::release_reused(current, token) {
-        // SAFETY: there is a glance.
-        unsafe { release_more(current, token) };
-    }
-}
-
-/// # Safety
-/// As for [`attach::release_at_a_glance`].
 #[inline(never)]
-unsafe fn release_more(current: *mut PyThreadState, token: usize) {
-    // SAFETY: says the caller.
-    unsafe { attach::release_at_a_glance(RELEASE, current, token) };
+fn release_by_call(glance: Glance, token: usize) {
+    match glance.attached() {
+        // SAFETY: there is a glance.
+        Some(current) => unsafe { attach::release_at_a_glance(current, token) },
+        None => release_any(token),
+    }
 }
 
 const RELEASE: &str = "PyThreadState_Release";

@@ -13,14 +13,7 @@ use crate::thread::Thread;
 pub(super) fn guard_current(kind: Kind) -> Option<usize> {
     match attached_word() {
         Some(current) => guard_seeing(current, kind),
-        None => {
-            let glance = Glance::get()?;
-            let current = glance.current();
-            if current.is_null() || !glance.is_ours(current) {
-                return None;
-            }
-            guard_seeing(current, kind)
-        }
+        None => guard_seeing(Glance::get()?.attached()?, kind),
     }
 }
 

@@ -84,26 +84,27 @@ impl Glance {
         self.0.api
     }
 
-    /// The attached thread state: of this thread, or, up to 3.11, of any. NULL: none.
+    /// Up to 3.11: the thread state that is attached to any thread. `None`: of every thread its own.
     #[inline(always)]
-    pub(crate) fn current(&self) -> *mut PyThreadState {
-        if self.0.per_thread {
-            // SAFETY: may be called by any thread at any time.
-            unsafe { (self.0.unchecked_current)() }
-        } else {
-            // Relaxed: compared with what this thread wrote there, or not.
-            self.0.current.load(Ordering::Relaxed)
-        }
+    pub(crate) fn holder(&self) -> Option<*mut PyThreadState> {
+        // Relaxed: compared with what this thread wrote there, or not.
+        (!self.0.per_thread).then(|| self.0.current.load(Ordering::Relaxed))
     }
 
-    /// Whether that, which is not NULL, is attached to this thread, and known to `PyGILState`.
+    /// What is attached to this thread; NULL for nothing. `None`: not known at a glance. What is
+    /// attached is known to `PyGILState` as well.
     #[inline(always)]
-    pub(crate) fn is_ours(&self, current: *mut PyThreadState) -> bool {
-        // Relaxed: see `forget_run`. SAFETY: any key may be asked for.
-        self.0.per_thread
-            || current
-                == unsafe { libc::pthread_getspecific(self.0.key.load(Ordering::Relaxed) as _) }
-                    .cast()
+    pub(crate) fn attached(&self) -> Option<*mut PyThreadState> {
+        match self.holder() {
+            // SAFETY: may be called by any thread at any time.
+            None => Some(unsafe { (self.0.unchecked_current)() }),
+            Some(holder) => {
+                // Relaxed: see `forget_run`. SAFETY: any key may be asked for.
+                let ours =
+                    || unsafe { libc::pthread_getspecific(self.0.key.load(Ordering::Relaxed)) };
+                (holder.is_null() || holder == ours().cast()).then_some(holder)
+            }
+        }
     }
 }
 
