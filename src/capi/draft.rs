@@ -5,7 +5,7 @@ use std::ffi::c_int;
 
 use super::ensure::{ensure_holding, ensure_ref};
 use super::handle::{decode, encode, Kind};
-use super::{close_strong, close_weak, guard_current, open_or_fatal, view_current};
+use super::{close_strong, close_weak, guard_current, open_or_fatal, quick, view_current};
 use crate::attach::{self, attached_or_fatal, Hold};
 use crate::daemon;
 use crate::gate::Claim;
@@ -44,6 +44,9 @@ pub type PyInterpreterWeakRef = *mut Pep788_WeakRef;
 /// Contract: PEP 788, draft of May 2025.
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterRef_Get() -> PyInterpreterRef {
+    if let Some(reference) = quick::guard_current(Kind::StrongRef) {
+        return reference as PyInterpreterRef;
+    }
     const NAME: &str = "PyInterpreterRef_Get";
     let py = python::get_or_fatal(NAME);
     let state = attached_or_fatal(py, NAME);
@@ -148,6 +151,9 @@ pub unsafe extern "C" fn PyInterpreterRef_Dup(r#ref: PyInterpreterRef) -> PyInte
 /// Contract: PEP 788, draft of May 2025.
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterRef_Close(r#ref: PyInterpreterRef) {
+    if quick::close(r#ref as usize, Kind::StrongRef) {
+        return;
+    }
     const NAME: &str = "PyInterpreterRef_Close";
     python::get_or_fatal(NAME);
     close_strong(NAME, r#ref as usize, Kind::StrongRef);
@@ -200,6 +206,13 @@ pub unsafe extern "C" fn PyInterpreterWeakRef_AsStrong(
     wref: PyInterpreterWeakRef,
     r#ref: *mut PyInterpreterRef,
 ) -> c_int {
+    if !r#ref.is_null() {
+        if let Some(reference) = quick::guard_named(wref as usize, Kind::WeakRef, Kind::StrongRef) {
+            // SAFETY: not NULL, and a place, says the caller.
+            unsafe { r#ref.write(reference as PyInterpreterRef) };
+            return result(true);
+        }
+    }
     const NAME: &str = "PyInterpreterWeakRef_AsStrong";
     python::get_or_fatal(NAME);
     let record = decode(NAME, wref as usize, Kind::WeakRef).record;

@@ -5,21 +5,16 @@
 use super::handle::{self, Kind};
 use crate::gate::Claim;
 use crate::interpreter::{Record, LOBBY};
-use crate::python::{attached_word, is_of, Glance, PyThreadState};
+use crate::python::{attached_word, is_of, Glance};
 use crate::thread::Thread;
 
 /// A guard or strong reference to the interpreter that is attached.
 #[inline(always)]
 pub(super) fn guard_current(kind: Kind) -> Option<usize> {
-    match attached_word() {
-        Some(current) => guard_seeing(current, kind),
-        None => guard_seeing(Glance::get()?.attached()?, kind),
-    }
-}
-
-/// There is a [`Glance`], and `current` is attached to this thread, or NULL.
-#[inline(always)]
-fn guard_seeing(current: *mut PyThreadState, kind: Kind) -> Option<usize> {
+    let current = match attached_word() {
+        Some(current) => current,
+        None => Glance::get()?.attached()?,
+    };
     let record = Thread::known()?.last.get()?;
     // SAFETY: there is a glance, and it is attached.
     let fits = !current.is_null() && unsafe { is_of(current, record.interpreter()) };

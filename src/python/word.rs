@@ -17,12 +17,14 @@ use super::api::{Api, PyThreadState};
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
 pub(super) unsafe fn find(py: &Api, state: *mut PyThreadState) -> Option<isize> {
+    const WORD: usize = size_of::<usize>();
     let storage = storage_of(py.unchecked_current_itself() as usize)?;
-    // CPython's variable is one of the words. If no other one has this value, we have found it.
-    // SAFETY: the storage of the calling thread, which only this thread changes.
-    let mut same = storage
-        .step_by(size_of::<usize>())
-        .filter(|word| unsafe { (*word as *const *mut PyThreadState).read_volatile() == state });
+    // CPython's variable is one of the whole words. If no other one has this value, we have found it.
+    let words = storage.start.next_multiple_of(WORD)..=storage.end.checked_sub(WORD)?;
+    let mut same = words.step_by(WORD).filter(|word| {
+        // SAFETY: the storage of the calling thread, which only this thread changes.
+        (unsafe { (*word as *const *mut PyThreadState).read_volatile() }) == state
+    });
     let (Some(word), None) = (same.next(), same.next()) else { return None };
     // Static storage is one block, from the thread pointer on, and libc's `errno` is in it.
     let base = thread_pointer();
@@ -72,9 +74,7 @@ fn storage_of(code: usize) -> Option<std::ops::Range<usize>> {
         let local = headers.iter().find(|header| header.p_type == libc::PT_TLS);
         if let Some(local) = local.filter(|_| !info.dlpi_tls_data.is_null()) {
             let begin = info.dlpi_tls_data as usize;
-            // Whole words only.
-            let length = local.p_memsz as usize & !(size_of::<usize>() - 1);
-            search.found = Some(begin..begin + length);
+            search.found = Some(begin..begin + local.p_memsz as usize);
         }
         1
     }
