@@ -157,8 +157,16 @@ enum Way {
     Told(GilstateSlot),
     /// Was this thread's last thread state, detached.
     Reattached,
+    /// Made for this Ensure, of a thread with nothing attached, nor known to `PyGILState`.
+    First,
     /// Made for this Ensure; `outer` was attached before, or nothing.
     Created { outer: *mut PyThreadState, slot: Option<GilstateSlot> },
+}
+
+impl Way {
+    fn creates(&self) -> bool {
+        matches!(self, Way::First | Way::Created { .. })
+    }
 }
 
 /// Whether Ensure's caller has a token to show at Release.
@@ -207,7 +215,7 @@ pub(crate) fn attached_or_fatal(py: &Api, function: &str) -> *mut PyThreadState 
 
 /// Whether this thread state was made for an Ensure of this thread.
 pub(crate) fn was_created(state: *mut PyThreadState) -> bool {
-    levels().iter().any(|level| level.state == state && matches!(level.way, Way::Created { .. }))
+    levels().iter().any(|level| level.state == state && level.way.creates())
 }
 
 /// Whether this thread is inside an Ensure of this interpreter.
@@ -262,8 +270,7 @@ pub(crate) unsafe fn ensure_detached(
                 return None;
             }
             py.PyEval_RestoreThread(state);
-            let way = Way::Created { outer: null_mut(), slot: None };
-            return Some(note(thread, record, state, way, hold, receipt));
+            return Some(note(thread, record, state, Way::First, hold, receipt));
         }
         if python::is_of(usual, record.interpreter()) {
             py.PyEval_RestoreThread(usual);
@@ -438,8 +445,8 @@ pub(crate) unsafe fn release_at_a_glance(current: *mut PyThreadState, shown: usi
         } else if plain && matches!(level.way, Way::Reattached) {
             levels.pop();
             Glance::again().api().PyEval_SaveThread();
-        } else if matches!(level.way, Way::Created { .. }) {
-            release_created(thread, shown);
+        } else if matches!(level.way, Way::First) {
+            release_first(thread);
         } else {
             release_holding(thread, shown);
         }
@@ -460,9 +467,9 @@ fn release_unshown(thread: &Thread, current: *mut PyThreadState, shown: usize) {
     let level = unsafe { thread.levels() }.top();
     if level.token != 0 || level.state != current || !level.let_go.is_nothing() {
         release_closely(shown);
-    } else if matches!(level.way, Way::Created { .. }) {
+    } else if matches!(level.way, Way::First) {
         // SAFETY: attached; and as the caller says.
-        unsafe { release_created(thread, shown) };
+        unsafe { release_first(thread) };
     } else {
         // SAFETY: as above.
         unsafe { release_holding(thread, shown) };
@@ -482,25 +489,21 @@ unsafe fn release_holding(thread: &Thread, shown: usize) {
                 Glance::again().api().PyEval_SaveThread();
                 give_back(thread, hold);
             }
+            Way::First => release_first(thread),
             Way::Told(_) | Way::Created { .. } => release_closely(shown),
         }
     }
 }
 
 /// # Safety
-/// The innermost Ensure's thread state is attached. There is a [`Glance`].
+/// The innermost Ensure's thread state is attached, and the first of its thread. There is a [`Glance`].
 #[inline(never)]
-unsafe fn release_created(thread: &Thread, shown: usize) {
+unsafe fn release_first(thread: &Thread) {
     // SAFETY: says the caller.
     unsafe {
-        let level = thread.levels().top();
-        match level.way {
-            Way::Created { outer, slot: None } if outer.is_null() => {}
-            _ => return release_closely(shown),
-        }
         // Destructors may use the library: the level is still there for them. They released what
         // they ensured.
-        Glance::again().api().PyThreadState_Clear(level.state);
+        Glance::again().api().PyThreadState_Clear(thread.levels().top().state);
         let levels = thread.levels();
         if levels.top().hold.is_some() {
             delete_holding(thread);
@@ -573,7 +576,7 @@ pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
 fn undo(py: &'static Api, thread: &Thread) {
     // SAFETY: one line.
     let last = unsafe { thread.levels() }.last().map(|level| (level.way, level.state));
-    if let Some((Way::Created { .. }, state)) = last {
+    if let Some((_, state)) = last.filter(|(way, _)| way.creates()) {
         // Runs destructors, which may use the library: the level is still there for them.
         // SAFETY: attached, and made by the Ensure.
         unsafe { py.PyThreadState_Clear(state) };
@@ -593,6 +596,7 @@ fn undo(py: &'static Api, thread: &Thread) {
                 level.let_go.undo(py, level.record);
                 py.PyEval_SaveThread();
             }
+            Way::First => py.PyThreadState_DeleteCurrent(),
             Way::Created { outer, slot } => {
                 py.PyThreadState_DeleteCurrent();
                 told = slot;

@@ -4,13 +4,11 @@
 //! a tag bit that a guard does not, which tells how to answer. Release pops the thread's own
 //! stack of Ensures, so the draft's missing argument is not missed.
 
-use std::ptr::null_mut;
-
 use super::handle::{self, decode, Kind};
 use super::open_or_fatal;
 use crate::attach::{self, Hold, Receipt};
 use crate::interpreter::{self, Record};
-use crate::python::{self, attached_word, is_of, native, Api, Glance, PyThreadState};
+use crate::python::{self, attached_word, holder, is_of, native, Api, Glance, PyThreadState};
 use crate::thread::Thread;
 
 /// 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
@@ -29,23 +27,22 @@ pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
 pub(crate) unsafe fn ensure_of_guard(handle: usize) -> usize {
     match attached_word() {
         Some(current) => ensure_seeing(current, handle),
-        None => ensure_by_glance(handle),
+        None => ensure_by_holder(handle),
     }
 }
 
 #[inline(never)]
-fn ensure_by_glance(handle: usize) -> usize {
-    match Glance::get() {
-        Some(glance) if glance.holder() == Some(null_mut()) => ensure_seeing(null_mut(), handle),
-        Some(glance) => ensure_by_call(glance, handle),
-        None => ensure_any(handle),
+fn ensure_by_holder(handle: usize) -> usize {
+    match holder() {
+        Some(nobody) if nobody.is_null() => ensure_seeing(nobody, handle),
+        _ => ensure_by_call(handle),
     }
 }
 
 /// Apart, because it has something to keep over a call.
 #[inline(never)]
-fn ensure_by_call(glance: Glance, handle: usize) -> usize {
-    match glance.attached() {
+fn ensure_by_call(handle: usize) -> usize {
+    match Glance::get().and_then(|glance| glance.attached()) {
         Some(current) => ensure_seeing(current, handle),
         None => ensure_any(handle),
     }
@@ -143,24 +140,21 @@ pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
 pub(crate) unsafe fn ensure_of_view(handle: usize) -> usize {
     match attached_word() {
         Some(current) => ensure_from_view_seeing(current, handle),
-        None => ensure_from_view_by_glance(handle),
+        None => ensure_from_view_by_holder(handle),
     }
 }
 
 #[inline(never)]
-fn ensure_from_view_by_glance(handle: usize) -> usize {
-    match Glance::get() {
-        Some(glance) if glance.holder() == Some(null_mut()) => {
-            ensure_from_view_seeing(null_mut(), handle)
-        }
-        Some(glance) => ensure_from_view_by_call(glance, handle),
-        None => ensure_from_view(handle),
+fn ensure_from_view_by_holder(handle: usize) -> usize {
+    match holder() {
+        Some(nobody) if nobody.is_null() => ensure_from_view_seeing(nobody, handle),
+        _ => ensure_from_view_by_call(handle),
     }
 }
 
 #[inline(never)]
-fn ensure_from_view_by_call(glance: Glance, handle: usize) -> usize {
-    match glance.attached() {
+fn ensure_from_view_by_call(handle: usize) -> usize {
+    match Glance::get().and_then(|glance| glance.attached()) {
         Some(current) => ensure_from_view_seeing(current, handle),
         None => ensure_from_view(handle),
     }
@@ -284,25 +278,22 @@ pub(crate) unsafe fn release(token: usize) {
     match attached_word() {
         // SAFETY: then there is a glance.
         Some(current) => unsafe { attach::release_at_a_glance(current, token) },
-        None => release_by_glance(token),
+        None => release_by_holder(token),
     }
 }
 
 #[inline(never)]
-fn release_by_glance(token: usize) {
-    match Glance::get() {
-        Some(glance) => match glance.holder() {
-            // SAFETY: there is a glance.
-            Some(holder) => unsafe { attach::release_at_a_glance(holder, token) },
-            None => release_by_call(glance, token),
-        },
-        None => release_any(token),
+fn release_by_holder(token: usize) {
+    match holder() {
+        // SAFETY: then there is a glance.
+        Some(holder) => unsafe { attach::release_at_a_glance(holder, token) },
+        None => release_by_call(token),
     }
 }
 
 #[inline(never)]
-fn release_by_call(glance: Glance, token: usize) {
-    match glance.attached() {
+fn release_by_call(token: usize) {
+    match Glance::get().and_then(|glance| glance.attached()) {
         // SAFETY: there is a glance.
         Some(current) => unsafe { attach::release_at_a_glance(current, token) },
         None => release_any(token),

@@ -15,12 +15,8 @@ const INTERPRETER: usize = 2;
 /// What was learned of this process's CPython.
 pub(crate) struct Known {
     api: &'static Api,
-    /// Whether CPython keeps the attached thread state per thread.
-    per_thread: bool,
     /// Of `api`, to have it nearer.
     unchecked_current: UncheckedCurrent,
-    /// Up to 3.11: where CPython has the thread state that holds the GIL.
-    current: &'static AtomicPtr<PyThreadState>,
     /// Up to 3.11: the key under which a thread has what `PyGILState` takes for its thread state;
     /// or, while it is not known, one under which no thread has anything.
     key: AtomicU32,
@@ -35,6 +31,9 @@ static GLANCE: AtomicPtr<Known> = AtomicPtr::new(std::ptr::null_mut());
 
 /// From 3.12 on: where the attached thread state is to be read, see `word.rs`. 0: not known.
 static PLACE: AtomicIsize = AtomicIsize::new(0);
+
+/// Up to 3.11: where CPython has the thread state that holds the GIL. NULL: not known.
+static HOLDER: AtomicPtr<AtomicPtr<PyThreadState>> = AtomicPtr::new(std::ptr::null_mut());
 
 #[derive(Clone, Copy)]
 pub(crate) struct Glance(&'static Known);
@@ -64,7 +63,7 @@ impl Glance {
     #[inline]
     pub(crate) unsafe fn learn(py: &'static Api, state: *mut PyThreadState) {
         let known = Glance::get().is_some_and(|glance| {
-            glance.0.per_thread || glance.0.key.load(Ordering::Relaxed) != NO_KEY
+            holder().is_none() || glance.0.key.load(Ordering::Relaxed) != NO_KEY
         });
         if !known {
             // SAFETY: as above.
@@ -84,18 +83,11 @@ impl Glance {
         self.0.api
     }
 
-    /// Up to 3.11: the thread state that is attached to any thread. `None`: of every thread its own.
-    #[inline(always)]
-    pub(crate) fn holder(&self) -> Option<*mut PyThreadState> {
-        // Relaxed: compared with what this thread wrote there, or not.
-        (!self.0.per_thread).then(|| self.0.current.load(Ordering::Relaxed))
-    }
-
     /// What is attached to this thread; NULL for nothing. `None`: not known at a glance. What is
     /// attached is known to `PyGILState` as well.
     #[inline(always)]
     pub(crate) fn attached(&self) -> Option<*mut PyThreadState> {
-        match self.holder() {
+        match holder() {
             // SAFETY: may be called by any thread at any time.
             None => Some(unsafe { (self.0.unchecked_current)() }),
             Some(holder) => {
@@ -118,6 +110,17 @@ pub(crate) fn attached_word() -> Option<*mut PyThreadState> {
     (place != 0).then(|| unsafe { word::read(place) })
 }
 
+/// Up to 3.11: the thread state that is attached to any thread, NULL for none. `None`: not known, or
+/// each thread has its own. If it is known, then there is a [`Glance`] too.
+#[inline(always)]
+pub(crate) fn holder() -> Option<*mut PyThreadState> {
+    // Acquire: there is a glance, as of before the word was told. SAFETY: NULL, or a word of
+    // CPython's.
+    let word = unsafe { HOLDER.load(Ordering::Acquire).as_ref() };
+    // Relaxed: compared with what this thread wrote there, or not.
+    word.map(|word| word.load(Ordering::Relaxed))
+}
+
 /// Whether a thread state is of this interpreter.
 ///
 /// # Safety
@@ -136,7 +139,6 @@ pub(crate) unsafe fn is_of(
 #[cold]
 unsafe fn look(py: &'static Api, state: *mut PyThreadState) {
     static KNOWN: OnceCell<Known> = OnceCell::new();
-    static NOWHERE: AtomicPtr<PyThreadState> = AtomicPtr::new(std::ptr::null_mut());
     // SAFETY: a thread state is longer than this; what is read is only compared.
     let as_expected = unsafe {
         let found = *state.cast::<*mut PyInterpreterState>().add(INTERPRETER);
@@ -145,28 +147,29 @@ unsafe fn look(py: &'static Api, state: *mut PyThreadState) {
     if !as_expected || native(py).is_some() {
         return;
     }
-    let (mut current, mut key) = (&NOWHERE, NO_KEY);
-    if py.version < PER_THREAD {
+    let (mut place, mut holder, mut key) = (None, None, NO_KEY);
+    if py.version >= PER_THREAD {
         // SAFETY: attached, says the caller.
+        place = unsafe { word::find(py, state) };
+    } else {
+        // SAFETY: as above.
         let found = unsafe { current_word(py, state).zip(gilstate_key(py)) };
         let Some((word, found)) = found else { return };
-        (current, key) = (word, found);
+        (holder, key) = (Some(word), found);
     }
     let known = KNOWN.get_or_init(|| Known {
         api: py,
-        per_thread: py.version >= PER_THREAD,
         unchecked_current: py.unchecked_current_itself(),
-        current,
         key: AtomicU32::new(key),
     });
     known.key.store(key, Ordering::Relaxed);
     // Release: it is complete.
     GLANCE.store(std::ptr::from_ref(known).cast_mut(), Ordering::Release);
-    if known.per_thread {
-        // SAFETY: attached, says the caller.
-        if let Some(place) = unsafe { word::find(py, state) } {
-            // Release: after the glance.
-            PLACE.store(place, Ordering::Release);
-        }
+    // Release, both: after the glance.
+    if let Some(place) = place {
+        PLACE.store(place, Ordering::Release);
+    }
+    if let Some(holder) = holder {
+        HOLDER.store(std::ptr::from_ref(holder).cast_mut(), Ordering::Release);
     }
 }

@@ -16,7 +16,7 @@ use api::{PyCFunction, PyCFunctionWithKeywords, PyMethodDef};
 pub(crate) use current::{attached, live_interpreter, Attached, GilstateSlot};
 pub(crate) use find::{get, get_or_fatal};
 pub(crate) use frame::innermost_frame;
-pub(crate) use glance::{attached_word, is_of, Glance};
+pub(crate) use glance::{attached_word, holder, is_of, Glance};
 pub(crate) use native::native;
 
 use std::ffi::{c_int, CStr, CString};
