@@ -174,7 +174,7 @@ impl Gate {
 
     /// Takes a hold that the calling thread gives back itself, with [`Gate::leave_by`]. `false`: not
     /// this way, see [`Gate::enter`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enter_by(&self, tally: &Tally, owner: Owner, lobby: &Lobby) -> bool {
         if !tally.add(owner) {
             return false;

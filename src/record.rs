@@ -138,7 +138,7 @@ impl Record {
     }
 
     /// Takes a hold by [`Gate::enter_by`], of the interpreter that the record names now.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enter_by(&self, tally: &Tally, lobby: &Lobby) -> bool {
         let owner = self.owner();
         if !self.gate.enter_by(tally, owner, lobby) {
