@@ -1,6 +1,5 @@
 //! Which function an address of code is in, and which library. Slow; for the report of an exit.
 
-use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::path::{Path, PathBuf};
 
@@ -16,20 +15,29 @@ pub(crate) struct Symbol {
     pub(crate) is_ours: bool,
 }
 
+/// By address.
+pub(crate) struct Symbols(Vec<(usize, Symbol)>);
+
+impl Symbols {
+    pub(crate) fn get(&self, address: usize) -> Option<&Symbol> {
+        self.0.iter().find(|(known, _)| *known == address).map(|(_, symbol)| symbol)
+    }
+}
+
 /// Looks addresses up that a stack had: each is that after a call.
-pub(crate) fn look_up(addresses: impl Iterator<Item = usize>) -> HashMap<usize, Symbol> {
+pub(crate) fn look_up(addresses: impl Iterator<Item = usize>) -> Symbols {
     let own_base = loaded(demangled as *const () as usize).map_or(0, |own| own.base);
-    let mut symbols = HashMap::new();
-    // By file, what it does not export.
-    let mut unnamed: HashMap<PathBuf, (usize, Vec<usize>)> = HashMap::new();
+    let mut symbols = Symbols(Vec::new());
+    // By file and its base, what it does not export.
+    let mut unnamed: Vec<(PathBuf, usize, Vec<usize>)> = Vec::new();
     for address in addresses {
-        if symbols.contains_key(&address) {
+        if symbols.get(address).is_some() {
             continue;
         }
         let Some(found) = loaded(address - 1) else {
             let library = "?".to_owned();
             let symbol = Symbol { function: None, library, offset: address, is_ours: false };
-            symbols.insert(address, symbol);
+            symbols.0.push((address, symbol));
             continue;
         };
         let symbol = Symbol {
@@ -42,14 +50,18 @@ pub(crate) fn look_up(addresses: impl Iterator<Item = usize>) -> HashMap<usize, 
             is_ours: found.base == own_base,
         };
         if symbol.function.is_none() {
-            unnamed.entry(found.file).or_insert((found.base, Vec::new())).1.push(address);
+            match unnamed.iter_mut().find(|(_, base, _)| *base == found.base) {
+                Some((_, _, addresses)) => addresses.push(address),
+                None => unnamed.push((found.file, found.base, vec![address])),
+            }
         }
-        symbols.insert(address, symbol);
+        symbols.0.push((address, symbol));
     }
-    for (file, (base, addresses)) in unnamed {
-        for (address, name) in names_in_file(&file, base, &addresses).unwrap_or_default() {
-            if let Some(symbol) = symbols.get_mut(&address) {
-                symbol.function = Some(demangled(&name));
+    for (file, base, addresses) in unnamed {
+        let names = names_in_file(&file, base, &addresses).unwrap_or_default();
+        for (at, symbol) in &mut symbols.0 {
+            if let Some((_, name)) = names.iter().rfind(|(address, _)| address == at) {
+                symbol.function = Some(demangled(name));
             }
         }
     }
@@ -107,9 +119,8 @@ fn is_program(_base: usize) -> bool {
 fn names_in_file(file: &Path, base: usize, addresses: &[usize]) -> Option<Vec<(usize, CString)>> {
     use object::read::elf::ElfFile64;
     use object::{NativeEndian, Object, ObjectSegment, ObjectSymbol, SymbolKind};
-    // Reads only the parts that are asked for.
-    let contents = object::ReadCache::new(std::fs::File::open(file).ok()?);
-    let file = ElfFile64::<NativeEndian, _>::parse(&contents).ok()?;
+    let contents = Mapped::open(file)?;
+    let file = ElfFile64::<NativeEndian>::parse(contents.bytes()).ok()?;
     let lowest = file.segments().map(|segment| segment.address()).min()?;
     // The loader's base is the page that the lowest segment begins in.
     let bias = base.wrapping_sub(lowest as usize & !0xfff);
@@ -126,6 +137,39 @@ fn names_in_file(file: &Path, base: usize, addresses: &[usize]) -> Option<Vec<(u
         }
     }
     Some(found)
+}
+
+/// A file as memory, of which only what is looked at is read.
+#[cfg(target_os = "linux")]
+struct Mapped {
+    address: *mut c_void,
+    length: usize,
+}
+
+#[cfg(target_os = "linux")]
+impl Mapped {
+    fn open(file: &Path) -> Option<Mapped> {
+        use std::os::fd::AsRawFd;
+        let file = std::fs::File::open(file).ok()?;
+        let length = usize::try_from(file.metadata().ok()?.len()).ok()?;
+        let (null, read, private) = (std::ptr::null_mut(), libc::PROT_READ, libc::MAP_PRIVATE);
+        // SAFETY: a new mapping, which outlives the descriptor.
+        let address = unsafe { libc::mmap(null, length, read, private, file.as_raw_fd(), 0) };
+        (address != libc::MAP_FAILED).then_some(Mapped { address, length })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: so much is mapped. The loader has the same file mapped: nobody may change it.
+        unsafe { std::slice::from_raw_parts(self.address.cast(), self.length) }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: ours, and not used any more.
+        unsafe { libc::munmap(self.address, self.length) };
+    }
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -16,7 +16,7 @@ use std::time::Instant;
 use crate::interpreter::{Record, RECORD_ALIGN};
 use crate::memory::try_box;
 use crate::say::Seconds;
-use crate::symbols::{self, Symbol};
+use crate::symbols::{self, Symbol, Symbols};
 use crate::sync::{lock, Mutex, MutexGuard};
 use crate::{attach, fork, python, settings};
 
@@ -344,12 +344,12 @@ impl Notes {
     }
 
     /// The Python code that it was taken in, and the native stack, innermost first.
-    fn where_from(&self, symbols: &std::collections::HashMap<usize, Symbol>) -> Vec<String> {
+    fn where_from(&self, symbols: &Symbols) -> Vec<String> {
         let mut lines = Vec::new();
         if let Some(python) = &self.python {
             lines.push(format!("in Python: {}, {}:{}", python.function, python.file, python.line));
         }
-        let frames: Vec<&Symbol> = self.stack().iter().filter_map(|at| symbols.get(at)).collect();
+        let frames: Vec<&Symbol> = self.stack().iter().filter_map(|at| symbols.get(*at)).collect();
         for frame in &frames[own_frames(&frames)..] {
             let function = frame.function.as_deref().unwrap_or("?");
             lines.push(match frame.function {
