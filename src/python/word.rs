@@ -5,141 +5,143 @@
 //! thread-local storage, it is as far from the thread pointer in one thread as in the other, and a
 //! read takes one instruction.
 
-use super::api::{Api, PyThreadState};
-
-/// How far from the thread pointer it is, in bytes. `None`: that is not known for sure.
-///
-/// # Safety
-/// `state` is attached to the calling thread.
 #[cfg(all(
     target_os = "linux",
     target_env = "gnu",
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
-pub(super) unsafe fn find(py: &Api, state: *mut PyThreadState) -> Option<isize> {
-    const WORD: usize = size_of::<usize>();
-    let storage = storage_of(py.unchecked_current_itself() as usize)?;
-    // CPython's variable is one of the whole words. If no other one has this value, we have found it.
-    let words = storage.start.next_multiple_of(WORD)..=storage.end.checked_sub(WORD)?;
-    let mut same = words.step_by(WORD).filter(|word| {
-        // SAFETY: the storage of the calling thread, which only this thread changes.
-        (unsafe { (*word as *const *mut PyThreadState).read_volatile() }) == state
-    });
-    let (Some(word), None) = (same.next(), same.next()) else { return None };
-    // Static storage is one block, from the thread pointer on, and libc's `errno` is in it.
-    let base = thread_pointer();
-    // SAFETY: no preconditions.
-    let errno = unsafe { libc::__errno_location() } as usize;
-    let is_static = if errno < base { errno..base } else { base..errno }.contains(&word);
-    is_static.then(|| word.wrapping_sub(base) as isize)
-}
-
-#[cfg(not(all(
-    target_os = "linux",
-    target_env = "gnu",
-    any(target_arch = "x86_64", target_arch = "aarch64")
-)))]
-pub(super) unsafe fn find(_py: &Api, _state: *mut PyThreadState) -> Option<isize> {
-    None
-}
-
-/// The addresses of the calling thread's storage for the library, or executable, that has this code.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn storage_of(code: usize) -> Option<std::ops::Range<usize>> {
+mod imp {
+    use std::arch::asm;
     use std::ffi::{c_int, c_void};
+    use std::ops::Range;
+
+    use super::super::api::{Api, PyThreadState};
+
+    extern "C" {
+        /// A thread-local variable of libc's.
+        fn __ctype_b_loc() -> *const *const u16;
+    }
+
+    /// How far from the thread pointer it is, in bytes. `None`: that is not known for sure.
+    ///
+    /// # Safety
+    /// `state` is attached to the calling thread.
+    pub(crate) unsafe fn find(py: &Api, state: *mut PyThreadState) -> Option<isize> {
+        const WORD: usize = size_of::<usize>();
+        let storage = storage_of(py.unchecked_current_itself() as usize)?;
+        // CPython's variable is one of the whole words. If no other has this value, it is found.
+        let words = storage.start.next_multiple_of(WORD)..=storage.end.checked_sub(WORD)?;
+        let mut same = words.step_by(WORD).filter(|word| {
+            // SAFETY: the storage of the calling thread, which only this thread changes.
+            (unsafe { (*word as *const *mut PyThreadState).read_volatile() }) == state
+        });
+        let (Some(word), None) = (same.next(), same.next()) else { return None };
+        // Static storage is one block from the thread pointer on, and libc, which is never loaded
+        // late, has its variables in it. Not by `errno`: some programs put that elsewhere.
+        let base = thread_pointer();
+        // SAFETY: no preconditions.
+        let libc = unsafe { __ctype_b_loc() } as usize;
+        let is_static = if libc < base { libc..base } else { base..libc }.contains(&word);
+        is_static.then(|| word.wrapping_sub(base) as isize)
+    }
 
     struct Search {
         code: usize,
-        found: Option<std::ops::Range<usize>>,
+        found: Option<Range<usize>>,
+    }
+
+    /// The addresses of the calling thread's storage for the library, or executable, that has this
+    /// code.
+    fn storage_of(code: usize) -> Option<Range<usize>> {
+        let mut search = Search { code, found: None };
+        // SAFETY: `visit` has the type that is asked for, and `search` outlives the call.
+        unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(&mut search).cast()) };
+        search.found
     }
 
     unsafe extern "C" fn visit(
-        info: *mut libc::dl_phdr_info,
+        object: *mut libc::dl_phdr_info,
         _size: libc::size_t,
         search: *mut c_void,
     ) -> c_int {
-        // SAFETY: the loader passes a valid record; `search` is the one given below.
-        let (info, search) = unsafe { (&*info, &mut *search.cast::<Search>()) };
-        // SAFETY: so many program headers there are.
-        let headers =
-            unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+        // SAFETY: the loader passes a valid record, and the search of `storage_of`.
+        let (object, search) = unsafe { (&*object, &mut *search.cast::<Search>()) };
+        let count = usize::from(object.dlpi_phnum);
+        // SAFETY: so many there are.
+        let headers = unsafe { std::slice::from_raw_parts(object.dlpi_phdr, count) };
         let has_it = headers.iter().any(|header| {
-            let begin = (info.dlpi_addr + header.p_vaddr) as usize;
-            header.p_type == libc::PT_LOAD
-                && (begin..begin + header.p_memsz as usize).contains(&search.code)
+            let begin = (object.dlpi_addr + header.p_vaddr) as usize;
+            let addresses = begin..begin + header.p_memsz as usize;
+            header.p_type == libc::PT_LOAD && addresses.contains(&search.code)
         });
         if !has_it {
             return 0;
         }
-        let local = headers.iter().find(|header| header.p_type == libc::PT_TLS);
-        if let Some(local) = local.filter(|_| !info.dlpi_tls_data.is_null()) {
-            let begin = info.dlpi_tls_data as usize;
-            search.found = Some(begin..begin + local.p_memsz as usize);
+        let storage = headers.iter().find(|header| header.p_type == libc::PT_TLS);
+        // NULL: this thread has none yet.
+        if let Some(storage) = storage.filter(|_| !object.dlpi_tls_data.is_null()) {
+            let begin = object.dlpi_tls_data as usize;
+            search.found = Some(begin..begin + storage.p_memsz as usize);
         }
         1
     }
 
-    let mut search = Search { code, found: None };
-    // SAFETY: `visit` has the type that is asked for, and `search` outlives the call.
-    unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(&mut search).cast()) };
-    search.found
-}
-
-#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
-fn thread_pointer() -> usize {
-    let base;
-    // SAFETY: where the thread pointer points, it has itself.
-    unsafe {
-        std::arch::asm!(
-            "mov {base}, qword ptr fs:[0]",
-            base = out(reg) base,
-            options(pure, readonly, nostack, preserves_flags),
-        );
+    #[cfg(target_arch = "x86_64")]
+    fn thread_pointer() -> usize {
+        let base;
+        // SAFETY: where the thread pointer points, it is written down.
+        unsafe {
+            asm!(
+                "mov {base}, qword ptr fs:[0]",
+                base = out(reg) base,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        base
     }
-    base
-}
 
-#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "aarch64"))]
-#[inline(always)]
-fn thread_pointer() -> usize {
-    let base;
-    // SAFETY: reads a register.
-    unsafe {
-        std::arch::asm!(
-            "mrs {base}, tpidr_el0",
-            base = out(reg) base,
-            options(pure, nomem, nostack, preserves_flags),
-        );
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    fn thread_pointer() -> usize {
+        let base;
+        // SAFETY: reads a register.
+        unsafe {
+            asm!(
+                "mrs {base}, tpidr_el0",
+                base = out(reg) base,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        base
     }
-    base
-}
 
-/// What the calling thread has there.
-///
-/// # Safety
-/// `place` comes from [`find`].
-#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
-#[inline(always)]
-pub(super) unsafe fn read(place: isize) -> *mut PyThreadState {
-    let word;
-    // SAFETY: a word that every thread has, says the caller. Not `pure`: CPython changes it.
-    unsafe {
-        std::arch::asm!(
-            "mov {word}, qword ptr fs:[{place}]",
-            place = in(reg) place,
-            word = lateout(reg) word,
-            options(readonly, nostack, preserves_flags),
-        );
+    /// What the calling thread has there.
+    ///
+    /// # Safety
+    /// `place` comes from [`find`].
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) unsafe fn read(place: isize) -> *mut PyThreadState {
+        let word;
+        // SAFETY: a word that every thread has, says the caller. Not `pure`: CPython changes it.
+        unsafe {
+            asm!(
+                "mov {word}, qword ptr fs:[{place}]",
+                place = in(reg) place,
+                word = lateout(reg) word,
+                options(readonly, nostack, preserves_flags),
+            );
+        }
+        word
     }
-    word
-}
 
-#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "aarch64"))]
-#[inline(always)]
-pub(super) unsafe fn read(place: isize) -> *mut PyThreadState {
-    let word = thread_pointer().wrapping_add_signed(place) as *const *mut PyThreadState;
-    // SAFETY: a word that every thread has, says the caller. Volatile: CPython changes it.
-    unsafe { word.read_volatile() }
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    pub(crate) unsafe fn read(place: isize) -> *mut PyThreadState {
+        let word = thread_pointer().wrapping_add_signed(place) as *const *mut PyThreadState;
+        // SAFETY: a word that every thread has, says the caller. Volatile: CPython changes it.
+        unsafe { word.read_volatile() }
+    }
 }
 
 #[cfg(not(all(
@@ -147,7 +149,16 @@ pub(super) unsafe fn read(place: isize) -> *mut PyThreadState {
     target_env = "gnu",
     any(target_arch = "x86_64", target_arch = "aarch64")
 )))]
-#[inline(always)]
-pub(super) unsafe fn read(_place: isize) -> *mut PyThreadState {
-    std::ptr::null_mut()
+mod imp {
+    use super::super::api::{Api, PyThreadState};
+
+    pub(crate) unsafe fn find(_py: &Api, _state: *mut PyThreadState) -> Option<isize> {
+        None
+    }
+
+    pub(crate) unsafe fn read(_place: isize) -> *mut PyThreadState {
+        std::ptr::null_mut()
+    }
 }
+
+pub(super) use imp::{find, read};
