@@ -17,6 +17,8 @@ pub(crate) struct Known {
     api: &'static Api,
     /// Of `api`, to have it nearer.
     unchecked_current: UncheckedCurrent,
+    /// From 3.12 on: where the attached thread state may be read, see `word.rs`; or zeros.
+    places: [isize; 2],
     /// Up to 3.11: the key under which a thread has what `PyGILState` takes for its thread state;
     /// or, while it is not known, one under which no thread has anything.
     key: AtomicU32,
@@ -29,7 +31,7 @@ const NO_KEY: u32 = u32::MAX;
 /// there are the ways that need not know.
 static GLANCE: AtomicPtr<Known> = AtomicPtr::new(std::ptr::null_mut());
 
-/// From 3.12 on: where the attached thread state is to be read, see `word.rs`. 0: not known.
+/// The one of its `places` that is right. 0: not known.
 static PLACE: AtomicIsize = AtomicIsize::new(0);
 
 /// Up to 3.11: where CPython has the thread state that holds the GIL. NULL: not known.
@@ -83,13 +85,31 @@ impl Glance {
         self.0.api
     }
 
+    /// Of two places, that which is empty when nothing is attached. For a thread with nothing attached.
+    #[inline(never)]
+    fn choose_place(&self) {
+        // SAFETY: from `find`, unless they are 0.
+        let is_empty = |place: &&isize| **place != 0 && unsafe { word::read(**place) }.is_null();
+        let mut empty = self.0.places.iter().filter(is_empty);
+        if let (Some(place), None) = (empty.next(), empty.next()) {
+            // Release: see `look`.
+            PLACE.store(*place, Ordering::Release);
+        }
+    }
+
     /// What is attached to this thread; NULL for nothing. `None`: not known at a glance. What is
     /// attached is known to `PyGILState` as well.
     #[inline(always)]
     pub(crate) fn attached(&self) -> Option<*mut PyThreadState> {
         match holder() {
-            // SAFETY: may be called by any thread at any time.
-            None => Some(unsafe { (self.0.unchecked_current)() }),
+            None => {
+                // SAFETY: may be called by any thread at any time.
+                let current = unsafe { (self.0.unchecked_current)() };
+                if current.is_null() {
+                    self.choose_place();
+                }
+                Some(current)
+            }
             Some(holder) => {
                 // Relaxed: see `forget_run`. SAFETY: any key may be asked for.
                 let ours =
@@ -147,10 +167,10 @@ unsafe fn look(py: &'static Api, state: *mut PyThreadState) {
     if !as_expected || native(py).is_some() {
         return;
     }
-    let (mut place, mut holder, mut key) = (None, None, NO_KEY);
+    let (mut places, mut holder, mut key) = (None, None, NO_KEY);
     if py.version >= PER_THREAD {
         // SAFETY: attached, says the caller.
-        place = unsafe { word::find(py, state) };
+        places = unsafe { word::find(py, state) };
     } else {
         // SAFETY: as above.
         let found = unsafe { current_word(py, state).zip(gilstate_key(py)) };
@@ -160,13 +180,14 @@ unsafe fn look(py: &'static Api, state: *mut PyThreadState) {
     let known = KNOWN.get_or_init(|| Known {
         api: py,
         unchecked_current: py.unchecked_current_itself(),
+        places: places.unwrap_or_default(),
         key: AtomicU32::new(key),
     });
     known.key.store(key, Ordering::Relaxed);
     // Release: it is complete.
     GLANCE.store(std::ptr::from_ref(known).cast_mut(), Ordering::Release);
     // Release, both: after the glance.
-    if let Some(place) = place {
+    if let [place, 0] = known.places {
         PLACE.store(place, Ordering::Release);
     }
     if let Some(holder) = holder {

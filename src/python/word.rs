@@ -22,27 +22,31 @@ mod imp {
         fn __ctype_b_loc() -> *const *const u16;
     }
 
-    /// How far from the thread pointer it is, in bytes. `None`: that is not known for sure.
+    /// How far from the thread pointer it is, in bytes, if the second place is 0; or else, one of
+    /// these two is it. `None`: that is not known for sure.
     ///
     /// # Safety
     /// `state` is attached to the calling thread.
-    pub(crate) unsafe fn find(py: &Api, state: *mut PyThreadState) -> Option<isize> {
+    pub(crate) unsafe fn find(py: &Api, state: *mut PyThreadState) -> Option<[isize; 2]> {
         const WORD: usize = size_of::<usize>();
         let storage = storage_of(py.unchecked_current_itself() as usize)?;
-        // CPython's variable is one of the whole words. If no other has this value, it is found.
+        // CPython's variable is one of the whole words with this value. On 3.15 another one is what
+        // `PyGILState` takes for it.
         let words = storage.start.next_multiple_of(WORD)..=storage.end.checked_sub(WORD)?;
         let mut same = words.step_by(WORD).filter(|word| {
             // SAFETY: the storage of the calling thread, which only this thread changes.
             (unsafe { (*word as *const *mut PyThreadState).read_volatile() }) == state
         });
-        let (Some(word), None) = (same.next(), same.next()) else { return None };
+        let (Some(one), other, None) = (same.next(), same.next(), same.next()) else { return None };
         // Static storage is one block from the thread pointer on, and libc, which is never loaded
         // late, has its variables in it. Not by `errno`: some programs put that elsewhere.
         let base = thread_pointer();
         // SAFETY: no preconditions.
         let libc = unsafe { __ctype_b_loc() } as usize;
-        let is_static = if libc < base { libc..base } else { base..libc }.contains(&word);
-        is_static.then(|| word.wrapping_sub(base) as isize)
+        let block = if libc < base { libc..base } else { base..libc };
+        let is_static = block.contains(&one) && other.is_none_or(|other| block.contains(&other));
+        let place = |word: usize| word.wrapping_sub(base) as isize;
+        is_static.then(|| [place(one), other.map_or(0, place)])
     }
 
     struct Search {
@@ -152,7 +156,7 @@ mod imp {
 mod imp {
     use super::super::api::{Api, PyThreadState};
 
-    pub(crate) unsafe fn find(_py: &Api, _state: *mut PyThreadState) -> Option<isize> {
+    pub(crate) unsafe fn find(_py: &Api, _state: *mut PyThreadState) -> Option<[isize; 2]> {
         None
     }
 
