@@ -64,9 +64,10 @@ check-rust: lib
 	$(CARGO) test --doc
 
 # The C suite: c_tests/, one process per scenario and Python. And random calls against a model:
-# tests/properties, where PROPTEST_CASES and PROPTEST_RNG_SEED mean more and others of them.
+# tests/properties, where PROPTEST_CASES and PROPTEST_RNG_SEED mean more and others of them. And a Python
+# that is loaded late: tests/late.
 check-c: lib
-	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test c_suite --test properties
+	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test c_suite --test properties --test late
 
 # In clean virtual environments, with what PyPI and crates.io have.
 clients: lib
