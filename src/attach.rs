@@ -83,6 +83,10 @@ impl Hold {
         record.gate.enter(Claim::Holder, &LOBBY).then(|| Hold::of(record))
     }
 
+    pub(crate) fn record(&self) -> &'static Record {
+        self.record
+    }
+
     #[inline]
     pub(crate) fn is_valid(&self) -> bool {
         self.origin.0 & !Origin::TALLIED == Origin::now(self.record).0

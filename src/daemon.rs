@@ -4,10 +4,10 @@
 //! because of `SetDaemon(0)`, or because `threading` joins its thread.
 
 use std::ffi::{c_void, CStr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::attach::{self, Hold};
-use crate::interpreter::{self, clock, Record};
+use crate::interpreter::{self, clock, Record, LOBBY};
 use crate::memory::{try_box, OwnName};
 use crate::python::{self, threading, Api, KeepException, Owned, PyObject, PyThreadState};
 
@@ -15,7 +15,7 @@ const KEPT: &CStr = c"pep788.non_daemon";
 
 /// The key in the thread state's dict, which is emptied when the thread state is cleared.
 fn key() -> OwnName {
-    OwnName::new("pep788.non_daemon", &DROPPED)
+    OwnName::new("pep788.non_daemon", &LOBBY)
 }
 
 /// # Safety
@@ -190,8 +190,10 @@ unsafe fn keep(py: &'static Api, hold: Hold) -> bool {
         unsafe {
             let hold = py.PyCapsule_GetPointer(capsule, KEPT.as_ptr()).cast::<Hold>();
             if !hold.is_null() {
-                DROPPED.store(clock(), Ordering::Relaxed);
-                let _ = Box::from_raw(hold).give_back();
+                let hold = Box::from_raw(hold);
+                // Relaxed: giving the hold back brings it to who waits for that.
+                hold.record().dropped.store(clock(), Ordering::Relaxed);
+                let _ = hold.give_back();
             }
         }
     }
@@ -219,15 +221,13 @@ unsafe fn keep(py: &'static Api, hold: Hold) -> bool {
     }
 }
 
-/// When a thread state last dropped what it held by itself, by `clock`.
-static DROPPED: AtomicU64 = AtomicU64::new(0);
-
-/// Whether a thread state may be about to be deleted: it drops what it holds while it is cleared,
-/// and is deleted right after, which nothing tells. Finalization must not come in between.
-pub(crate) fn is_one_leaving() -> bool {
+/// Whether a thread state of the interpreter may be about to be deleted: it drops what it holds while
+/// it is cleared, and is deleted right after, which nothing tells. Finalization must not come in
+/// between.
+pub(crate) fn is_one_leaving(record: &Record) -> bool {
     const LEAVING_MS: u64 = 20;
     // Relaxed: the hold itself, given back after this was stored, brings it to who waited for it.
-    let dropped = DROPPED.load(Ordering::Relaxed);
+    let dropped = record.dropped.load(Ordering::Relaxed);
     dropped != 0 && clock() < dropped + LEAVING_MS
 }
 

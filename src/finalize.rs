@@ -271,7 +271,8 @@ unsafe fn another_is_leaving(
     record: &'static Record,
     patience: &mut Duration,
 ) -> bool {
-    if daemon::is_one_leaving() {
+    // Not of other interpreters, which may go on like that for as long as they live.
+    if registry().live().any(|other| covers(record, other) && daemon::is_one_leaving(other)) {
         return true;
     }
     if record.is_main() || !have_patience(patience) {

@@ -7,7 +7,7 @@ use std::ffi::c_void;
 
 use crate::gate::{Gate, Lobby};
 use crate::memory::try_box;
-use crate::sync::{const_fn, AtomicI64, AtomicPtr, AtomicUsize, Ordering};
+use crate::sync::{const_fn, AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use crate::tally::{Owner, Tally};
 
 /// Records are this far apart, so that a handle has low bits to spare (`capi/handle.rs`).
@@ -38,6 +38,9 @@ pub(crate) struct Record {
     pub(crate) callbacks: AtomicUsize,
     /// How many views there are. They keep the record from another interpreter.
     views: AtomicUsize,
+    /// When one of its thread states last dropped what it held by itself: see `daemon.rs`, which alone
+    /// writes and reads it. 0: never.
+    pub(crate) dropped: AtomicU64,
     /// The main interpreter's. Views of it outlive `Py_FinalizeEx`, and may come before
     /// `Py_Initialize`: they name "main", whichever run of the runtime that is. So no other
     /// interpreter ever has this record.
@@ -58,6 +61,7 @@ impl Record {
                 id: AtomicI64::new(0),
                 callbacks: AtomicUsize::new(0),
                 views: AtomicUsize::new(0),
+                dropped: AtomicU64::new(0),
                 is_main,
             }
         }

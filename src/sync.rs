@@ -3,11 +3,11 @@
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{
-    atomic::{AtomicI64, AtomicPtr, AtomicUsize, Ordering},
+    atomic::{AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering},
     Condvar, Mutex, MutexGuard,
 };
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicUsize, Ordering};
+pub(crate) use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 #[cfg(not(any(loom, pep788_pthread_locks)))]
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 

@@ -3,6 +3,8 @@
 #define API_DRAFT
 #include "harness.h"
 
+#include <stdatomic.h>
+
 static event exiting = EVENT_INIT;
 static event inside = EVENT_INIT;
 static event finalized = EVENT_INIT;
@@ -827,6 +829,34 @@ SCENARIO(not_the_last_thread, "A thread state that gives its reference up as it 
     end_waits(sub_new, 20);
     CHECK_INT(log_count("let go"), 20);
     CHECK_INT(log_count("ended"), 20);
+}
+
+static atomic_bool all_over;
+
+static void come_and_go(void *ref)
+{
+    while (!all_over) {
+        PyGILState_STATE state = PyGILState_Ensure();
+        CHECK_INT(PyThreadState_SetDaemon(0), 0);
+        event_set(&inside);
+        PyGILState_Release(state);
+    }
+    PyInterpreterRef_Close(ref);
+}
+
+SCENARIO(end_does_not_wait_for_those_of_others, "Py_EndInterpreter does not wait while thread states of another interpreter come and go that SetDaemon(0) was called on")
+{
+    py_init();
+    pthread_t thread = thread_start(come_and_go, ref_here());
+    py_event_wait(&inside);
+    for (int i = 0; i < 3; i++) {
+        PyThreadState *sub = sub_new();
+        PyInterpreterRef_Close(ref_of(sub));
+        sub_end(sub);
+    }
+    all_over = true;
+    py_thread_join(thread);
+    py_finalize();
 }
 
 static void daemon_in_a_subinterpreter(void *ref)
