@@ -84,11 +84,14 @@ unsafe extern "C" fn dropped(capsule: *mut PyObject) {
     // SAFETY: CPython calls this attached, with a capsule made by `install`.
     unsafe {
         let ticket = py.PyCapsule_GetPointer(capsule, CAPSULE.as_ptr());
+        // Locked before the look at the ticket: only so the record stays in that life.
+        let registry = registry();
         let Some(record) = Record::of_ticket(ticket) else { return };
         let before = record.callbacks.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| {
             // Zero: the record's interpreter was given up before.
             count.checked_sub(1)
         });
+        drop(registry);
         if before != Ok(1) || record.gate.is_closed() {
             return;
         }
