@@ -169,47 +169,46 @@ static void begin_with_handles(void)
 /* It imports `atexit`, which CPython cannot do without any memory: 3.13 loops for ever, 3.11 ends the
  * process. So one allocation fails here, not all later ones. */
 
-/* First uses import a module: CPython's debug builds end the process by assertions of their own where
- * memory lacks then. */
-// pythons: gil release
+// pythons: gil
 SCENARIO(guard_at_first_use, "PyInterpreterGuard_FromCurrent, the first use: NULL and MemoryError, or a guard")
 {
     begin();
+    importing_may_crash(false);
     once_each(&the_guard_from_current, attached_here);
 }
 
-// pythons: gil release
+// pythons: gil
 SCENARIO(view_at_first_use, "PyInterpreterView_FromCurrent, the first use: NULL and MemoryError, or a view")
 {
     begin();
+    importing_may_crash(false);
     once_each(&the_view_from_current, attached_here);
 }
 
-// pythons: gil release
+// pythons: gil
 SCENARIO(guard_at_first_use_in_a_subinterpreter, "The first use in a subinterpreter")
 {
     begin();
     sub = sub_new();
-#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030D0000
-    /* In PyObject_ClearWeakRefs, of a weak reference with a callback to an object of importlib. */
-    cpython_may_crash = 1;
-#endif
+    importing_may_crash(true);
     once_each(&the_guard_from_current, in_a_subinterpreter);
 }
 
-// pythons: gil release
+// pythons: gil
 SCENARIO(promotion_at_first_use, "PyInterpreterGuard_FromView, the first use, by a thread with nothing attached: NULL or a guard")
 {
     begin();
+    importing_may_crash(false);
     view = PyInterpreterView_FromMain();
     CHECK(view != NULL);
     once_each(&the_guard_from_view, in_a_fresh_thread);
 }
 
-// pythons: gil release
+// pythons: gil
 SCENARIO(ensure_from_view_at_first_use, "PyThreadState_EnsureFromView, the first use, in a fresh thread: NULL or a token")
 {
     begin();
+    importing_may_crash(false);
     view = PyInterpreterView_FromMain();
     CHECK(view != NULL);
     once_each(&the_ensure_from_view, in_a_fresh_thread);

@@ -185,12 +185,12 @@ static void begin_with_handles(void)
 
 /* A first use imports `atexit`, which CPython cannot do without any memory: 3.13 loops for ever, 3.11 ends
  * the process. So one allocation fails there, not all later ones. */
-/* Not in debug builds: see accepted/no_memory.c. */
-// pythons: gil release
+// pythons: gil
 // timeout: 120
 SCENARIO(first_uses, "Each function where it is the first use: the promised failure, or done")
 {
     begin();
+    importing_may_crash(false);
     once_each(&the_ref_get, attached_here);
     once_each(&the_ref_main, attached_here);
     once_each(&the_ref_main, in_a_fresh_thread);
