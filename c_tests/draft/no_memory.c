@@ -6,6 +6,8 @@
 #define API_DRAFT
 #include "harness.h"
 
+#include <dlfcn.h>
+
 #include "no_memory.h"
 
 /* One function of the API: 0 done, to be undone; -1 failed. */
@@ -272,6 +274,18 @@ static void work_through_the_exit(void *code)
 
 static const char *late_code;
 
+/* The first lookup of the exit fails. 3.13 reports that at once, until it has another function for it, and
+ * other threads run meanwhile: they may register before callbacks are noted. */
+static bool may_be_too_early(long nth)
+{
+#if PY_VERSION_HEX >= 0x030D0000 && PY_VERSION_HEX < 0x030E0000
+    return nth == 1 && dlsym(dlopen(NULL, RTLD_LAZY), "_PySys_GetOptionalAttrString") == NULL;
+#else
+    (void)nth;
+    return false;
+#endif
+}
+
 static bool exit_without(long nth)
 {
     ref = PyInterpreterRef_Get();
@@ -284,7 +298,7 @@ static bool exit_without(long nth)
     thread_join(thread);
     CHECK_INT(log_count("worked"), 1);
     /* What is late may be lost if there is no memory at all; a single failure loses nothing. */
-    if (!every_later_one && strstr(late_code, "callback") != NULL) {
+    if (!every_later_one && strstr(late_code, "callback") != NULL && !may_be_too_early(nth)) {
         CHECK_INT(log_count("callback"), 1);
     }
     return exit_failed;
@@ -309,8 +323,7 @@ SCENARIO(exit_waits, "An exit waits, and ends, whatever memory it lacks")
     exits_without("pass");
 }
 
-/* Later versions lose the callback's own call where memory lacks (PySys_GetObject). */
-// pythons: gil <3.13
+// pythons: gil
 // timeout: 120
 SCENARIO(exit_with_a_late_callback, "The same where a guarded thread registers an exit callback")
 {

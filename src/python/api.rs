@@ -234,8 +234,10 @@ api! {
         fn PyObject_Call(callable: *mut PyObject, arguments: *mut PyObject, keywords: *mut PyObject) -> *mut PyObject = pep788_p_ppp;
         fn PyObject_RichCompareBool(object: *mut PyObject, other: *mut PyObject) -> c_int = pep788_equal;
     }
-    // Private, so they may go; there is a way without them.
+    // Private, so they may go; there is a way without them. Or public, but not yet in all versions.
     optional {
+        fn PySys_GetOptionalAttrString(name: *const c_char, value: *mut *mut PyObject) -> c_int;
+        fn _PySys_GetOptionalAttrString(name: *const c_char, value: *mut *mut PyObject) -> c_int;
         fn _PyInterpreterState_LookUpID(id: i64) -> *mut PyInterpreterState;
         fn _PyOS_IsMainThread() -> c_int;
         fn _PyEval_AddPendingCall(interpreter: *mut PyInterpreterState, function: PendingCall, argument: *mut c_void) -> c_int;

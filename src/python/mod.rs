@@ -19,7 +19,7 @@ pub(crate) use frame::innermost_frame;
 pub(crate) use glance::{attached_word, holder, is_of, Glance};
 pub(crate) use native::native;
 
-use std::ffi::{c_int, CStr, CString};
+use std::ffi::{c_char, c_int, CStr, CString};
 use std::ptr::null_mut;
 
 /// Ends the process as CPython's own fatal errors do: the function, the rule that was broken,
@@ -134,15 +134,34 @@ impl Drop for Owned {
 pub(crate) unsafe fn loaded_module(py: &'static Api, name: &CStr) -> Option<Owned> {
     // SAFETY: attached, says the caller; both objects are borrowed, and the module then owned.
     unsafe {
-        let modules = py.PySys_GetObject(c"modules".as_ptr());
-        let name = Owned::new(py, py.PyUnicode_FromString(name.as_ptr()));
-        let module = name.filter(|_| !modules.is_null()).and_then(|name| {
-            Owned::of_borrowed(py, py.PyDict_GetItemWithError(modules, name.as_ptr()))
+        let module = modules(py).and_then(|modules| {
+            let name = Owned::new(py, py.PyUnicode_FromString(name.as_ptr()))?;
+            Owned::of_borrowed(py, py.PyDict_GetItemWithError(modules.as_ptr(), name.as_ptr()))
         });
         if module.is_none() {
             py.PyErr_Clear();
         }
         module
+    }
+}
+
+/// `sys.modules`. `None`: out of memory, perhaps with an exception.
+///
+/// # Safety
+/// The thread is attached.
+unsafe fn modules(py: &'static Api) -> Option<Owned> {
+    const NAME: *const c_char = c"modules".as_ptr();
+    let mut modules = null_mut();
+    // SAFETY: attached, says the caller; `modules` is a valid place, for a reference of ours.
+    unsafe {
+        // From 3.13 on the last one prints an exception, and other threads run meanwhile.
+        let found = py
+            .PySys_GetOptionalAttrString(NAME, &mut modules)
+            .or_else(|| py._PySys_GetOptionalAttrString(NAME, &mut modules));
+        match found {
+            Some(_) => Owned::new(py, modules),
+            None => Owned::of_borrowed(py, py.PySys_GetObject(NAME)),
+        }
     }
 }
 
