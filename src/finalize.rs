@@ -198,12 +198,15 @@ unsafe fn a_thread_is_late(
         }
     }
     let Some(joined) = joined else { return false };
-    // SAFETY: attached, says the caller.
-    match unsafe { joined.late_thread(py) } {
-        Ok(thread) => *awaited = thread,
-        Err(NotTold) => return have_patience(patience),
-    }
-    awaited.is_some()
+    // SAFETY: attached, says the caller. In this order: the second one sees those too that came to
+    // their end since the first.
+    let late = unsafe {
+        joined.late_thread(py).and_then(|thread| {
+            *awaited = thread;
+            Ok(awaited.is_some() || joined.is_one_ending(py)?)
+        })
+    };
+    late.unwrap_or_else(|NotTold| have_patience(patience))
 }
 
 /// Runs a callback in an Ensure, as a thread that may take guards after the grace too: until the

@@ -377,6 +377,37 @@ SCENARIO(a_thread_that_is_about_to_start, "The exit waits for a thread that is j
     expect_log("late,callback,finalized");
 }
 
+/* `threading` does not list it any more. What is left of it is Python code all the same, and it goes on
+ * after the exit has looked for threads. */
+// pythons: !=3.12
+// native: no, it does not join such a thread
+SCENARIO(a_thread_in_its_end, "The exit waits for a thread that `threading` has forgotten, and which is not over")
+{
+    py_init();
+    note_unraisable();
+    expose("callback", callback);
+    run("class Ending(threading.Thread):\n"
+        "    def run(self):\n"
+        "        on_its_own.wait()\n"
+        "    def __del__(self):\n"
+        "        at_the_end.set()\n"
+        "        looked.acquire()\n"
+        "        for _ in range(1000): sum(range(1000))\n"
+        "        callback()\n"
+        "on_its_own, at_the_end = threading.Event(), threading.Event()\n"
+        "looked = threading.Semaphore(0)\n"
+        "enumerate_threads = threading.enumerate\n"
+        "def spy():\n"
+        "    if at_the_end.is_set(): looked.release()\n"
+        "    return enumerate_threads()\n"
+        "threading.enumerate = spy");
+    exit_with("Ending(daemon=False).start()\n"
+              "on_its_own.set()\n"
+              "at_the_end.wait()");
+    CHECK_INT(log_count("unraisable"), 0);
+    expect_log("late,callback,finalized");
+}
+
 static void make_a_dummy(void *guard)
 {
     event_wait(&exiting);

@@ -140,20 +140,117 @@ impl JoinedByExit {
                 Owned::new(py, note_threads(self.threads.as_ptr(), null_mut()));
             }
             let all = all(py).ok_or(NotTold)?;
-            let late = all.items().find(|thread| {
-                thread.as_ptr() != main.as_ptr()
-                    && self.threads.items().all(|known| known.as_ptr() != thread.as_ptr())
-                    && is_to_be_joined(&threading, thread)
-                    && is_elsewhere(py, thread)
-                    && is_over(thread) != Some(true)
-            });
+            let late = all
+                .items()
+                .find(|thread| !self.knows(thread) && is_awaited(&threading, &main, thread));
             Ok(late)
         }
     }
+
+    fn knows(&self, thread: &Owned) -> bool {
+        self.threads.items().any(|known| known.as_ptr() == thread.as_ptr())
+    }
+
+    /// Whether such a thread is in its end, where `threading` does not list it any more. From 3.13 on
+    /// this waits for it.
+    ///
+    /// # Safety
+    /// The calling thread is attached.
+    pub(crate) unsafe fn is_one_ending(&self, py: &'static Api) -> Result<bool, NotTold> {
+        // SAFETY: attached, says the caller.
+        unsafe {
+            let Some(threading) = loaded_module(py, THREADING) else { return Ok(false) };
+            let main = threading.attribute(c"_main_thread").ok_or(NotTold)?;
+            if py.version >= 0x030d {
+                self.join_those_ending(&threading, &main)
+            } else {
+                self.is_one_locked(&threading, &main)
+            }
+        }
+    }
+
+    /// `true`: one that is not in its end came meanwhile.
+    ///
+    /// # Safety
+    /// The calling thread is attached.
+    unsafe fn join_those_ending(&self, threading: &Owned, main: &Owned) -> Result<bool, NotTold> {
+        let py = threading.py;
+        // SAFETY: attached, says the caller.
+        unsafe {
+            let join = loaded_module(py, c"_thread").and_then(|it| it.attribute(c"_shutdown"));
+            let join = join.ok_or(NotTold)?;
+            // It joins all there are. So there must be no others: nobody would look after the wait
+            // as long as one of them runs. From here to there, no Python code lets one begin.
+            for dict in [c"_active", c"_limbo"] {
+                let dict = threading.attribute(dict).ok_or(NotTold)?;
+                let threads = Owned::new(py, py.PyDict_Values(dict.as_ptr()));
+                let threads = or_cleared(py, threads).ok_or(NotTold)?;
+                if threads
+                    .items()
+                    .any(|thread| !self.knows(&thread) && is_awaited(threading, main, &thread))
+                {
+                    return Ok(true);
+                }
+            }
+            // Nor those that were left behind.
+            if self.threads.items().any(|known| is_awaited(threading, main, &known)) {
+                return Ok(false);
+            }
+            or_cleared(py, join.call(None)).ok_or(NotTold)?;
+            Ok(false)
+        }
+    }
+
+    /// By the locks that [`is_over`] knows.
+    ///
+    /// # Safety
+    /// The calling thread is attached.
+    unsafe fn is_one_locked(&self, threading: &Owned, main: &Owned) -> Result<bool, NotTold> {
+        let py = threading.py;
+        // Of all threads that an exit joins.
+        let locks = threading.attribute(c"_shutdown_locks").ok_or(NotTold)?;
+        // SAFETY: attached, says the caller.
+        let (locks, own) = unsafe {
+            let locks = Owned::new(py, py.PySequence_List(locks.as_ptr()));
+            (or_cleared(py, locks).ok_or(NotTold)?, this_thread(py, threading))
+        };
+        let is_of = |lock: &Owned, thread: &Owned| {
+            thread.attribute(c"_tstate_lock").is_some_and(|its| its.as_ptr() == lock.as_ptr())
+        };
+        let is_late = |lock: &Owned| {
+            !self.threads.items().any(|known| is_of(lock, &known))
+                && !is_of(lock, main)
+                && !own.as_ref().is_some_and(|own| is_of(lock, own))
+        };
+        let ending =
+            locks.items().any(|lock| is_late(&lock) && answers(&lock, c"locked") == Some(true));
+        Ok(ending)
+    }
+}
+
+/// Clears the exception if that failed.
+///
+/// # Safety
+/// The calling thread is attached.
+unsafe fn or_cleared(py: &Api, result: Option<Owned>) -> Option<Owned> {
+    if result.is_none() {
+        // SAFETY: attached, says the caller.
+        unsafe { py.PyErr_Clear() };
+    }
+    result
 }
 
 /// `threading` could not be asked, for want of memory.
 pub(crate) struct NotTold;
+
+/// Whether an exit has to wait for this thread.
+fn is_awaited(threading: &Owned, main: &Owned, thread: &Owned) -> bool {
+    thread.as_ptr() != main.as_ptr()
+        && is_to_be_joined(threading, thread)
+        // SAFETY: attached while an `Owned` lives.
+        && unsafe { is_elsewhere(thread.py, thread) }
+        && is_over(thread) != Some(true)
+}
 
 /// Whether it is non-daemon, and `threading` started it.
 fn is_to_be_joined(threading: &Owned, thread: &Owned) -> bool {
@@ -214,11 +311,8 @@ pub(crate) fn is_over(thread: &Owned) -> Option<bool> {
 /// What a method without arguments says. `None`: it failed.
 fn answers(object: &Owned, method: &CStr) -> Option<bool> {
     let answer = object.attribute(method)?.call(None);
-    if answer.is_none() {
-        // SAFETY: attached while an `Owned` lives.
-        unsafe { object.py.PyErr_Clear() };
-    }
-    Some(answer?.is_true())
+    // SAFETY: attached while an `Owned` lives.
+    Some(unsafe { or_cleared(object.py, answer) }?.is_true())
 }
 
 /// The threads that `threading` knows, in a list. `None`: failed.
@@ -227,11 +321,5 @@ fn answers(object: &Owned, method: &CStr) -> Option<bool> {
 /// The calling thread is attached.
 unsafe fn all(py: &'static Api) -> Option<Owned> {
     // SAFETY: attached, says the caller.
-    unsafe {
-        let threads = loaded_module(py, THREADING)?.attribute(c"enumerate")?.call(None);
-        if threads.is_none() {
-            py.PyErr_Clear();
-        }
-        threads
-    }
+    unsafe { or_cleared(py, loaded_module(py, THREADING)?.attribute(c"enumerate")?.call(None)) }
 }
