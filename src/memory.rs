@@ -21,12 +21,12 @@ pub(crate) fn try_box<T>(value: T) -> Option<Box<T>> {
 }
 
 /// Text that is built as far as there is memory for it.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 pub(crate) struct Text(String);
 
 impl Text {
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

@@ -87,7 +87,7 @@ impl Wait {
             let state = py.PyEval_SaveThread();
             let mut text = self.explanation(&guards_out());
             let _ = text.write_str(advice);
-            say(text.as_bytes());
+            say(text.as_str().as_bytes());
             py.PyEval_RestoreThread(state);
         }
     }
@@ -103,12 +103,7 @@ impl Wait {
         );
         for (record, guards) in guards_out {
             let _ = writeln!(text, "libpep788:   {}: {guards} not closed", record.name());
-            if let Some(lines) = trace::list(record, *guards) {
-                is_traced = true;
-                for line in lines {
-                    let _ = writeln!(text, "libpep788:     {line}");
-                }
-            }
+            is_traced |= trace::list(record, *guards, &mut text, "libpep788:     ");
         }
         let _ = text.write_str(
             "libpep788: each is ended by PyInterpreterGuard_Close, PyInterpreterRef_Close, or the \

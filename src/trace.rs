@@ -9,14 +9,14 @@
 
 use std::collections::VecDeque;
 use std::ffi::{c_int, c_ulong, c_void};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::interpreter::{Record, RECORD_ALIGN};
-use crate::memory::try_box;
+use crate::memory::{self, try_box};
 use crate::say::Seconds;
-use crate::symbols::{self, Symbol, Symbols};
+use crate::symbols::{Symbol, Symbols};
 use crate::sync::{lock, Mutex, MutexGuard};
 use crate::{attach, fork, python, settings};
 
@@ -156,15 +156,13 @@ impl Slip {
     }
 
     /// Where the guard was taken, as lines to follow a message.
-    pub(crate) fn tell(&self) -> String {
+    pub(crate) fn tell(&self) -> memory::Text {
         let notes = *lock(&self.notes);
-        let mut text = String::new();
+        let mut text = memory::Text::default();
         if let Some(notes) = notes {
-            let symbols = symbols::look_up(notes.stack().iter().copied());
-            let _ = write!(text, "\n  it was {}", notes.by_whom());
-            for line in notes.where_from(&symbols) {
-                let _ = write!(text, "\n    {line}");
-            }
+            let symbols = Symbols::look_up(notes.stack().iter().copied());
+            let _ = writeln!(text, "\n  it was {}", notes.by_whom());
+            notes.write_place(&mut text, &symbols, "    ");
         }
         text
     }
@@ -329,52 +327,53 @@ impl Notes {
         }
     }
 
-    fn by_whom(&self) -> String {
-        let mut text = format!(
-            "taken {} ago by thread \"{}\" (id {}",
-            Seconds(self.when.elapsed()),
-            self.thread,
-            self.thread_id
-        );
-        if let Some(name) = &self.python_thread {
-            let _ = write!(text, ", Python's \"{name}\"");
+    fn by_whom(&self) -> impl fmt::Display + '_ {
+        struct ByWhom<'a>(&'a Notes);
+        impl fmt::Display for ByWhom<'_> {
+            fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let Notes { when, thread, thread_id, python_thread, .. } = self.0;
+                let ago = Seconds(when.elapsed());
+                write!(to, "taken {ago} ago by thread \"{thread}\" (id {thread_id}")?;
+                if let Some(name) = python_thread {
+                    write!(to, ", Python's \"{name}\"")?;
+                }
+                to.write_str(")")
+            }
         }
-        text.push(')');
-        text
+        ByWhom(self)
     }
 
-    /// The Python code that it was taken in, and the native stack, innermost first.
-    fn where_from(&self, symbols: &Symbols) -> Vec<String> {
-        let mut lines = Vec::new();
-        if let Some(python) = &self.python {
-            lines.push(format!("in Python: {}, {}:{}", python.function, python.file, python.line));
+    /// The Python code that it was taken in, and the native stack, innermost first: a line each.
+    fn write_place(&self, to: &mut memory::Text, symbols: &Symbols, before: &str) {
+        if let Some(PythonPlace { function, file, line }) = &self.python {
+            let _ = writeln!(to, "{before}in Python: {function}, {file}:{line}");
         }
-        let frames: Vec<&Symbol> = self.stack().iter().filter_map(|at| symbols.get(*at)).collect();
-        for frame in &frames[own_frames(&frames)..] {
-            let function = frame.function.as_deref().unwrap_or("?");
-            lines.push(match frame.function {
-                Some(_) => format!("{function} ({})", frame.library),
-                None => format!("{function} ({}+{:#x})", frame.library, frame.offset),
-            });
+        let frames = || self.stack().iter().filter_map(|at| symbols.get(*at));
+        for symbol in frames().skip(own_frames(frames())) {
+            let library = symbol.library.as_str();
+            let _ = match &symbol.function {
+                Some(function) => writeln!(to, "{before}{} ({library})", function.as_str()),
+                None => writeln!(to, "{before}? ({library}+{:#x})", symbol.offset()),
+            };
         }
         if self.depth == DEPTH {
-            lines.push("...".to_owned());
+            let _ = writeln!(to, "{before}...");
         }
-        lines
     }
 }
 
 /// How many of the innermost frames are of this library: all but its function that was called.
-fn own_frames(frames: &[&Symbol]) -> usize {
-    let ours = frames.iter().take_while(|frame| frame.is_ours).count();
+fn own_frames<'a>(frames: impl Iterator<Item = &'a Symbol> + Clone) -> usize {
+    let ours = frames.clone().take_while(|frame| frame.is_ours).count();
     // Linked into the program, the library cannot be told from it but by the names.
-    let is_api = |frame: &&Symbol| {
+    let is_api = |frame: &Symbol| {
         let names = ["PyInterpreter", "PyThreadState_", "Pep788_"];
-        frame.function.as_deref().is_some_and(|f| names.iter().any(|name| f.starts_with(name)))
+        let function = frame.function.as_ref();
+        function.is_some_and(|f| names.iter().any(|name| f.as_str().starts_with(name)))
     };
-    match frames[..ours].iter().position(is_api) {
+    match frames.clone().take(ours).position(is_api) {
         Some(called) => called,
-        None if ours < frames.len() => ours,
+        None if ours < frames.count() => ours,
         None => 0,
     }
 }
@@ -404,52 +403,80 @@ fn thread_id() -> u64 {
 /// So many guards are listed for each interpreter.
 const LISTED: usize = 50;
 
-/// The lines of a report on the guards of `record`, of which `out` are out. `None`: tracing is off.
-pub(crate) fn list(record: &'static Record, out: usize) -> Option<Vec<String>> {
+/// Adds to a report what is known of the guards of `record`, of which `out` are out, in lines that begin
+/// with `before`. `false`: tracing is off.
+pub(crate) fn list(
+    record: &'static Record,
+    out: usize,
+    text: &mut memory::Text,
+    before: &str,
+) -> bool {
     if is_off() {
-        return None;
+        return false;
     }
     let mut notes = of_record(record);
     let noted = notes.len();
     notes.truncate(LISTED);
-    let symbols = symbols::look_up(notes.iter().flat_map(|notes| notes.stack()).copied());
+    let symbols = Symbols::look_up(notes.iter().flat_map(|notes| notes.stack()).copied());
+    let places = places(&notes, &symbols, before);
     // What was taken in the same place is told together.
-    let mut places: Vec<(Vec<String>, Vec<String>)> = Vec::new();
-    for notes in notes {
-        let taken = format!("- {}, {}", notes.name(), notes.by_whom());
-        let from = notes.where_from(&symbols);
-        match places.iter_mut().find(|(_, known)| *known == from) {
-            Some((guards, _)) => guards.push(taken),
-            None => places.push((vec![taken], from)),
+    for (index, (place, _)) in places.iter().enumerate() {
+        let alike = || places.iter().filter(|(other, _)| other == place);
+        if places[..index].iter().any(|(before, _)| before == place) {
+            continue;
         }
-    }
-    let mut lines = Vec::new();
-    for (guards, from) in places {
-        let alike = guards.len();
-        lines.extend(guards);
-        if alike > 1 {
-            lines.push(format!("  {alike} of them, from"));
+        for (_, notes) in alike() {
+            let _ = writeln!(text, "{before}- {}, {}", notes.name(), notes.by_whom());
         }
-        lines.extend(from.iter().map(|line| format!("    {line}")));
+        if alike().count() > 1 {
+            let _ = writeln!(text, "{before}  {} of them, from", alike().count());
+        }
+        let _ = text.write_str(place.as_str());
     }
     if noted > LISTED {
-        lines.push(format!("and {} more", noted - LISTED));
+        let _ = writeln!(text, "{before}and {} more", noted - LISTED);
     }
     if out > noted {
-        lines.push(format!("and {} of which nothing was noted", out - noted));
+        let _ = writeln!(text, "{before}and {} of which nothing was noted", out - noted);
     }
-    Some(lines)
+    true
+}
+
+/// What is said of the place where each was taken.
+fn places<'a>(
+    notes: &'a [Notes],
+    symbols: &Symbols,
+    before: &str,
+) -> Vec<(memory::Text, &'a Notes)> {
+    let mut indent = memory::Text::default();
+    let _ = write!(indent, "{before}    ");
+    let mut places = Vec::new();
+    if places.try_reserve_exact(notes.len()).is_ok() {
+        places.extend(notes.iter().map(|notes| {
+            let mut place = memory::Text::default();
+            notes.write_place(&mut place, symbols, indent.as_str());
+            (place, notes)
+        }));
+    }
+    places
 }
 
 /// The notes of its guards that are out, the oldest first.
 fn of_record(record: &'static Record) -> Vec<Notes> {
-    let slips = lock(&POOL).all.clone();
-    let mut notes: Vec<Notes> = slips
-        .into_iter()
-        .filter(|slip| slip.life() % 2 == 1)
-        .filter(|slip| std::ptr::eq(slip.record(), record) && slip.is_of_living())
-        .filter_map(|slip| *lock(&slip.notes))
-        .collect();
-    notes.sort_by_key(|notes| notes.when);
+    let mut slips = Vec::new();
+    {
+        let pool = lock(&POOL);
+        if slips.try_reserve_exact(pool.all.len()).is_ok() {
+            slips.extend_from_slice(&pool.all);
+        }
+    }
+    slips.retain(|slip: &&Slip| {
+        slip.life() % 2 == 1 && std::ptr::eq(slip.record(), record) && slip.is_of_living()
+    });
+    let mut notes = Vec::new();
+    if notes.try_reserve_exact(slips.len()).is_ok() {
+        notes.extend(slips.into_iter().filter_map(|slip| *lock(&slip.notes)));
+    }
+    notes.sort_unstable_by_key(|notes: &Notes| notes.when);
     notes
 }

@@ -305,12 +305,17 @@ static bool exit_without(long nth)
 }
 
 /* After `begin`. */
-static void exits_without(const char *code)
+static void exits_without_one(const char *code)
 {
     late_code = code;
     expose("callback", callback);
     at_exit(end_to_fail, NULL);
     in_children(exit_without);
+}
+
+static void exits_without(const char *code)
+{
+    exits_without_one(code);
     every_later_one = true;
     in_children(exit_without);
 }
@@ -351,4 +356,14 @@ SCENARIO(exit_that_explains_itself, "The same where it says for whom it waits")
 {
     begin();
     exits_without("import time; time.sleep(0.15)");
+}
+
+// env: PEP788_WAIT_WARN_MS=1
+// env: PEP788_TRACE=1
+// pythons: gil
+// timeout: 300
+SCENARIO(exit_that_lists_references, "... and where each reference was taken")
+{
+    begin();
+    exits_without_one("import time; time.sleep(0.15)");
 }

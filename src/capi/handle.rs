@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 
 use crate::fork;
 use crate::interpreter::{Record, RECORD_ALIGN};
+use crate::memory::Text;
 use crate::python::fatal;
 use crate::trace::{self, Slip, What};
 
@@ -254,6 +255,6 @@ fn retire_slip(function: &str, handle: usize, kind: Kind) {
 #[cold]
 fn closed_before(function: &str, kind: Kind, slip: &Slip, life: usize) -> ! {
     let is_noted = slip.life() % MODULUS == (life + 1) % MODULUS;
-    let trace = if is_noted { slip.tell() } else { String::new() };
-    super::already_closed(function, kind, &trace)
+    let trace = if is_noted { slip.tell() } else { Text::default() };
+    super::already_closed(function, kind, trace.as_str().trim_end())
 }
