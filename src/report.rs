@@ -95,12 +95,14 @@ impl Wait {
     fn explanation(&self, guards_out: &[(&'static Record, usize)]) -> Text {
         let mut text = Text::default();
         let mut is_traced = false;
-        let _ = writeln!(
-            text,
-            "libpep788: the end of {} has waited {} for PEP 788 guards:",
-            self.record.name(),
-            Seconds(self.begun.elapsed())
-        );
+        let waited = Seconds(self.begun.elapsed());
+        let _ =
+            write!(text, "libpep788: the end of {} has waited {waited} for ", self.record.name());
+        if guards_out.is_empty() {
+            let _ = text.write_str("Python threads that were started meanwhile\n");
+            return text;
+        }
+        let _ = text.write_str("PEP 788 guards:\n");
         for (record, guards) in guards_out {
             let _ = writeln!(text, "libpep788:   {}: {guards} not closed", record.name());
             is_traced |= trace::list(record, *guards, &mut text, "libpep788:     ");

@@ -122,6 +122,43 @@ SCENARIO(says_it_once, "However long it waits, it says so once")
     CHECK_INT(count_in_report("has waited"), 1);
 }
 
+static int told[2];
+
+static void start_a_thread(void *unused)
+{
+    (void)unused;
+    char code[100];
+    snprintf(code, sizeof code, "threading.Thread(target=os.read, args=(%d, 1), daemon=False).start()", told[0]);
+    run(code);
+}
+
+static void read_then_tell_the_thread(void *unused)
+{
+    (void)unused;
+    read_report("Python threads that were started meanwhile\n");
+    CHECK_INT(write(told[1], "", 1), 1);
+}
+
+// env: PEP788_WAIT_WARN_MS=1
+// pythons: !=3.12
+// native: no, it does not join such a thread
+SCENARIO(says_it_of_threads, "An exit that waits for a Python thread alone says so")
+{
+    py_init();
+    run("import os, threading");
+    take_a_guard();
+    close_guards();
+    CHECK_INT(pipe(told), 0);
+    at_exit(start_a_thread, NULL);
+    capture_stderr();
+    pthread_t reader = thread_start(read_then_tell_the_thread, NULL);
+    py_finalize();
+    thread_join(reader);
+    release_stderr();
+    CHECK_SAYS("libpep788: the end of the main interpreter has waited ");
+    CHECK_SAYS_NOT("guard");
+}
+
 // env: PEP788_WAIT_WARN_MS=0
 // native: no, SIGUSR1 does not get through to Python while its exit waits
 SCENARIO(silent, "PEP788_WAIT_WARN_MS=0: nothing is said")
