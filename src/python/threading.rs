@@ -169,7 +169,8 @@ impl JoinedByExit {
         }
     }
 
-    /// `true`: one that is not in its end came meanwhile.
+    /// `true`: one that is not in its end came meanwhile. A Ctrl-C leaves them behind, as in the exit of
+    /// `threading` itself.
     ///
     /// # Safety
     /// The calling thread is attached.
