@@ -253,6 +253,13 @@ unsafe impl Send for Api {}
 unsafe impl Sync for Api {}
 
 impl Api {
+    /// Whether a thread state of the calling thread's is the attached one.
+    #[inline]
+    pub(crate) fn is_current(&self, own: *mut PyThreadState) -> bool {
+        // SAFETY: may be called by any thread at any time.
+        own == unsafe { self.unchecked_current() }
+    }
+
     /// The attached thread state: of this thread from 3.12 on, of whichever thread holds the
     /// GIL before. See `current.rs`.
     #[inline]

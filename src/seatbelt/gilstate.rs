@@ -1,0 +1,407 @@
+//! `PyGILState_Ensure` and `PyGILState_Release` as the library has them.
+//!
+//! They do what CPython's do, and call functions that it exports; the one thing it keeps inside, a count of calls in
+//! the thread state, is kept per thread here. CPython made the thread state of a call that began before the seatbelt was
+//! on, and counted there: such a call is recognized by its Release finding nothing to release here.
+//!
+//! What they do besides: the outermost Ensure of a thread with nothing attached takes a hold on the
+//! interpreter, which its Release gives back. Where it is too late for one, the thread sleeps for ever.
+
+use std::cell::{Cell, UnsafeCell};
+use std::ffi::c_int;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::gate::Claim;
+use crate::interpreter::{self, Record, LOBBY};
+use crate::python::{self, Api, PyInterpreterState, PyThreadState};
+use crate::sync::{lock, Mutex, MutexGuard};
+use crate::thread::Thread;
+use crate::{attach, fork};
+
+const LOCKED: c_int = 0;
+const UNLOCKED: c_int = 1;
+
+/// Keeps an interpreter from finalizing, for a while: see [`super::Wait`].
+struct Hold {
+    record: &'static Record,
+    process: usize,
+    life: usize,
+}
+
+impl Hold {
+    fn is_valid(&self) -> bool {
+        self.process == fork::generation() && self.life == self.record.life()
+    }
+
+    fn give_back(self) {
+        if self.is_valid() {
+            let _ = self.record.legacy.leave(&LOBBY);
+        }
+    }
+}
+
+/// An Ensure that attached a thread state, with those inside it that found it attached.
+struct Call {
+    /// How many Ensures it is that were not released.
+    count: usize,
+    /// The thread state that it made, for the last Release to delete. NULL: it found one.
+    made: *mut PyThreadState,
+    hold: Option<Hold>,
+}
+
+/// What a thread has to do with `PyGILState`.
+pub(crate) struct Legacy {
+    calls: UnsafeCell<Vec<Call>>,
+    /// Ensures that found a thread state attached, outside of all calls.
+    found: Cell<usize>,
+    /// The record, and its life, whose exit this thread conducts.
+    finalizes: Cell<Option<(&'static Record, usize)>>,
+    seen: Seen,
+}
+
+/// What the report of an exit knows of a thread. Only the thread writes it, and others read it under
+/// the lock of [`THREADS`].
+pub(crate) struct Seen {
+    /// The interpreter that it holds.
+    holds: AtomicPtr<Record>,
+    /// Its number, once it is among them.
+    id: AtomicI32,
+}
+
+impl Seen {
+    // Relaxed, here and below: for what is told to people.
+    fn holds(&self, record: Option<&'static Record>) {
+        let record = record.map_or(null_mut(), |record| std::ptr::from_ref(record).cast_mut());
+        self.holds.store(record, Ordering::Relaxed);
+    }
+
+    fn note_id(&self) {
+        // SAFETY: no preconditions.
+        self.id.store(unsafe { libc::gettid() }, Ordering::Relaxed);
+    }
+
+    fn is_known(&self) -> bool {
+        self.id.load(Ordering::Relaxed) != 0
+    }
+
+    /// Out of memory it will not be named.
+    #[cold]
+    fn enlist(&'static self) {
+        let mut threads = threads();
+        if threads.try_reserve(1).is_ok() {
+            threads.push(self);
+            self.note_id();
+        }
+    }
+}
+
+impl Legacy {
+    pub(crate) fn new() -> Legacy {
+        Legacy {
+            calls: UnsafeCell::new(Vec::new()),
+            found: Cell::new(0),
+            finalizes: Cell::new(None),
+            seen: Seen { holds: AtomicPtr::new(null_mut()), id: AtomicI32::new(0) },
+        }
+    }
+
+    /// # Safety
+    /// By its own thread, for a few lines without calls into Python.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn calls(&self) -> &mut Vec<Call> {
+        // SAFETY: says the caller.
+        unsafe { &mut *self.calls.get() }
+    }
+
+    /// The thread ends, and comes to no Release any more.
+    ///
+    /// # Safety
+    /// By its own thread.
+    pub(crate) unsafe fn forget(&self) {
+        // SAFETY: as this function says.
+        for call in unsafe { self.calls() }.drain(..) {
+            if let Some(hold) = call.hold {
+                hold.give_back();
+            }
+        }
+        if self.seen.is_known() {
+            threads().retain(|other| !std::ptr::eq(*other, &self.seen));
+        }
+    }
+
+    /// Whether this thread conducts the exit of an interpreter, or of the main one.
+    fn finalizes(&self, record: &'static Record) -> bool {
+        self.finalizes.get().is_some_and(|(own, life)| {
+            own.life() == life && (own.is_main() || std::ptr::eq(own, record))
+        })
+    }
+}
+
+/// The threads that have held an interpreter by `PyGILState_Ensure`.
+static THREADS: Mutex<Vec<&'static Seen>> = Mutex::new(Vec::new());
+
+fn threads() -> MutexGuard<'static, Vec<&'static Seen>> {
+    lock(&THREADS)
+}
+
+/// For the time of a fork.
+pub(crate) fn hold_threads() -> MutexGuard<'static, Vec<&'static Seen>> {
+    threads()
+}
+
+/// In a forked child: the thread that forked is the only one.
+pub(crate) fn forget_parent(all: &mut Vec<&'static Seen>) {
+    let own = Thread::known().map(|thread| &thread.legacy.seen);
+    all.retain(|other| own.is_some_and(|own| std::ptr::eq(*other, own)));
+    if let Some(own) = own.filter(|own| own.is_known()) {
+        own.note_id();
+        own.holds(None);
+    }
+}
+
+/// The threads that hold one of these interpreters: their numbers.
+pub(super) fn inside(covers: impl Fn(&'static Record) -> bool) -> Vec<libc::pid_t> {
+    let threads = threads();
+    let mut found = Vec::new();
+    for thread in threads.iter() {
+        // SAFETY: NULL or a record, which is one for ever.
+        let record = unsafe { thread.holds.load(Ordering::Relaxed).as_ref() };
+        if record.is_some_and(&covers) && found.try_reserve(1).is_ok() {
+            found.push(thread.id.load(Ordering::Relaxed));
+        }
+    }
+    found
+}
+
+/// The exit of `record` begins, in this thread: it will not come to the Releases of its own calls
+/// before the end of it, and is let in to the end.
+pub(crate) fn give_up_own_holds(covers: impl Fn(&'static Record) -> bool) {
+    let Some(thread) = Thread::known() else { return };
+    // SAFETY: this thread's own, and no call into Python.
+    for call in unsafe { thread.legacy.calls() } {
+        if let Some(hold) = call.hold.take_if(|hold| covers(hold.record)) {
+            hold.give_back();
+            thread.legacy.seen.holds(None);
+        }
+    }
+}
+
+/// From now on this thread conducts the exit of `record`.
+pub(crate) fn note_finalizer(record: &'static Record) {
+    if let Some(thread) = Thread::this() {
+        thread.legacy.finalizes.set(Some((record, record.life())));
+    }
+}
+
+/// Where a thread state has its count, in bytes, plus one; 0: not known, because the seatbelt was on
+/// before Python was.
+static COUNTER: AtomicUsize = AtomicUsize::new(0);
+
+pub(super) fn set_counter(offset: usize) {
+    // Relaxed: the functions that read it are called after all threads stood still.
+    COUNTER.store(offset + 1, Ordering::Relaxed);
+}
+
+const ENSURE: &str = "PyGILState_Ensure";
+const RELEASE: &str = "PyGILState_Release";
+
+pub(super) unsafe extern "C" fn ensure() -> c_int {
+    let py = python::get_or_fatal(ENSURE);
+    // SAFETY: reads thread-local storage only.
+    let usual = unsafe { py.PyGILState_GetThisThreadState() };
+    if !usual.is_null() && py.is_current(usual) {
+        if let Some(thread) = Thread::this() {
+            // SAFETY: this thread's own, and no call into Python.
+            match unsafe { thread.legacy.calls() }.last_mut() {
+                Some(call) => call.count += 1,
+                None => thread.legacy.found.set(thread.legacy.found.get() + 1),
+            }
+        }
+        if !interpreter::main().is_installed() {
+            request_install(py);
+        }
+        return LOCKED;
+    }
+    attach(py, usual);
+    UNLOCKED
+}
+
+/// The exit callback is wanted, but not here: this call neither runs Python code nor gives up the GIL.
+#[cold]
+fn request_install(py: &'static Api) {
+    // SAFETY: needs no thread state.
+    if !interpreter::main().gate.is_closed() && unsafe { py.Py_IsInitialized() } != 0 {
+        interpreter::request_install(py);
+    }
+}
+
+/// `usual`: the thread state that `PyGILState` has for this thread, which is not attached; or NULL.
+fn attach(py: &'static Api, usual: *mut PyThreadState) {
+    let Some(thread) = Thread::this() else { no_memory() };
+    // SAFETY: this thread's own, until the next call into Python.
+    let calls = unsafe { thread.legacy.calls() };
+    if calls.try_reserve(1).is_err() {
+        no_memory();
+    }
+    let is_inside = calls.iter().any(|call| call.hold.as_ref().is_some_and(Hold::is_valid));
+    let hold = if is_inside { None } else { enter(py, thread, usual) };
+    let mut state = usual;
+    if usual.is_null() {
+        // SAFETY: the main interpreter is alive: it is held, or not finalized yet.
+        state = unsafe { py.PyThreadState_New(py.PyInterpreterState_Main()) };
+        if state.is_null() {
+            no_memory();
+        }
+    }
+    // SAFETY: this thread's own thread state, which is not attached.
+    unsafe { py.PyEval_RestoreThread(state) };
+    let made = if usual.is_null() { state } else { null_mut() };
+    // SAFETY: as above. There is room: what was noted meanwhile was released again.
+    unsafe { thread.legacy.calls() }.push(Call { count: 1, made, hold });
+    if !interpreter::main().is_installed() {
+        super::install(py);
+    }
+}
+
+#[cold]
+fn no_memory() -> ! {
+    python::fatal(ENSURE, "Couldn't create thread-state for new thread");
+}
+
+/// Takes a hold, or waits for the outcome. Does not return if it is too late. `None`: this thread may
+/// come in all the same.
+fn enter(py: &'static Api, thread: &'static Thread, usual: *mut PyThreadState) -> Option<Hold> {
+    let main = interpreter::main();
+    if !main.is_installed() {
+        interpreter::prepare_main(py);
+    }
+    // SAFETY: needs no thread state.
+    let is_initialized = unsafe { py.Py_IsInitialized() } != 0;
+    if main.gate.is_closed() || !is_initialized {
+        // Finalization, or there is no Python.
+        let may_pass = thread.legacy.finalizes(main) || !main.gate.is_closed() && !usual.is_null();
+        return if may_pass { None } else { sleep_for_ever() };
+    }
+    let record = record_of(py, usual).unwrap_or(main);
+    // A thread with a thread state may be one that `threading` joins, or be in a call of its own that
+    // the exit waits for: if it were kept out, that would be for ever.
+    let is_known = !usual.is_null() || attach::is_inside(record);
+    let claim = if is_known { Claim::Holder } else { Claim::View };
+    loop {
+        let life = record.life();
+        if record.legacy.enter(claim, &LOBBY) {
+            let hold = Hold { record, process: fork::generation(), life };
+            if !thread.legacy.seen.is_known() {
+                thread.legacy.seen.enlist();
+            }
+            thread.legacy.seen.holds(Some(record));
+            return Some(hold);
+        }
+        if record.legacy.is_closed() {
+            return if thread.legacy.finalizes(record) { None } else { sleep_for_ever() };
+        }
+        // The exit waits for others. They may come to need this one: then it will be let in.
+        std::thread::sleep(KNOCK_AGAIN);
+    }
+}
+
+const KNOCK_AGAIN: Duration = Duration::from_millis(5);
+
+/// The record of the interpreter of `usual`, if that is a subinterpreter that the library knows.
+fn record_of(py: &'static Api, usual: *mut PyThreadState) -> Option<&'static Record> {
+    if usual.is_null() {
+        return None;
+    }
+    // SAFETY: a thread's last state is not deleted behind its back.
+    let interpreter: *mut PyInterpreterState = unsafe { py.PyThreadState_GetInterpreter(usual) };
+    interpreter::by_address(py, interpreter, null_mut())
+}
+
+fn sleep_for_ever() -> ! {
+    loop {
+        // SAFETY: no preconditions.
+        unsafe { libc::pause() };
+    }
+}
+
+pub(super) unsafe extern "C" fn release(before: c_int) {
+    let py = python::get_or_fatal(RELEASE);
+    // SAFETY: reads thread-local storage only.
+    let state = unsafe { py.PyGILState_GetThisThreadState() };
+    if state.is_null() {
+        let rule = "auto-releasing thread-state, but no thread-state for this thread";
+        python::fatal(RELEASE, rule);
+    }
+    if !py.is_current(state) {
+        let rule = format!("thread state {state:p} must be current when releasing");
+        python::fatal(RELEASE, &rule);
+    }
+    let Some(thread) = Thread::known() else { return release_foreign(py, state, before) };
+    // SAFETY: this thread's own, until the next call into Python.
+    match unsafe { thread.legacy.calls() }.last_mut() {
+        Some(call) if call.count == 1 => end(py, thread, state, before),
+        Some(call) => {
+            call.count -= 1;
+            detach(py, before);
+        }
+        None if thread.legacy.found.get() != 0 => {
+            thread.legacy.found.set(thread.legacy.found.get() - 1);
+            detach(py, before);
+        }
+        None => release_foreign(py, state, before),
+    }
+}
+
+fn detach(py: &'static Api, before: c_int) {
+    if before == UNLOCKED {
+        // SAFETY: the thread has a thread state attached.
+        unsafe { py.PyEval_SaveThread() };
+    }
+}
+
+/// The last Release of the innermost call, with `state` attached.
+fn end(py: &'static Api, thread: &'static Thread, state: *mut PyThreadState, before: c_int) {
+    // SAFETY: one line each.
+    let made = unsafe { thread.legacy.calls() }.last().is_some_and(|call| call.made == state);
+    if made {
+        // Runs destructors, which may use the two functions: the call is still there for them.
+        // SAFETY: attached, and made by the call.
+        unsafe { py.PyThreadState_Clear(state) };
+    }
+    // SAFETY: as above. Destructors released what they ensured.
+    let call = unsafe { thread.legacy.calls() }.pop();
+    if made {
+        // SAFETY: attached, cleared, and nobody's but this call's.
+        unsafe { py.PyThreadState_DeleteCurrent() };
+    } else {
+        detach(py, before);
+    }
+    // Only now: the interpreter may be gone the moment it is not held any more.
+    if let Some(hold) = call.and_then(|call| call.hold) {
+        thread.legacy.seen.holds(None);
+        hold.give_back();
+    }
+}
+
+/// The call began in CPython's own function, before the seatbelt was on.
+#[cold]
+fn release_foreign(py: &'static Api, state: *mut PyThreadState, before: c_int) {
+    // Relaxed: see `set_counter`.
+    let Some(offset) = COUNTER.load(Ordering::Relaxed).checked_sub(1) else {
+        return detach(py, before);
+    };
+    // SAFETY: CPython's count, found by its effect, of this thread's attached thread state.
+    unsafe {
+        let counter = state.byte_add(offset).cast::<c_int>();
+        if *counter != 1 {
+            *counter -= 1;
+            return detach(py, before);
+        }
+        // It stays at 1 for destructors that use the two functions.
+        py.PyThreadState_Clear(state);
+        *counter = 0;
+        py.PyThreadState_DeleteCurrent();
+    }
+}
