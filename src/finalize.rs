@@ -146,6 +146,7 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
         let _exception = python::KeepException::new(py);
         let joined = joined.or_else(|| JoinedByExit::watch(py));
         py.PyErr_Clear();
+        seatbelt::run_at_fini(py, |other| covers(record, other));
         let mut late_callbacks = None;
         let mut awaited = None;
         loop {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Once;
 
 use crate::interpreter::{self, Registry};
-use crate::seatbelt::{self, Seen};
+use crate::seatbelt::{self, AtFini, Seen};
 use crate::sync::MutexGuard;
 use crate::tally::{Roll, Tally, ROLL};
 use crate::thread::Thread;
@@ -28,6 +28,7 @@ struct Held {
     roll: MutexGuard<'static, Vec<&'static Tally>>,
     slips: trace::Slips,
     legacy: MutexGuard<'static, Vec<&'static Seen>>,
+    _at_fini: MutexGuard<'static, Vec<AtFini>>,
 }
 
 thread_local! {
@@ -57,7 +58,8 @@ unsafe extern "C" fn before() {
     let roll = ROLL.lock();
     let slips = trace::hold_slips();
     let legacy = seatbelt::hold_threads();
-    HELD.set(Some(ManuallyDrop::new(Held { registry, _lobby: lobby, roll, slips, legacy })));
+    let at_fini = seatbelt::hold_at_fini();
+    HELD.set(Some(ManuallyDrop::new(Held { registry, _lobby: lobby, roll, slips, legacy, _at_fini: at_fini })));
 }
 
 unsafe extern "C" fn in_parent() {

@@ -7,7 +7,7 @@ use std::ffi::{c_char, c_int, c_ulong, c_void, CStr};
 
 /// CPython's opaque structures.
 pub(crate) enum PyObject {}
-pub(crate) enum PyThreadState {}
+pub enum PyThreadState {}
 pub enum PyInterpreterState {}
 
 pub(super) type UncheckedCurrent = unsafe extern "C" fn() -> *mut PyThreadState;

@@ -13,6 +13,7 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::alternatives::{self, Choice};
 use crate::gate::Claim;
 use crate::interpreter::{self, Record, LOBBY};
 use crate::python::{self, Api, PyInterpreterState, PyThreadState};
@@ -22,6 +23,8 @@ use crate::{attach, fork};
 
 const LOCKED: c_int = 0;
 const UNLOCKED: c_int = 1;
+/// Neither of CPython's two.
+pub(crate) const FAILED: c_int = 2;
 
 /// Keeps an interpreter from finalizing, for a while: see [`super::Wait`].
 struct Hold {
@@ -58,6 +61,8 @@ pub(crate) struct Legacy {
     found: Cell<usize>,
     /// The record, and its life, whose exit this thread conducts.
     finalizes: Cell<Option<(&'static Record, usize)>>,
+    /// Where it is to be attached while it has no thread state.
+    chosen: Choice,
     seen: Seen,
 }
 
@@ -103,6 +108,7 @@ impl Legacy {
             calls: UnsafeCell::new(Vec::new()),
             found: Cell::new(0),
             finalizes: Cell::new(None),
+            chosen: Choice::new(None),
             seen: Seen { holds: AtomicPtr::new(null_mut()), id: AtomicI32::new(0) },
         }
     }
@@ -195,6 +201,24 @@ pub(crate) fn note_finalizer(record: &'static Record) {
     }
 }
 
+/// Where this thread is attached by an Ensure, while it has no thread state. `false`: cannot be.
+pub(crate) fn choose_interpreter(py: &'static Api, interpreter: *mut PyInterpreterState) -> bool {
+    let Some(thread) = Thread::this() else { return false };
+    // SAFETY: needs no thread state.
+    if interpreter.is_null() || interpreter == unsafe { py.PyInterpreterState_Main() } {
+        thread.legacy.chosen.set(None);
+        return true;
+    }
+    if !super::is_on() {
+        return false;
+    }
+    let chosen = alternatives::choose(py, interpreter, attach::attached(py));
+    if chosen.is_some() {
+        thread.legacy.chosen.set(chosen);
+    }
+    chosen.is_some()
+}
+
 /// Where a thread state has its count, in bytes, plus one; 0: not known, because the seatbelt was on
 /// before Python was.
 static COUNTER: AtomicUsize = AtomicUsize::new(0);
@@ -224,8 +248,13 @@ pub(super) unsafe extern "C" fn ensure() -> c_int {
         }
         return LOCKED;
     }
-    attach(py, usual);
-    UNLOCKED
+    if attach(py, usual) {
+        UNLOCKED
+    } else if alternatives::hangs() {
+        sleep_for_ever();
+    } else {
+        FAILED
+    }
 }
 
 /// The exit callback is wanted, but not here: this call neither runs Python code nor gives up the GIL.
@@ -238,7 +267,8 @@ fn request_install(py: &'static Api) {
 }
 
 /// `usual`: the thread state that `PyGILState` has for this thread, which is not attached; or NULL.
-fn attach(py: &'static Api, usual: *mut PyThreadState) {
+/// `false`: it is too late.
+fn attach(py: &'static Api, usual: *mut PyThreadState) -> bool {
     let Some(thread) = Thread::this() else { no_memory() };
     // SAFETY: this thread's own, until the next call into Python.
     let calls = unsafe { thread.legacy.calls() };
@@ -246,11 +276,31 @@ fn attach(py: &'static Api, usual: *mut PyThreadState) {
         no_memory();
     }
     let is_inside = calls.iter().any(|call| call.hold.as_ref().is_some_and(Hold::is_valid));
-    let hold = if is_inside { None } else { enter(py, thread, usual) };
+    let main = interpreter::main();
+    let record = match thread.legacy.chosen.get() {
+        _ if !usual.is_null() => record_of(py, usual).unwrap_or(main),
+        Some(chosen) => match chosen.record() {
+            Some(record) => record,
+            None => return false,
+        },
+        None => main,
+    };
+    let hold = if is_inside {
+        None
+    } else {
+        match enter(py, thread, record, !usual.is_null()) {
+            Entry::Holding(hold) => Some(hold),
+            Entry::Free => None,
+            Entry::TooLate => return false,
+        }
+    };
     let mut state = usual;
     if usual.is_null() {
-        // SAFETY: the main interpreter is alive: it is held, or not finalized yet.
-        state = unsafe { py.PyThreadState_New(py.PyInterpreterState_Main()) };
+        // SAFETY: the interpreter is held.
+        state = unsafe {
+            let main = py.PyInterpreterState_Main();
+            py.PyThreadState_New(if record.is_main() { main } else { record.interpreter() })
+        };
         if state.is_null() {
             no_memory();
         }
@@ -260,9 +310,10 @@ fn attach(py: &'static Api, usual: *mut PyThreadState) {
     let made = if usual.is_null() { state } else { null_mut() };
     // SAFETY: as above. There is room: what was noted meanwhile was released again.
     unsafe { thread.legacy.calls() }.push(Call { count: 1, made, hold });
-    if !interpreter::main().is_installed() {
+    if !main.is_installed() {
         super::install(py);
     }
+    true
 }
 
 #[cold]
@@ -270,9 +321,20 @@ fn no_memory() -> ! {
     python::fatal(ENSURE, "Couldn't create thread-state for new thread");
 }
 
-/// Takes a hold, or waits for the outcome. Does not return if it is too late. `None`: this thread may
-/// come in all the same.
-fn enter(py: &'static Api, thread: &'static Thread, usual: *mut PyThreadState) -> Option<Hold> {
+enum Entry {
+    Holding(Hold),
+    /// This thread may come in without: it conducts the exit, or CPython decides.
+    Free,
+    TooLate,
+}
+
+/// Takes a hold, or waits for the outcome. `is_known`: the thread has a thread state.
+fn enter(
+    py: &'static Api,
+    thread: &'static Thread,
+    record: &'static Record,
+    is_known: bool,
+) -> Entry {
     let main = interpreter::main();
     if !main.is_installed() {
         interpreter::prepare_main(py);
@@ -281,14 +343,13 @@ fn enter(py: &'static Api, thread: &'static Thread, usual: *mut PyThreadState) -
     let is_initialized = unsafe { py.Py_IsInitialized() } != 0;
     if main.gate.is_closed() || !is_initialized {
         // Finalization, or there is no Python.
-        let may_pass = thread.legacy.finalizes(main) || !main.gate.is_closed() && !usual.is_null();
-        return if may_pass { None } else { sleep_for_ever() };
+        let may_pass = thread.legacy.finalizes(main) || !main.gate.is_closed() && is_known;
+        return if may_pass { Entry::Free } else { Entry::TooLate };
     }
-    let record = record_of(py, usual).unwrap_or(main);
     // A thread with a thread state may be one that `threading` joins, or be in a call of its own that
     // the exit waits for: if it were kept out, that would be for ever.
-    let is_known = !usual.is_null() || attach::is_inside(record);
-    let claim = if is_known { Claim::Holder } else { Claim::View };
+    let is_holder = is_known || attach::is_inside(record);
+    let claim = if is_holder { Claim::Holder } else { Claim::View };
     loop {
         let life = record.life();
         if record.legacy.enter(claim, &LOBBY) {
@@ -297,10 +358,11 @@ fn enter(py: &'static Api, thread: &'static Thread, usual: *mut PyThreadState) -
                 thread.legacy.seen.enlist();
             }
             thread.legacy.seen.holds(Some(record));
-            return Some(hold);
+            return Entry::Holding(hold);
         }
         if record.legacy.is_closed() {
-            return if thread.legacy.finalizes(record) { None } else { sleep_for_ever() };
+            let may_pass = thread.legacy.finalizes(record);
+            return if may_pass { Entry::Free } else { Entry::TooLate };
         }
         // The exit waits for others. They may come to need this one: then it will be let in.
         std::thread::sleep(KNOCK_AGAIN);
@@ -311,7 +373,8 @@ const KNOCK_AGAIN: Duration = Duration::from_millis(5);
 
 /// The record of the interpreter of `usual`, if that is a subinterpreter that the library knows.
 fn record_of(py: &'static Api, usual: *mut PyThreadState) -> Option<&'static Record> {
-    if usual.is_null() {
+    if interpreter::main().gate.is_closed() {
+        // It may be freed already.
         return None;
     }
     // SAFETY: a thread's last state is not deleted behind its back.
@@ -327,6 +390,9 @@ fn sleep_for_ever() -> ! {
 }
 
 pub(super) unsafe extern "C" fn release(before: c_int) {
+    if before == FAILED {
+        return;
+    }
     let py = python::get_or_fatal(RELEASE);
     // SAFETY: reads thread-local storage only.
     let state = unsafe { py.PyGILState_GetThisThreadState() };

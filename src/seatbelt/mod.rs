@@ -4,13 +4,16 @@
 //! for the time of the call. [`patch`] writes the jumps, while [`stop`] has all other threads
 //! stand still. Never on by itself: see [`protect`].
 
+mod alternatives;
 pub(crate) mod gilstate;
 mod patch;
 mod stop;
 mod wait;
 
+pub(crate) use alternatives::{hold_at_fini, run_at_fini, set_at_fini, set_hangs, AtFini};
 pub(crate) use gilstate::{
-    forget_parent, give_up_own_holds, hold_threads, note_finalizer, Legacy, Seen,
+    choose_interpreter,
+    forget_parent, give_up_own_holds, hold_threads, note_finalizer, Legacy, Seen, FAILED,
 };
 pub(crate) use wait::Wait;
 

@@ -83,6 +83,7 @@ impl Change {
 mod x86_64 {
     use super::{Change, Why};
 
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) const REACH: usize = 1 << 31;
     const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
     const JMP: u8 = 0xe9;
@@ -118,6 +119,7 @@ mod x86_64 {
 mod aarch64 {
     use super::{Change, Why};
 
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
     pub(super) const REACH: usize = 1 << 27;
     const BTI_C: u32 = 0xd503_245f;
     const BTI_JC: u32 = 0xd503_24df;
@@ -461,5 +463,82 @@ mod tests {
     fn aarch64_jumps_anywhere() {
         let bytes = aarch64::jump_anywhere(0x0102_0304_0506_0708);
         assert_eq!(bytes, words(&[0x5800_0050, 0xd61f_0200, 0x0506_0708, 0x0102_0304]));
+    }
+
+    /// A function that spends its time in the bytes that are overwritten, with an end after each of them.
+    #[cfg(target_arch = "x86_64")]
+    #[unsafe(naked)]
+    extern "C" fn victim() -> usize {
+        std::arch::naked_asm!(
+            "push rbp",
+            "push rbx",
+            "push r12",
+            "mov eax, 1",
+            "pop r12",
+            "pop rbx",
+            "pop rbp",
+            "ret",
+        )
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[unsafe(naked)]
+    extern "C" fn victim() -> usize {
+        std::arch::naked_asm!("paciasp", "mov x0, 1", "autiasp", "ret")
+    }
+
+    extern "C" fn replacement() -> usize {
+        2
+    }
+
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    #[test]
+    fn a_thousand_times_under_fire() {
+        use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+        const THREADS: usize = 8;
+        const TIMES: usize = 500;
+        let stop = AtomicBool::new(false);
+        // Odd while a change is under way; the function is as it was at every other even number.
+        let step = AtomicUsize::new(0);
+        let entry = victim as *const () as usize;
+        let page = Page::near(entry).ok().expect("a page");
+        let stub = page.address + 16;
+        // SAFETY: our page; and a function's first bytes.
+        let code = unsafe {
+            (stub as *mut [u8; 16]).write(jump_anywhere(replacement as *const () as usize));
+            (entry as *const [u8; 16]).read_unaligned()
+        };
+        assert!(page.make_executable().is_ok());
+        let there = jump(entry, &code, stub).unwrap();
+        let skip = there.at - entry;
+        let back = Change::new(there.at, &code[skip..skip + there.length]);
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    while !stop.load(Relaxed) {
+                        let before = step.load(Relaxed);
+                        let got = std::hint::black_box(victim as extern "C" fn() -> usize)();
+                        assert!(got == 1 || got == 2, "{got}");
+                        // Known before the call and after it: no change meanwhile.
+                        if before % 2 == 0 && step.load(Relaxed) == before {
+                            assert_eq!(got, if before % 4 == 0 { 1 } else { 2 });
+                        }
+                    }
+                });
+            }
+            for _ in 0..TIMES {
+                for change in [there, back] {
+                    step.fetch_add(1, Relaxed);
+                    let changes = [change, Change::new(entry, &[])];
+                    let done = stop::with_all_stopped(&changes.map(|c| c.inside()), || {
+                        let done = write(&changes);
+                        step.fetch_add(1, Relaxed);
+                        done
+                    });
+                    assert!(matches!(done, Ok(Ok(()))));
+                }
+            }
+            stop.store(true, Relaxed);
+        });
     }
 }

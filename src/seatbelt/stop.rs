@@ -1,7 +1,7 @@
 //! Has all other threads of the process stand still, away from a few instructions.
 //!
 //! Each is sent a signal, whose handler notes where the thread was and waits. One that was inside
-//! the instructions is let go, and stopped again. A thread that blocks the signal cannot be stopped: it
+//! the instructions goes on, and is sent another. A thread that blocks the signal cannot be stopped: it
 //! must be in a system call, which is outside of any code, as the kernel tells (`/proc`). (In the few microseconds that are left it could
 //! return, and be in the very instructions when they change; before it, it would find the old ones, and after, the new ones.)
 //!
@@ -77,25 +77,14 @@ pub(super) fn with_all_stopped<T>(
     let signal = take_signal().ok_or(Why::NoMeans)?;
     let deadline = Instant::now() + PATIENCE;
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    let mut sent = [0; MOST];
-    loop {
-        let round = NEXT.fetch_add(1, Ordering::Relaxed);
-        // Release: what is banned comes before.
-        ROUND.store(round, Ordering::Release);
-        let _letting_go = LetGo;
-        if stop_all(round, signal, &mut sent, deadline)? {
-            let result = work();
-            sync_code();
-            return Ok(result);
-        }
-        // Somebody is inside.
-        drop(_letting_go);
-        if Instant::now() > deadline {
-            return Err(Why::Restless(0));
-        }
-        // SAFETY: no preconditions.
-        unsafe { libc::sched_yield() };
-    }
+    let round = NEXT.fetch_add(1, Ordering::Relaxed);
+    // Release: what is banned comes before.
+    ROUND.store(round, Ordering::Release);
+    let _let_go = LetGo;
+    stop_all(round, signal, deadline)?;
+    let result = work();
+    sync_code();
+    Ok(result)
 }
 
 /// Ends the round when dropped.
@@ -110,13 +99,9 @@ impl Drop for LetGo {
     }
 }
 
-/// Whether all others stand still outside; `false`: one is inside.
-fn stop_all(
-    round: u32,
-    signal: c_int,
-    sent: &mut [libc::pid_t; MOST],
-    deadline: Instant,
-) -> Result<bool, Why> {
+/// Returns when all others stand still outside.
+fn stop_all(round: u32, signal: c_int, deadline: Instant) -> Result<(), Why> {
+    let mut sent: [libc::pid_t; MOST] = [0; MOST];
     let mut count = 0;
     loop {
         let mut restless = None;
@@ -144,27 +129,36 @@ fn stop_all(
                 }
             }
         }
-        let mut is_one_inside = false;
-        for (id, place) in sent[..count].iter().zip(&PLACES) {
+        for (place, id) in sent[..count].iter().enumerate() {
             // Acquire: pairs with the handler.
-            let noted = place.load(Ordering::Acquire);
-            if noted >> 2 != u64::from(round) {
-                // Its end may have come before the signal.
-                if !matches!(look_at(*id, signal), Seen::Gone) {
-                    restless = Some(*id);
+            let noted = PLACES[place].load(Ordering::Acquire);
+            if noted == note(round, OUTSIDE) {
+                continue;
+            }
+            // Its end may have come before the signal.
+            if !matches!(look_at(*id, signal), Seen::Gone) {
+                restless = Some(*id);
+                if noted == note(round, INSIDE) {
+                    // Relaxed: sending it orders that.
+                    PLACES[place].store(0, Ordering::Relaxed);
+                    if !send(*id, signal, round, place) {
+                        PLACES[place].store(noted, Ordering::Relaxed);
+                    }
                 }
-            } else if noted & INSIDE != 0 {
-                is_one_inside = true;
             }
         }
         match restless {
-            None if is_one_inside => return Ok(false),
-            None if !any_new => return Ok(true),
+            None if !any_new => return Ok(()),
             Some(id) if Instant::now() > deadline => return Err(Why::Restless(id)),
             // SAFETY: no preconditions.
             _ => unsafe { libc::usleep(20) },
         };
     }
+}
+
+/// What a thread notes in its place.
+fn note(round: u32, whether: u64) -> u64 {
+    u64::from(round) << 2 | whether
 }
 
 /// A real-time signal that nobody uses. Its handler stays: a signal that comes late must not end the
@@ -209,10 +203,11 @@ extern "C" fn handle(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void)
             let [begin, end] = [&range[0], &range[1]].map(|bound| bound.load(Ordering::Relaxed));
             (begin..end).contains(&at)
         });
-        let noted = u64::from(round) << 2 | if is_inside { INSIDE } else { OUTSIDE };
-        PLACES[place].store(noted, Ordering::Release);
+        // Release: pairs with who counts.
+        let whether = if is_inside { INSIDE } else { OUTSIDE };
+        PLACES[place].store(note(round, whether), Ordering::Release);
         // Acquire: pairs with the end of the round.
-        while ROUND.load(Ordering::Acquire) == round {
+        while !is_inside && ROUND.load(Ordering::Acquire) == round {
             let forever = std::ptr::null::<libc::timespec>();
             libc::syscall(libc::SYS_futex, &ROUND, libc::FUTEX_WAIT, round, forever);
         }
