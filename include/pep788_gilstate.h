@@ -42,6 +42,61 @@ extern "C" {
  */
 int Pep788_ProtectGILState(void);
 
+/**
+ * Whether PyGILState_Ensure(), for a thread with nothing attached that comes too late, sleeps for
+ * ever (`hang` not 0, as it is at first), or returns a value of which PyGILState_Failed() says so. For the whole
+ * process; has an effect under Pep788_ProtectGILState() only.
+ *
+ * Caller: any thread, attached or not, at any time.
+ *
+ * Contract: an alternative of the discussion of PEP 788. All code of the process that calls
+ * PyGILState_Ensure() has to look at what it returns, if `hang` is 0.
+ */
+void PyGILState_SetHangDuringFini(int hang);
+
+/**
+ * Whether PyGILState_Ensure() failed: nothing is attached, and no Python code may be run. To release
+ * it is not needed, and has no effect.
+ *
+ * Caller: any thread. Returns 1 or 0.
+ *
+ * Contract: an alternative of the discussion of PEP 788.
+ */
+int PyGILState_Failed(PyGILState_STATE state);
+
+/**
+ * Which interpreter PyGILState_Ensure() of the calling thread attaches to, from now on, when the
+ * thread has no thread state yet; NULL: the main one, as at first. Once that interpreter is gone, or too late,
+ * Ensure does what it does after the end of the main one.
+ *
+ * Caller: any thread, under Pep788_ProtectGILState(). The interpreter must be alive: attached to the thread, or
+ * guarded.
+ *
+ * Returns 0. Fails with -1 and no exception: Pep788_ProtectGILState() is not on, it is no interpreter, the
+ * library was never used in it and nothing is attached, or out of memory.
+ *
+ * Contract: an alternative of the discussion of PEP 788.
+ */
+int PyGILState_SetInterpreter(PyInterpreterState *interp);
+
+/**
+ * Has `callback` called once, with `tstate` and `arg`, when the end of the interpreter of `tstate` begins to wait: in the
+ * thread that finalizes, attached to the interpreter that ends. There the program can tell its threads to
+ * come to an end. Not called if `tstate` is cleared before. The main interpreter's end calls those of all
+ * interpreters; a thread state has one callback, and NULL takes it back. If it returns other than
+ * 0 with an exception set, that is reported as unraisable, and the exit goes on.
+ *
+ * Caller: `tstate` is attached to it; a fatal error otherwise.
+ *
+ * Returns 0. Fails with -1 and an exception: PythonFinalizationError (RuntimeError before 3.13) when
+ * it is too late, MemoryError when out of memory.
+ *
+ * Contract: an alternative of the discussion of PEP 788.
+ */
+int PyThreadState_SetFiniCallback(PyThreadState *tstate,
+                                  int (*callback)(PyThreadState*, void*),
+                                  void *arg);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus

@@ -59,7 +59,14 @@ unsafe extern "C" fn before() {
     let slips = trace::hold_slips();
     let legacy = seatbelt::hold_threads();
     let at_fini = seatbelt::hold_at_fini();
-    HELD.set(Some(ManuallyDrop::new(Held { registry, _lobby: lobby, roll, slips, legacy, _at_fini: at_fini })));
+    HELD.set(Some(ManuallyDrop::new(Held {
+        registry,
+        _lobby: lobby,
+        roll,
+        slips,
+        legacy,
+        _at_fini: at_fini,
+    })));
 }
 
 unsafe extern "C" fn in_parent() {

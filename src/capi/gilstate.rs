@@ -74,7 +74,11 @@ pub unsafe extern "C" fn PyGILState_Failed(state: PyGILState_STATE) -> c_int {
 #[no_mangle]
 pub unsafe extern "C" fn PyGILState_SetInterpreter(interp: *mut PyInterpreterState) -> c_int {
     let py = python::get_or_fatal("PyGILState_SetInterpreter");
-    if seatbelt::choose_interpreter(py, interp) { 0 } else { -1 }
+    if seatbelt::choose_interpreter(py, interp) {
+        0
+    } else {
+        -1
+    }
 }
 
 /// Has `callback` called once, with `tstate` and `arg`, when the end of the interpreter of `tstate` begins to wait: in the

@@ -169,6 +169,7 @@ api! {
         fn PyGILState_GetThisThreadState() -> *mut PyThreadState;
         fn PyThreadState_GetInterpreter(state: *mut PyThreadState) -> *mut PyInterpreterState;
         fn PyThreadState_New(interpreter: *mut PyInterpreterState) -> *mut PyThreadState;
+        fn PyThreadState_Delete(state: *mut PyThreadState);
         fn PyThreadState_DeleteCurrent();
         fn PyThreadState_GetDict() -> *mut PyObject;
         fn PyThreadState_Next(state: *mut PyThreadState) -> *mut PyThreadState;

@@ -128,7 +128,11 @@ unsafe fn watch_death(py: &'static Api, state: *mut PyThreadState) -> Result<(),
             py.PyDict_SetItemString(dict, key.as_c_str().as_ptr(), capsule.as_ptr()) == 0
         });
         py.PyErr_Clear();
-        if done { Ok(()) } else { Err(Refusal::OutOfMemory) }
+        if done {
+            Ok(())
+        } else {
+            Err(Refusal::OutOfMemory)
+        }
     }
 }
 
@@ -141,15 +145,16 @@ pub(crate) unsafe fn run_at_fini(py: &'static Api, covers: impl Fn(&'static Reco
     loop {
         let next = {
             let mut all = at_fini();
-            let found = all.iter().position(|entry| {
-                entry.life == entry.record.life() && covers(entry.record)
-            });
+            let found = all
+                .iter()
+                .position(|entry| entry.life == entry.record.life() && covers(entry.record));
             found.map(|index| all.remove(index))
         };
         let Some(entry) = next else { return };
         // SAFETY: called as it was promised; attached, says the caller.
         unsafe {
-            if (entry.callback)(entry.state, entry.argument) != 0 && !py.PyErr_Occurred().is_null() {
+            if (entry.callback)(entry.state, entry.argument) != 0 && !py.PyErr_Occurred().is_null()
+            {
                 py.PyErr_WriteUnraisable(null_mut());
             }
             py.PyErr_Clear();

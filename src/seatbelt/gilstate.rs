@@ -6,11 +6,14 @@
 //!
 //! What they do besides: the outermost Ensure of a thread with nothing attached takes a hold on the
 //! interpreter, which its Release gives back. Where it is too late for one, the thread sleeps for ever.
+//!
+//! A *scope* is pybind11's `gil_scoped_acquire`, which makes a thread state with no call counted in it, attaches
+//! that by `PyEval_AcquireThread`, counts for itself, and at its end uses `PyThreadState_DeleteCurrent`.
 
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_int;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::alternatives::{self, Choice};
@@ -19,6 +22,7 @@ use crate::interpreter::{self, Record, LOBBY};
 use crate::python::{self, Api, PyInterpreterState, PyThreadState};
 use crate::sync::{lock, Mutex, MutexGuard};
 use crate::thread::Thread;
+use crate::trace::{self, Text};
 use crate::{attach, fork};
 
 const LOCKED: c_int = 0;
@@ -45,11 +49,11 @@ impl Hold {
     }
 }
 
-/// An Ensure that attached a thread state, with those inside it that found it attached.
+/// An Ensure that attached a thread state, or a scope, with the Ensures inside it that found it attached.
 struct Call {
-    /// How many Ensures it is that were not released.
+    /// How many it is that were not released.
     count: usize,
-    /// The thread state that it made, for the last Release to delete. NULL: it found one.
+    /// The thread state that was made for it and goes with it. NULL: it found one.
     made: *mut PyThreadState,
     hold: Option<Hold>,
 }
@@ -72,7 +76,9 @@ pub(crate) struct Seen {
     /// The interpreter that it holds.
     holds: AtomicPtr<Record>,
     /// Its number, once it is among them.
-    id: AtomicI32,
+    id: AtomicU64,
+    /// Its `pthread_t`.
+    thread: AtomicUsize,
 }
 
 impl Seen {
@@ -83,8 +89,9 @@ impl Seen {
     }
 
     fn note_id(&self) {
+        self.id.store(trace::thread_id(), Ordering::Relaxed);
         // SAFETY: no preconditions.
-        self.id.store(unsafe { libc::gettid() }, Ordering::Relaxed);
+        self.thread.store(unsafe { libc::pthread_self() } as usize, Ordering::Relaxed);
     }
 
     fn is_known(&self) -> bool {
@@ -109,7 +116,11 @@ impl Legacy {
             found: Cell::new(0),
             finalizes: Cell::new(None),
             chosen: Choice::new(None),
-            seen: Seen { holds: AtomicPtr::new(null_mut()), id: AtomicI32::new(0) },
+            seen: Seen {
+                holds: AtomicPtr::new(null_mut()),
+                id: AtomicU64::new(0),
+                thread: AtomicUsize::new(0),
+            },
         }
     }
 
@@ -167,15 +178,17 @@ pub(crate) fn forget_parent(all: &mut Vec<&'static Seen>) {
     }
 }
 
-/// The threads that hold one of these interpreters: their numbers.
-pub(super) fn inside(covers: impl Fn(&'static Record) -> bool) -> Vec<libc::pid_t> {
+/// The threads that hold one of these interpreters: their names and numbers.
+pub(super) fn inside(covers: impl Fn(&'static Record) -> bool) -> Vec<(Text<16>, u64)> {
     let threads = threads();
     let mut found = Vec::new();
     for thread in threads.iter() {
         // SAFETY: NULL or a record, which is one for ever.
         let record = unsafe { thread.holds.load(Ordering::Relaxed).as_ref() };
         if record.is_some_and(&covers) && found.try_reserve(1).is_ok() {
-            found.push(thread.id.load(Ordering::Relaxed));
+            // It lives: at its end it takes itself from the list, for which it needs the lock.
+            let name = trace::thread_name(thread.thread.load(Ordering::Relaxed) as libc::pthread_t);
+            found.push((name, thread.id.load(Ordering::Relaxed)));
         }
     }
     found
@@ -219,17 +232,28 @@ pub(crate) fn choose_interpreter(py: &'static Api, interpreter: *mut PyInterpret
     chosen.is_some()
 }
 
-/// Where a thread state has its count, in bytes, plus one; 0: not known, because the seatbelt was on
-/// before Python was.
-static COUNTER: AtomicUsize = AtomicUsize::new(0);
+/// Where thread states count the calls of `PyGILState_Ensure` they are in, in bytes. It is `gilstate_counter` of
+/// `cpython/pystate.h`, which pybind11 writes too: so it does not move within a minor version.
+pub(super) fn counter(py: &'static Api) -> Option<usize> {
+    match py.version {
+        0x0309 | 0x030a | 0x030f => Some(160),
+        0x030b | 0x030d | 0x030e => Some(136),
+        0x030c => Some(120),
+        _ => None,
+    }
+}
 
-pub(super) fn set_counter(offset: usize) {
-    // Relaxed: the functions that read it are called after all threads stood still.
-    COUNTER.store(offset + 1, Ordering::Relaxed);
+/// # Safety
+/// `state` is attached to the calling thread, or its own.
+unsafe fn count_in(py: &'static Api, state: *mut PyThreadState) -> Option<*mut c_int> {
+    // SAFETY: within the thread state, which is there, says the caller.
+    counter(py).map(|offset| unsafe { state.byte_add(offset).cast() })
 }
 
 const ENSURE: &str = "PyGILState_Ensure";
 const RELEASE: &str = "PyGILState_Release";
+const ACQUIRE: &str = "PyEval_AcquireThread";
+const DELETE: &str = "PyThreadState_DeleteCurrent";
 
 pub(super) unsafe extern "C" fn ensure() -> c_int {
     let py = python::get_or_fatal(ENSURE);
@@ -248,12 +272,29 @@ pub(super) unsafe extern "C" fn ensure() -> c_int {
         }
         return LOCKED;
     }
-    if attach(py, usual) {
+    let state = if usual.is_null() { State::ToBeMade } else { State::Own(usual) };
+    if attach(py, state) {
         UNLOCKED
     } else if alternatives::hangs() {
         sleep_for_ever();
     } else {
         FAILED
+    }
+}
+
+pub(super) unsafe extern "C" fn acquire_thread(state: *mut PyThreadState) {
+    let py = python::get_or_fatal(ACQUIRE);
+    if state.is_null() {
+        python::fatal(ACQUIRE, "the thread state is NULL");
+    }
+    // SAFETY: a thread state that the caller may attach, so its own.
+    let begins_scope = unsafe { count_in(py, state).is_some_and(|count| *count == 0) };
+    if !begins_scope {
+        // SAFETY: as the caller of CPython's own function promises.
+        return unsafe { py.PyEval_RestoreThread(state) };
+    }
+    if !attach(py, State::Given(state)) {
+        sleep_for_ever();
     }
 }
 
@@ -266,9 +307,18 @@ fn request_install(py: &'static Api) {
     }
 }
 
-/// `usual`: the thread state that `PyGILState` has for this thread, which is not attached; or NULL.
+/// What a call attaches.
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    /// The thread state that `PyGILState` has for this thread.
+    Own(*mut PyThreadState),
+    /// One that was made for a scope.
+    Given(*mut PyThreadState),
+    ToBeMade,
+}
+
 /// `false`: it is too late.
-fn attach(py: &'static Api, usual: *mut PyThreadState) -> bool {
+fn attach(py: &'static Api, state: State) -> bool {
     let Some(thread) = Thread::this() else { no_memory() };
     // SAFETY: this thread's own, until the next call into Python.
     let calls = unsafe { thread.legacy.calls() };
@@ -277,43 +327,52 @@ fn attach(py: &'static Api, usual: *mut PyThreadState) -> bool {
     }
     let is_inside = calls.iter().any(|call| call.hold.as_ref().is_some_and(Hold::is_valid));
     let main = interpreter::main();
-    let record = match thread.legacy.chosen.get() {
-        _ if !usual.is_null() => record_of(py, usual).unwrap_or(main),
-        Some(chosen) => match chosen.record() {
+    let record = match (state, thread.legacy.chosen.get()) {
+        (State::Own(state) | State::Given(state), _) => record_of(py, state).unwrap_or(main),
+        (State::ToBeMade, Some(chosen)) => match chosen.record() {
             Some(record) => record,
             None => return false,
         },
-        None => main,
+        (State::ToBeMade, None) => main,
     };
     let hold = if is_inside {
         None
     } else {
-        match enter(py, thread, record, !usual.is_null()) {
+        match enter(py, thread, record, matches!(state, State::Own(_))) {
             Entry::Holding(hold) => Some(hold),
             Entry::Free => None,
             Entry::TooLate => return false,
         }
     };
-    let mut state = usual;
-    if usual.is_null() {
-        // SAFETY: the interpreter is held.
-        state = unsafe {
-            let main = py.PyInterpreterState_Main();
-            py.PyThreadState_New(if record.is_main() { main } else { record.interpreter() })
-        };
-        if state.is_null() {
-            no_memory();
+    let (state, made) = match state {
+        State::Own(state) => (state, null_mut()),
+        State::Given(state) => (state, state),
+        State::ToBeMade => {
+            let state = make_in(py, record);
+            (state, state)
         }
-    }
+    };
     // SAFETY: this thread's own thread state, which is not attached.
     unsafe { py.PyEval_RestoreThread(state) };
-    let made = if usual.is_null() { state } else { null_mut() };
     // SAFETY: as above. There is room: what was noted meanwhile was released again.
     unsafe { thread.legacy.calls() }.push(Call { count: 1, made, hold });
     if !main.is_installed() {
         super::install(py);
     }
     true
+}
+
+/// A thread state, in an interpreter that is held.
+fn make_in(py: &'static Api, record: &'static Record) -> *mut PyThreadState {
+    // SAFETY: held, says the caller.
+    let state = unsafe {
+        let main = py.PyInterpreterState_Main();
+        py.PyThreadState_New(if record.is_main() { main } else { record.interpreter() })
+    };
+    if state.is_null() {
+        no_memory();
+    }
+    state
 }
 
 #[cold]
@@ -439,35 +498,68 @@ fn end(py: &'static Api, thread: &'static Thread, state: *mut PyThreadState, bef
     // SAFETY: as above. Destructors released what they ensured.
     let call = unsafe { thread.legacy.calls() }.pop();
     if made {
-        // SAFETY: attached, cleared, and nobody's but this call's.
-        unsafe { py.PyThreadState_DeleteCurrent() };
+        delete(py, state);
     } else {
         detach(py, before);
     }
-    // Only now: the interpreter may be gone the moment it is not held any more.
-    if let Some(hold) = call.and_then(|call| call.hold) {
+    call.into_iter().for_each(|call| give_back(thread, call));
+}
+
+/// When the thread is detached: the interpreter may be gone the moment it is not held any more.
+fn give_back(thread: &'static Thread, call: Call) {
+    if let Some(hold) = call.hold {
         thread.legacy.seen.holds(None);
         hold.give_back();
+    }
+}
+
+pub(super) unsafe extern "C" fn delete_current() {
+    let py = python::get_or_fatal(DELETE);
+    let state = attach::attached(py);
+    if state.is_null() {
+        python::fatal(DELETE, "no thread state is attached to the calling thread");
+    }
+    let scope = Thread::known().and_then(|thread| {
+        // SAFETY: this thread's own, and no call into Python.
+        let call = unsafe { thread.legacy.calls() }.pop_if(|call| call.made == state);
+        call.map(|call| (thread, call))
+    });
+    delete(py, state);
+    if let Some((thread, call)) = scope {
+        give_back(thread, call);
+    }
+}
+
+/// Detaches the attached thread state, which was cleared, and deletes it. In two steps, as CPython's own function is not to be had any
+/// more: what keeps it from going in between is a hold, or that this thread conducts the exit.
+fn delete(py: &'static Api, state: *mut PyThreadState) {
+    let record = record_of(py, state).unwrap_or(interpreter::main());
+    let held = record.legacy.enter(Claim::Holder, &LOBBY);
+    // SAFETY: attached.
+    unsafe { py.PyEval_SaveThread() };
+    if held || Thread::known().is_some_and(|thread| thread.legacy.finalizes(record)) {
+        // SAFETY: not attached any more, and nobody's but this thread's. Otherwise it is too late, and the exit deletes it.
+        unsafe { py.PyThreadState_Delete(state) };
+    }
+    if held {
+        let _ = record.legacy.leave(&LOBBY);
     }
 }
 
 /// The call began in CPython's own function, before the seatbelt was on.
 #[cold]
 fn release_foreign(py: &'static Api, state: *mut PyThreadState, before: c_int) {
-    // Relaxed: see `set_counter`.
-    let Some(offset) = COUNTER.load(Ordering::Relaxed).checked_sub(1) else {
-        return detach(py, before);
-    };
-    // SAFETY: CPython's count, found by its effect, of this thread's attached thread state.
+    // SAFETY: CPython's count, of this thread's attached thread state. Without it, Python began after this was on,
+    // and no call before.
     unsafe {
-        let counter = state.byte_add(offset).cast::<c_int>();
-        if *counter != 1 {
-            *counter -= 1;
+        let Some(count) = count_in(py, state) else { return detach(py, before) };
+        if *count != 1 {
+            *count -= 1;
             return detach(py, before);
         }
         // It stays at 1 for destructors that use the two functions.
         py.PyThreadState_Clear(state);
-        *counter = 0;
-        py.PyThreadState_DeleteCurrent();
+        *count = 0;
     }
+    delete(py, state);
 }

@@ -3,25 +3,33 @@
 //! Once it is on, whoever calls CPython's two functions comes to [`gilstate`]'s, which hold the interpreter
 //! for the time of the call. [`patch`] writes the jumps, while [`stop`] has all other threads
 //! stand still. Never on by itself: see [`protect`].
+//!
+//! pybind11's `gil_scoped_acquire` does by itself what the two do, with `PyEval_AcquireThread` and
+//! `PyThreadState_DeleteCurrent`: so these are served too, and are as they were for everybody else.
 
 mod alternatives;
 pub(crate) mod gilstate;
+#[cfg_attr(
+    not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))),
+    path = "patch_elsewhere.rs"
+)]
 mod patch;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod stop;
 mod wait;
 
 pub(crate) use alternatives::{hold_at_fini, run_at_fini, set_at_fini, set_hangs, AtFini};
 pub(crate) use gilstate::{
-    choose_interpreter,
-    forget_parent, give_up_own_holds, hold_threads, note_finalizer, Legacy, Seen, FAILED,
+    choose_interpreter, forget_parent, give_up_own_holds, hold_threads, note_finalizer, Legacy,
+    Seen, FAILED,
 };
 pub(crate) use wait::Wait;
 
-use std::ffi::{c_int, c_void, CStr};
+use std::ffi::CStr;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::python::{self, Api, PyThreadState};
+use crate::python::{self, Api};
 use crate::say::say;
 use crate::sync::{lock, Mutex};
 use crate::{attach, interpreter, settings};
@@ -38,9 +46,9 @@ pub(crate) enum Why {
     NoPython,
     /// Python runs, but the calling thread has nothing attached.
     NotAttached,
-    CounterNotFound,
+    /// Python runs, and where its thread states count calls is not known.
+    CounterNotKnown,
     Patch(patch::Why),
-    Stop(stop::Why),
 }
 
 impl fmt::Display for Why {
@@ -51,11 +59,11 @@ impl fmt::Display for Why {
                 "Python runs, and the calling thread has no attached thread state; \
                  switch it on with one, or before Py_Initialize",
             ),
-            Why::CounterNotFound => {
-                f.write_str("this Python's thread states are not as those of CPython")
-            }
+            Why::CounterNotKnown => f.write_str(
+                "Python runs, and this version of it is newer than the library; \
+                 switch it on before Py_Initialize",
+            ),
             Why::Patch(why) => why.fmt(f),
-            Why::Stop(why) => why.fmt(f),
         }
     }
 }
@@ -71,21 +79,35 @@ pub(crate) fn protect() -> Result<(), Why> {
         return Ok(());
     }
     let py = python::get().ok_or(Why::NoPython)?;
-    let [ensure, release] = originals().ok_or(Why::NoPython)?;
     // SAFETY: needs no thread state.
-    if unsafe { py.Py_IsInitialized() } != 0 && !patch::is_taken_by_a_copy(ensure) {
-        let state = attach::attached(py);
-        if state.is_null() {
+    if unsafe { py.Py_IsInitialized() } != 0 {
+        if attach::attached(py).is_null() {
             return Err(Why::NotAttached);
         }
-        // SAFETY: attached, and the functions are CPython's own yet.
-        let counter = unsafe { find_counter(ensure, release, state) };
-        gilstate::set_counter(counter.ok_or(Why::CounterNotFound)?);
+        // Calls may be under way, whose Release needs it.
+        gilstate::counter(py).ok_or(Why::CounterNotKnown)?;
     }
-    let new = [gilstate::ensure as *const () as usize, gilstate::release as *const () as usize];
-    patch::redirect([(ensure as usize, new[0]), (release as usize, new[1])])?;
+    patch::redirect(&redirections(py).ok_or(Why::NoPython)?).map_err(Why::Patch)?;
     ON.store(true, Ordering::Relaxed);
     Ok(())
+}
+
+/// Which functions of CPython's are served by which of ours, as addresses.
+fn redirections(py: &'static Api) -> Option<Vec<(usize, usize)>> {
+    let mut all: Vec<(&CStr, *const ())> = vec![
+        (c"PyGILState_Ensure", gilstate::ensure as *const ()),
+        (c"PyGILState_Release", gilstate::release as *const ()),
+    ];
+    if gilstate::counter(py).is_some() {
+        all.push((c"PyEval_AcquireThread", gilstate::acquire_thread as *const ()));
+        all.push((c"PyThreadState_DeleteCurrent", gilstate::delete_current as *const ()));
+    }
+    all.into_iter()
+        .map(|(name, to)| {
+            let found = python::address_of(name);
+            (!found.is_null()).then_some((found as usize, to as usize))
+        })
+        .collect()
 }
 
 /// As [`protect`]; says in a line why it cannot be.
@@ -95,51 +117,6 @@ pub(crate) fn protect_or_say() -> bool {
         say(format!("libpep788: PyGILState_Ensure cannot be protected here: {why}\n").as_bytes());
     }
     done.is_ok()
-}
-
-fn originals() -> Option<[*mut c_void; 2]> {
-    let found = [c"PyGILState_Ensure", c"PyGILState_Release"].map(python::address_of);
-    (!found.contains(&std::ptr::null_mut())).then_some(found)
-}
-
-/// Where a thread state counts the calls of `PyGILState_Ensure` it is in, in bytes: found by the effect
-/// that calls have on it. It is needed for calls that began in CPython's own function.
-///
-/// # Safety
-/// `state` is attached to the calling thread; the functions are CPython's own.
-unsafe fn find_counter(
-    ensure: *mut c_void,
-    release: *mut c_void,
-    state: *mut PyThreadState,
-) -> Option<usize> {
-    /// A thread state is longer in every version, and has the counter in this part.
-    const WORDS: usize = 64;
-    // SAFETY: the functions' documented signatures. Of the thread state, which is the calling
-    // thread's own, words are only read; attached, the calls return at once.
-    unsafe {
-        let ensure = std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> c_int>(ensure);
-        let release = std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_int)>(release);
-        let words = || -> [u32; WORDS] {
-            std::array::from_fn(|index| state.cast::<u32>().add(index).read_volatile())
-        };
-        let before = words();
-        let first = ensure();
-        let once = words();
-        let second = ensure();
-        let twice = words();
-        release(second);
-        let once_again = words();
-        release(first);
-        let after = words();
-        let mut found = (0..WORDS).filter(|&index| {
-            let count = before[index];
-            let expected =
-                [count.wrapping_add(1), count.wrapping_add(2), count.wrapping_add(1), count];
-            [once[index], twice[index], once_again[index], after[index]] == expected
-        });
-        let only = found.next()?;
-        found.next().is_none().then_some(only * size_of::<u32>())
-    }
 }
 
 /// Whether the environment asks for it. Not from the settings, which are read later.

@@ -22,21 +22,19 @@ use super::stop;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Why {
-    #[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), allow(dead_code))]
-    UnknownProcessor,
     /// There is a jump already.
     Taken,
     /// No memory for our page can be had within reach of a jump, or it cannot be executed.
     NoPage(i32),
     /// The code cannot be made writable.
     Sealed(i32),
+    Stop(stop::Why),
 }
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let error = |number: &i32| std::io::Error::from_raw_os_error(*number);
         match self {
-            Why::UnknownProcessor => f.write_str("the library knows no jump of this processor"),
             Why::Taken => f.write_str("somebody else has redirected it"),
             Why::NoPage(number) => {
                 write!(f, "no executable memory near it can be had ({})", error(number))
@@ -44,13 +42,8 @@ impl fmt::Display for Why {
             Why::Sealed(number) => {
                 write!(f, "its code may not be changed in this process ({})", error(number))
             }
+            Why::Stop(why) => why.fmt(f),
         }
-    }
-}
-
-impl From<Why> for super::Why {
-    fn from(why: Why) -> super::Why {
-        super::Why::Patch(why)
     }
 }
 
@@ -183,33 +176,12 @@ use aarch64::{jump, jump_anywhere, target, REACH};
 #[cfg(target_arch = "x86_64")]
 use x86_64::{jump, jump_anywhere, target, REACH};
 
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-mod unknown {
-    use super::{Change, Why};
-
-    pub(super) const REACH: usize = 0;
-
-    pub(super) fn target(_: usize, _: &[u8; 16]) -> Option<usize> {
-        None
-    }
-
-    pub(super) fn jump(_: usize, _: &[u8; 16], _: usize) -> Result<Change, Why> {
-        Err(Why::UnknownProcessor)
-    }
-
-    pub(super) fn jump_anywhere(_: usize) -> [u8; 16] {
-        [0; 16]
-    }
-}
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-use unknown::{jump, jump_anywhere, target, REACH};
-
 /// The page that jumps go to: this, so that other copies of the library recognize it, and a jump for
 /// each function.
 const MARK: [u8; 16] = *b"libpep788 jumps\0";
 
 /// Whether the function at `entry` was redirected, by another copy of the library.
-pub(super) fn is_taken_by_a_copy(entry: *mut c_void) -> bool {
+fn is_taken_by_a_copy(entry: *mut c_void) -> bool {
     // SAFETY: the first bytes of a function, which is longer.
     let code = unsafe { entry.cast::<[u8; 16]>().read_unaligned() };
     target(entry as usize, &code).is_some_and(|to| {
@@ -220,35 +192,33 @@ pub(super) fn is_taken_by_a_copy(entry: *mut c_void) -> bool {
 }
 
 /// Redirects functions, each to another: all or none.
-pub(super) fn redirect(functions: [(usize, usize); 2]) -> Result<(), super::Why> {
-    if cfg!(not(any(target_arch = "x86_64", target_arch = "aarch64"))) {
-        return Err(Why::UnknownProcessor.into());
-    }
+pub(super) fn redirect(functions: &[(usize, usize)]) -> Result<(), Why> {
     if functions.iter().all(|(entry, _)| is_taken_by_a_copy(*entry as *mut c_void)) {
         return Ok(());
     }
     let page = Page::near(functions[0].0)?;
     // SAFETY: nobody knows the page yet, and it is longer.
     unsafe { (page.address as *mut [u8; 16]).write(MARK) };
-    let mut changes = [Change::new(0, &[]); 2];
-    for (index, (entry, to)) in functions.into_iter().enumerate() {
+    let mut changes = Vec::new();
+    for (index, &(entry, to)) in functions.iter().enumerate() {
         let stub = page.address + 16 * (index + 1);
         // SAFETY: as above; and the first bytes of a function, which is longer.
         let code = unsafe {
             (stub as *mut [u8; 16]).write(jump_anywhere(to));
             (entry as *const [u8; 16]).read_unaligned()
         };
-        changes[index] = jump(entry, &code, stub)?;
+        changes.push(jump(entry, &code, stub)?);
     }
     page.make_executable()?;
-    stop::with_all_stopped(&changes.map(|change| change.inside()), || write(&changes))??;
+    let inside: Vec<_> = changes.iter().map(Change::inside).collect();
+    stop::with_all_stopped(&inside, || write(&changes)).map_err(Why::Stop)??;
     // From now on it is jumped to.
     std::mem::forget(page);
     Ok(())
 }
 
 /// No allocation and no lock in here: other threads stand still, and may have them.
-fn write(changes: &[Change; 2]) -> Result<(), Why> {
+fn write(changes: &[Change]) -> Result<(), Why> {
     let result = changes.iter().try_for_each(|change| {
         protect(change, libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC)
     });
@@ -529,9 +499,8 @@ mod tests {
             for _ in 0..TIMES {
                 for change in [there, back] {
                     step.fetch_add(1, Relaxed);
-                    let changes = [change, Change::new(entry, &[])];
-                    let done = stop::with_all_stopped(&changes.map(|c| c.inside()), || {
-                        let done = write(&changes);
+                    let done = stop::with_all_stopped(&[change.inside()], || {
+                        let done = write(&[change]);
                         step.fetch_add(1, Relaxed);
                         done
                     });

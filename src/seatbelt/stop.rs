@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Why {
     /// This many threads are more than the handler has room for.
     TooMany,
@@ -39,12 +40,6 @@ impl fmt::Display for Why {
     }
 }
 
-impl From<Why> for super::Why {
-    fn from(why: Why) -> super::Why {
-        super::Why::Stop(why)
-    }
-}
-
 const MOST: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -57,20 +52,20 @@ static PLACES: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
 const OUTSIDE: u64 = 1;
 const INSIDE: u64 = 2;
 
-/// Where nobody may be: begins and ends.
-static BANNED: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
+/// Where nobody may be: begins and ends. Ranges from 0 to 0 are none.
+static BANNED: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
 
 /// Calls `work` while all other threads stand still, none of them `inside`.
 pub(super) fn with_all_stopped<T>(
-    inside: &[Range<usize>; 2],
+    inside: &[Range<usize>],
     work: impl FnOnce() -> T,
 ) -> Result<T, Why> {
     if Tasks::open().is_some_and(|mut tasks| tasks.all(|id| id == this_thread())) {
         return Ok(work());
     }
-    for (place, bound) in
-        BANNED.iter().zip(inside.iter().flat_map(|range| [range.start, range.end]))
-    {
+    assert!(inside.len() * 2 <= BANNED.len());
+    let bounds = inside.iter().flat_map(|range| [range.start, range.end]);
+    for (place, bound) in BANNED.iter().zip(bounds.chain(std::iter::repeat(0))) {
         // Relaxed: the round is published after it.
         place.store(bound, Ordering::Relaxed);
     }
@@ -225,12 +220,6 @@ unsafe fn program_counter(context: *const libc::ucontext_t) -> usize {
 unsafe fn program_counter(context: *const libc::ucontext_t) -> usize {
     // SAFETY: the kernel's, says the caller.
     unsafe { (*context).uc_mcontext.pc as usize }
-}
-
-/// Never asked: nothing is patched there.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-unsafe fn program_counter(_: *const libc::ucontext_t) -> usize {
-    0
 }
 
 /// `false`: not now.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::gilstate;
 use crate::interpreter::Record;
+use crate::say::Seconds;
 use crate::settings;
 
 /// Newcomers stay outside at first, so that calls in flight come to an end however hard others knock. If they do
@@ -60,14 +61,12 @@ impl Wait {
             return None;
         }
         let mut text = format!(
-            "libpep788: the end of {} has waited {:.1} s for threads inside PyGILState_Ensure, and goes on \
+            "libpep788: the end of {} has waited {} for threads inside PyGILState_Ensure, and goes on \
              without them (PEP788_GILSTATE_WAIT_MS):\n",
             record.name(),
-            self.begun.elapsed().as_secs_f64()
+            Seconds(self.begun.elapsed())
         );
-        for id in threads {
-            let name = std::fs::read_to_string(format!("/proc/self/task/{id}/comm"));
-            let name = name.as_deref().map_or("?", str::trim_end);
+        for (name, id) in threads {
             let _ = writeln!(text, "libpep788:   thread \"{name}\" (id {id})");
         }
         Some(text)
