@@ -83,6 +83,26 @@ SCENARIO(other_interpreter, "A thread can choose the interpreter that Ensure att
     py_finalize();
 }
 
+static void attach_to_unknown(void *sub)
+{
+    PyInterpreterState *interpreter = PyThreadState_GetInterpreter(sub);
+    CHECK_INT(PyGILState_SetInterpreter(interpreter), 0);
+    CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
+    PyGILState_STATE state = PyGILState_Ensure();
+    CHECK_PTR(attached_interpreter(), interpreter);
+    PyGILState_Release(state);
+}
+
+SCENARIO(unknown_interpreter, "... even one that the library was never used in")
+{
+    py_init();
+    protect();
+    PyThreadState *sub = sub_new();
+    py_thread_join(thread_start(attach_to_unknown, sub));
+    sub_end(sub);
+    py_finalize();
+}
+
 SCENARIO(no_interpreter, "What is no interpreter is refused, and all without protection")
 {
     py_init();

@@ -5,6 +5,11 @@
 #include "harness.h"
 #include "pep788_gilstate.h"
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -335,16 +340,22 @@ SCENARIO(threads_that_block_signals, "A thread that blocks all signals does not 
 }
 
 // expect: stderr "libpep788: PyGILState_Ensure cannot be protected here: its code may not be changed in this process"
-SCENARIO(sealed, "Where the code is sealed, a line says so, and all is as before")
+SCENARIO(sealed, "Where code must not become writable, a line says so, and all is as before")
 {
     py_init();
-    enum { SYS_MSEAL = 462 };
-    uintptr_t page = (uintptr_t)PyGILState_Ensure & ~(uintptr_t)4095;
-    if (syscall(SYS_MSEAL, page, 4096UL, 0UL) != 0) {
-        puts("this kernel seals nothing");
-        fputs("libpep788: PyGILState_Ensure cannot be protected here: its code may not be changed in this process: not tried\n", stderr);
-        exit(0);
-    }
+    /* What SELinux and systemd's MemoryDenyWriteExecute do. */
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mprotect, 0, 4),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, PROT_WRITE | PROT_EXEC),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PROT_WRITE | PROT_EXEC, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
     CHECK_INT(Pep788_ProtectGILState(), -1);
     py_thread_join(thread_start(fresh_thread_body, NULL));
     py_finalize();
@@ -412,17 +423,110 @@ SCENARIO(thread_ends_inside, "A thread that ends without its Release is not wait
     py_finalize();
 }
 
-static pid_t sleeper;
+/* pybind11's gil_scoped_acquire, in a thread that Python does not know. */
+static PyThreadState *scope_begin(void)
+{
+    PyThreadState *state = PyThreadState_New(PyInterpreterState_Main());
+    CHECK(state != NULL);
+    state->gilstate_counter = 0;
+    PyEval_AcquireThread(state);
+    state->gilstate_counter++;
+    return state;
+}
 
-static void comes_too_late(void *unused)
+static void scope_end(PyThreadState *state)
+{
+    CHECK_INT(--state->gilstate_counter, 0);
+    PyThreadState_Clear(state);
+    PyThreadState_DeleteCurrent();
+}
+
+static void scope_through_the_exit(void *unused)
 {
     (void)unused;
-    PyGILState_Release(PyGILState_Ensure());
+    PyThreadState *state = scope_begin();
+    CHECK_PTR(PyGILState_GetThisThreadState(), state);
+    PyThreadState *saved = PyEval_SaveThread();
+    event_set(&ready);
+    event_wait(&exiting);
+    for (int i = 0; i < 50; i++) {
+        PyGILState_STATE again = PyGILState_Ensure();
+        CHECK_INT(again, PyGILState_UNLOCKED);
+        CHECK_PTR(PyThreadState_Get(), state);
+        run("x = sum(range(100))");
+        PyGILState_Release(again);
+        PyEval_AcquireThread(saved);
+        PyGILState_Release(PyGILState_Ensure());
+        PyEval_ReleaseThread(saved);
+    }
+    PyEval_RestoreThread(saved);
+    log_event("worked");
+    scope_end(state);
+    CHECK_PTR(attached(), NULL);
+    CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
+}
+
+SCENARIO(exit_waits_for_scopes, "... also for those of pybind11, which do without the functions")
+{
+    init_protected();
+    pthread_t thread = thread_start(scope_through_the_exit, NULL);
+    py_event_wait(&ready);
+    at_exit(set_event, &exiting);
+    py_finalize();
+    log_event("finalized");
+    thread_join(thread);
+    expect_log("worked,finalized");
+}
+
+static void acquires_and_releases(void *own)
+{
+    PyEval_AcquireThread(own);
+    run("x = 1");
+    PyEval_ReleaseThread(own);
+    event_set(&ready);
+    event_wait(&go);
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(own_thread_states, "Threads that attach thread states of their own are as they were, and not waited for")
+{
+    init_protected();
+    PyThreadState *own = PyThreadState_New(PyInterpreterState_Main());
+    pthread_t thread = thread_start(acquires_and_releases, own);
+    py_event_wait(&ready);
+    CHECK_INT(count_thread_states(), 2);
+    PyThreadState *main = PyThreadState_Swap(own);
+    PyThreadState_Clear(own);
+    PyThreadState_DeleteCurrent();
+    PyEval_RestoreThread(main);
+    CHECK_INT(count_thread_states(), 1);
+    py_finalize();
+    event_set(&go);
+    thread_join(thread);
+}
+
+static pid_t sleeper;
+
+static void comes_too_late(void *in_a_scope)
+{
+    PyThreadState *state = NULL;
+    if (in_a_scope) {
+        state = PyThreadState_New(PyInterpreterState_Main());
+        state->gilstate_counter = 0;
+    }
+    else {
+        PyGILState_Release(PyGILState_Ensure());
+    }
     __atomic_store_n(&sleeper, (pid_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
     event_set(&ready);
     event_wait(&go);
-    PyGILState_Ensure();
-    check_failed(__FILE__, __LINE__, "Ensure returned after the end of Python");
+    if (in_a_scope) {
+        PyEval_AcquireThread(state);
+    }
+    else {
+        PyGILState_Ensure();
+    }
+    check_failed(__FILE__, __LINE__, "it returned after the end of Python");
 }
 
 /* Until a thread is in the system call behind pause(). */
@@ -451,6 +555,17 @@ SCENARIO(too_late, "Once Python is gone a thread sleeps in Ensure, without a wor
 {
     init_protected();
     thread_start(comes_too_late, NULL);
+    py_event_wait(&ready);
+    py_finalize();
+    event_set(&go);
+    wait_until_it_sleeps(__atomic_load_n(&sleeper, __ATOMIC_ACQUIRE));
+}
+
+SCENARIO(scope_too_late, "... and in a scope of pybind11")
+{
+    init_protected();
+    PyGILState_Release(PyGILState_Ensure());
+    thread_start(comes_too_late, &ready);
     py_event_wait(&ready);
     py_finalize();
     event_set(&go);
@@ -637,7 +752,10 @@ static void forks_inside(void *unused)
         CHECK_PTR(PyThreadState_Get(), before);
         PyGILState_Release(again);
         PyEval_RestoreThread(before);
+#if PY_VERSION_HEX < 0x030D0000
+        /* From then on Py_Finalize crashes in a child of another thread than the main one, without the library too. */
         py_finalize();
+#endif
         _exit(7);
     }
     CHECK_INT(eval_long("os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])"), 7);

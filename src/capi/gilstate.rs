@@ -67,8 +67,8 @@ pub unsafe extern "C" fn PyGILState_Failed(state: PyGILState_STATE) -> c_int {
 /// Caller: any thread, under Pep788_ProtectGILState(). The interpreter must be alive: attached to the thread, or
 /// guarded.
 ///
-/// Returns 0. Fails with -1 and no exception: Pep788_ProtectGILState() is not on, it is no interpreter, the
-/// library was never used in it and nothing is attached, or out of memory.
+/// Returns 0. Fails with -1 and no exception: Pep788_ProtectGILState() is not on, it is no interpreter, it is too
+/// late to attach, or out of memory.
 ///
 /// Contract: an alternative of the discussion of PEP 788.
 #[no_mangle]

@@ -225,7 +225,17 @@ pub(crate) fn choose_interpreter(py: &'static Api, interpreter: *mut PyInterpret
     if !super::is_on() {
         return false;
     }
-    let chosen = alternatives::choose(py, interpreter, attach::attached(py));
+    let attached = attach::attached(py);
+    let mut chosen = alternatives::choose(py, interpreter, attached);
+    if chosen.is_none() && attached.is_null() {
+        // One that the library was never used in is looked for with something attached.
+        thread.legacy.chosen.set(None);
+        if attach(py, State::usual(py)) {
+            chosen = alternatives::choose(py, interpreter, attach::attached(py));
+            // SAFETY: of the call just begun.
+            unsafe { release(UNLOCKED) };
+        }
+    }
     if chosen.is_some() {
         thread.legacy.chosen.set(chosen);
     }
@@ -272,8 +282,7 @@ pub(super) unsafe extern "C" fn ensure() -> c_int {
         }
         return LOCKED;
     }
-    let state = if usual.is_null() { State::ToBeMade } else { State::Own(usual) };
-    if attach(py, state) {
+    if attach(py, State::usual(py)) {
         UNLOCKED
     } else if alternatives::hangs() {
         sleep_for_ever();
@@ -287,15 +296,26 @@ pub(super) unsafe extern "C" fn acquire_thread(state: *mut PyThreadState) {
     if state.is_null() {
         python::fatal(ACQUIRE, "the thread state is NULL");
     }
-    // SAFETY: a thread state that the caller may attach, so its own.
-    let begins_scope = unsafe { count_in(py, state).is_some_and(|count| *count == 0) };
-    if !begins_scope {
+    if !begins_scope(py, state).unwrap_or_else(|| sleep_for_ever()) {
         // SAFETY: as the caller of CPython's own function promises.
         return unsafe { py.PyEval_RestoreThread(state) };
     }
     if !attach(py, State::Given(state)) {
         sleep_for_ever();
     }
+}
+
+/// Whether `state` is one that a scope made and that was not attached yet. `None`: Python has ended, and with it the thread state.
+fn begins_scope(py: &'static Api, state: *mut PyThreadState) -> Option<bool> {
+    let main = interpreter::main();
+    let held = main.legacy.enter(Claim::Holder, &LOBBY);
+    let may_look = held || Thread::known().is_some_and(|thread| thread.legacy.finalizes(main));
+    // SAFETY: a thread state that the caller may attach, so its own; and its interpreter does not end now.
+    let begins = may_look.then(|| unsafe { count_in(py, state).is_some_and(|count| *count == 0) });
+    if held {
+        let _ = main.legacy.leave(&LOBBY);
+    }
+    begins
 }
 
 /// The exit callback is wanted, but not here: this call neither runs Python code nor gives up the GIL.
@@ -315,6 +335,18 @@ enum State {
     /// One that was made for a scope.
     Given(*mut PyThreadState),
     ToBeMade,
+}
+
+impl State {
+    fn usual(py: &'static Api) -> State {
+        // SAFETY: reads thread-local storage only.
+        let own = unsafe { py.PyGILState_GetThisThreadState() };
+        if own.is_null() {
+            State::ToBeMade
+        } else {
+            State::Own(own)
+        }
+    }
 }
 
 /// `false`: it is too late.
