@@ -9,13 +9,13 @@
 namespace {
 
 std::atomic<long> begun, ended;
-PyObject *callback;
+PyObject *python_function;
 
 void call() noexcept
 {
     pybind11::gil_scoped_acquire acquired;
     begun++;
-    pybind11::handle(callback)();
+    pybind11::handle{python_function}();
     ended++;
 }
 
@@ -28,8 +28,8 @@ __attribute__((destructor)) void count()
 
 PYBIND11_MODULE(pybind11_module, module)
 {
-    module.def("start", [](pybind11::object function, int threads) {
-        callback = function.release().ptr();
+    module.def("start", [](pybind11::object callback, int threads) {
+        python_function = callback.release().ptr();
         while (threads-- > 0) {
             std::thread([] {
                 for (;;) {

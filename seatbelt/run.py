@@ -14,9 +14,6 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "bench"))
 import pythons  # noqa: E402
 
 OUT = os.path.join(pythons.TARGET, "seatbelt")
-PACKAGES = {"cffi": "cffi", "pybind11": "pybind11"}
-
-
 def say(text):
     print("seatbelt: " + text, file=sys.stderr, flush=True)
 
@@ -34,21 +31,21 @@ def programs(chosen):
             yield name[:-3], path, re.findall(r"^# needs: (\w+)$", text, re.M), re.findall(r"^# module: (\S+)$", text, re.M)
 
 
-def with_packages(python):
-    """An executable of this Python that has the packages; its own if they cannot be had."""
-    folder = os.path.join(OUT, "venv-" + python.label)
-    executable = os.path.join(folder, "bin", "python")
-    done = os.path.join(folder, "done")
-    if python.root is not None:
-        return python.executable
-    if not os.path.exists(done):
-        said = subprocess.DEVNULL
-        made = subprocess.call([python.executable, "-m", "venv", "--system-site-packages", folder], stdout=said, stderr=said)
-        if made == 0:
-            for package in PACKAGES.values():
-                subprocess.call([executable, "-m", "pip", "-q", "install", package], stdout=said, stderr=said)
-            open(done, "w").close()
-    return executable if os.path.exists(done) else python.executable
+def packages(python):
+    """A folder with the packages for this Python, as far as they can be had."""
+    folder = os.path.join(OUT, python.label, "packages")
+    if not os.path.exists(folder):
+        tag = "cp%d%d" % python.version
+        for package in ("cffi", "pybind11"):
+            # By any pip: for this Python, which may be in a root folder that has none.
+            command = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--target", folder,
+                       "--implementation", "cp", "--python-version", "%d.%d" % python.version,
+                       "--abi", tag + "t" * python.free_threaded, "--abi", "none", "--only-binary", ":all:",
+                       "--root-user-action", "ignore", package]
+            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            if done.returncode != 0:
+                say("%s: there is no %s: %s" % (python.label, package, done.stderr.strip().splitlines()[-1]))
+    return folder
 
 
 def compile_library(python):
@@ -59,37 +56,33 @@ def compile_library(python):
     return library
 
 
-def compile_module(python, executable, source):
+def compile_module(python, source):
     name = source.rsplit(".", 1)[0]
-    module = os.path.join(OUT, python.label, name + ".so")
-    where = ask(python, executable, "import pybind11; print(pybind11.get_include())")
-    command = ["c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-fvisibility=hidden", "-I" + where.strip(),
+    module = os.path.join(OUT, python.label, "packages", name + ".so")
+    command = ["c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-fvisibility=hidden",
+               "-I" + os.path.join(packages(python), "pybind11", "include"),
                *python.facts["cflags"].split(), os.path.join(HERE, source), "-o", module]
     subprocess.run(python.command(*command), check=True, env=pythons.visible())
-    return os.path.dirname(module)
 
 
-def ask(python, executable, code):
-    return subprocess.run(python.command(executable, "-c", code), check=True, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL, env=pythons.visible()).stdout
+def has(python, package):
+    command = python.command(python.executable, "-c", "import " + package, PYTHONPATH=packages(python))
+    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=pythons.visible()).returncode == 0
 
 
-def exits(python, executable, program, preloaded, number, library):
+def exits(python, program, preloaded, number, library):
+    """Of so many exits of a program, how many crashed, how many hung, and how many calls were lost."""
     name, path, needs, modules = program
-    environment = {}
     for package in needs:
-        try:
-            ask(python, executable, "import " + package)
-        except subprocess.CalledProcessError:
-            raise Skip("it has no " + package) from None
+        if not has(python, package):
+            raise Skip("it has no " + package)
     for source in modules:
-        environment["PYTHONPATH"] = compile_module(python, executable, source)
-    command = [executable, os.path.join(HERE, "exits.py"), str(number), preloaded, path, library]
-    done = subprocess.run(python.command(*command, **environment), check=True, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, env=pythons.visible())
-    if done.stderr.strip():
-        say("%s, %s, %s: last failure: %s" % (python.label, name, preloaded != "-" and "protected" or "plain",
-                                            done.stderr.strip()[-300:]))
+        compile_module(python, source)
+    command = [python.executable, os.path.join(HERE, "exits.py"), str(number), preloaded, path, library]
+    done = subprocess.run(python.command(*command, PYTHONPATH=packages(python)), check=True, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=pythons.visible())
+    if preloaded != "-" and done.stderr.strip():
+        say("%s, %s, protected: the last failure: %s" % (python.label, name, done.stderr.strip()[-1000:]))
     return [int(word) for word in done.stdout.split()]
 
 
@@ -104,11 +97,10 @@ def main():
     print("| Python | program | exits | plain: crashes | hangs | calls lost | protected: crashes | hangs | calls lost |")
     print("| --- | --- " + "| ---: " * 7 + "|", flush=True)
     for python in found:
-        executable = with_packages(python)
         library = compile_library(python)
         for program in programs(asked.program):
             try:
-                plain, protected = [exits(python, executable, program, preloaded, asked.exits, library)
+                plain, protected = [exits(python, program, preloaded, asked.exits, library)
                                     for preloaded in ("-", pythons.LIBRARY)]
             except Skip as why:
                 say("%s: %s is skipped: %s" % (python.label, program[0], why))

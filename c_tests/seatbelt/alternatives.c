@@ -122,8 +122,8 @@ static int called(PyThreadState *state, void *argument)
 {
     CHECK(attached() != NULL);
     CHECK(argument == (void *)&ready || argument == (void *)state);
-    event_set(&ready);
     log_event("called");
+    event_set(&ready);
     return 0;
 }
 

@@ -478,11 +478,26 @@ SCENARIO(exit_waits_for_scopes, "... also for those of pybind11, which do withou
     expect_log("worked,finalized");
 }
 
-static void acquires_and_releases(void *own)
+static PyThreadState *acquires_and_releases(void)
 {
+    PyThreadState *own = PyThreadState_New(PyInterpreterState_Main());
+    CHECK(own != NULL);
     PyEval_AcquireThread(own);
     run("x = 1");
     PyEval_ReleaseThread(own);
+    CHECK_PTR(attached(), NULL);
+    return own;
+}
+
+static void has_own_thread_states(void *unused)
+{
+    (void)unused;
+    PyEval_AcquireThread(acquires_and_releases());
+    CHECK_INT(count_thread_states(), 2);
+    PyThreadState_Clear(PyThreadState_Get());
+    PyThreadState_DeleteCurrent();
+    CHECK_PTR(attached(), NULL);
+    acquires_and_releases();
     event_set(&ready);
     event_wait(&go);
 }
@@ -491,15 +506,9 @@ static void acquires_and_releases(void *own)
 SCENARIO(own_thread_states, "Threads that attach thread states of their own are as they were, and not waited for")
 {
     init_protected();
-    PyThreadState *own = PyThreadState_New(PyInterpreterState_Main());
-    pthread_t thread = thread_start(acquires_and_releases, own);
+    pthread_t thread = thread_start(has_own_thread_states, NULL);
     py_event_wait(&ready);
     CHECK_INT(count_thread_states(), 2);
-    PyThreadState *main = PyThreadState_Swap(own);
-    PyThreadState_Clear(own);
-    PyThreadState_DeleteCurrent();
-    PyEval_RestoreThread(main);
-    CHECK_INT(count_thread_states(), 1);
     py_finalize();
     event_set(&go);
     thread_join(thread);
