@@ -47,6 +47,48 @@ SCENARIO(before_python, "It can be switched on before Py_Initialize, and goes on
     }
 }
 
+static PyThreadState *acquires_and_releases(void)
+{
+    PyThreadState *own = PyThreadState_New(PyInterpreterState_Main());
+    CHECK(own != NULL);
+    PyEval_AcquireThread(own);
+    run("x = 1");
+    PyEval_ReleaseThread(own);
+    CHECK_PTR(attached(), NULL);
+    return own;
+}
+
+static void fresh_thread_body(void *unused);
+
+static void acquires_first(void *unused)
+{
+    (void)unused;
+    acquires_and_releases();
+}
+
+static void run_of_python(void *call_first)
+{
+    py_init();
+    if (!call_first) {
+        py_thread_join(thread_start(acquires_first, NULL));
+    }
+    else {
+        py_thread_join(thread_start(fresh_thread_body, NULL));
+    }
+    py_finalize();
+}
+
+SCENARIO(runs_in_other_threads, "... whichever threads the runs are in, and whoever calls first in them")
+{
+    protect();
+    for (int i = 0; i < 2; i++) {
+        run_of_python(NULL);
+        thread_join(thread_start(run_of_python, &ready));
+        thread_join(thread_start(run_of_python, NULL));
+        run_of_python(&ready);
+    }
+}
+
 // expect: stderr "libpep788: PyGILState_Ensure cannot be protected here: Python runs, and the calling thread has no attached thread state"
 SCENARIO(unattached, "While Python runs, a thread with nothing attached cannot switch it on")
 {
@@ -476,17 +518,6 @@ SCENARIO(exit_waits_for_scopes, "... also for those of pybind11, which do withou
     log_event("finalized");
     thread_join(thread);
     expect_log("worked,finalized");
-}
-
-static PyThreadState *acquires_and_releases(void)
-{
-    PyThreadState *own = PyThreadState_New(PyInterpreterState_Main());
-    CHECK(own != NULL);
-    PyEval_AcquireThread(own);
-    run("x = 1");
-    PyEval_ReleaseThread(own);
-    CHECK_PTR(attached(), NULL);
-    return own;
 }
 
 static void has_own_thread_states(void *unused)

@@ -4,24 +4,27 @@
 //! for the time of the call. [`patch`] writes the jumps, while [`stop`] has all other threads
 //! stand still. Never on by itself: see [`protect`].
 //!
-//! pybind11's `gil_scoped_acquire` does by itself what the two do, with `PyEval_AcquireThread` and
-//! `PyThreadState_DeleteCurrent`: so these are served too, and are as they were for everybody else.
+//! pybind11 and cffi do by themselves what the two do, with `PyThreadState_New`, `PyEval_AcquireThread` and
+//! `PyThreadState_DeleteCurrent`: so
+//! these are served too, and are as they were for everybody else.
 
 mod alternatives;
-pub(crate) mod gilstate;
+mod gilstate;
+mod hold;
 #[cfg_attr(
     not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))),
     path = "patch_elsewhere.rs"
 )]
 mod patch;
+mod states;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod stop;
 mod wait;
 
 pub(crate) use alternatives::{hold_at_fini, run_at_fini, set_at_fini, set_hangs, AtFini};
-pub(crate) use gilstate::{
-    choose_interpreter, forget_parent, give_up_own_holds, hold_threads, note_finalizer, Legacy,
-    Seen, FAILED,
+pub(crate) use gilstate::{choose_interpreter, FAILED};
+pub(crate) use hold::{
+    forget_parent, give_up_own_holds, hold_threads, note_finalizer, Legacy, Seen,
 };
 pub(crate) use wait::Wait;
 
@@ -46,8 +49,7 @@ pub(crate) enum Why {
     NoPython,
     /// Python runs, but the calling thread has nothing attached.
     NotAttached,
-    /// Python runs, and where its thread states count calls is not known.
-    CounterNotKnown,
+    States(states::Why),
     Patch(patch::Why),
 }
 
@@ -59,10 +61,12 @@ impl fmt::Display for Why {
                 "Python runs, and the calling thread has no attached thread state; \
                  switch it on with one, or before Py_Initialize",
             ),
-            Why::CounterNotKnown => f.write_str(
-                "Python runs, and this version of it is newer than the library; \
-                 switch it on before Py_Initialize",
+            Why::States(states::Why::TooNew) => f.write_str(
+                "this version of Python is newer than the library, which does not know its thread states",
             ),
+            Why::States(states::Why::Missing(name)) => {
+                write!(f, "this Python does not export {}", name.to_string_lossy())
+            }
             Why::Patch(why) => why.fmt(f),
         }
     }
@@ -79,35 +83,30 @@ pub(crate) fn protect() -> Result<(), Why> {
         return Ok(());
     }
     let py = python::get().ok_or(Why::NoPython)?;
+    states::look(py).map_err(Why::States)?;
     // SAFETY: needs no thread state.
-    if unsafe { py.Py_IsInitialized() } != 0 {
-        if attach::attached(py).is_null() {
-            return Err(Why::NotAttached);
-        }
-        // Calls may be under way, whose Release needs it.
-        gilstate::counter(py).ok_or(Why::CounterNotKnown)?;
+    if unsafe { py.Py_IsInitialized() } != 0 && attach::attached(py).is_null() {
+        return Err(Why::NotAttached);
     }
-    patch::redirect(&redirections(py).ok_or(Why::NoPython)?).map_err(Why::Patch)?;
+    patch::redirect(&redirections().ok_or(Why::NoPython)?).map_err(Why::Patch)?;
     ON.store(true, Ordering::Relaxed);
     Ok(())
 }
 
 /// Which functions of CPython's are served by which of ours, as addresses.
-fn redirections(py: &'static Api) -> Option<Vec<(usize, usize)>> {
-    let mut all: Vec<(&CStr, *const ())> = vec![
+fn redirections() -> Option<Vec<(usize, usize)>> {
+    let all = [
         (c"PyGILState_Ensure", gilstate::ensure as *const ()),
         (c"PyGILState_Release", gilstate::release as *const ()),
+        (c"PyThreadState_New", gilstate::new as *const ()),
+        (c"PyEval_AcquireThread", gilstate::acquire_thread as *const ()),
+        (c"PyThreadState_DeleteCurrent", gilstate::delete_current as *const ()),
     ];
-    if gilstate::counter(py).is_some() {
-        all.push((c"PyEval_AcquireThread", gilstate::acquire_thread as *const ()));
-        all.push((c"PyThreadState_DeleteCurrent", gilstate::delete_current as *const ()));
-    }
-    all.into_iter()
-        .map(|(name, to)| {
-            let found = python::address_of(name);
-            (!found.is_null()).then_some((found as usize, to as usize))
-        })
-        .collect()
+    let addresses = all.into_iter().map(|(name, to)| {
+        let found = python::address_of(name);
+        (!found.is_null()).then_some((found as usize, to as usize))
+    });
+    addresses.collect()
 }
 
 /// As [`protect`]; says in a line why it cannot be.

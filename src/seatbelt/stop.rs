@@ -53,7 +53,7 @@ const OUTSIDE: u64 = 1;
 const INSIDE: u64 = 2;
 
 /// Where nobody may be: begins and ends. Ranges from 0 to 0 are none.
-static BANNED: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
+static BANNED: [AtomicUsize; 10] = [const { AtomicUsize::new(0) }; 10];
 
 /// Calls `work` while all other threads stand still, none of them `inside`.
 pub(super) fn with_all_stopped<T>(

@@ -3,14 +3,14 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use super::gilstate;
+use super::hold;
 use crate::interpreter::Record;
 use crate::say::Seconds;
 use crate::settings;
 
 /// Newcomers stay outside at first, so that calls in flight come to an end however hard others knock. If they do
 /// not, it may be because they need one that is outside.
-const CLOSED_AT_FIRST: Duration = Duration::from_millis(50);
+pub(super) const CLOSED_AT_FIRST: Duration = Duration::from_millis(50);
 
 /// One exit's wait for calls that began with `PyGILState_Ensure`.
 pub(crate) struct Wait {
@@ -56,7 +56,7 @@ impl Wait {
             return None;
         }
         self.reported = true;
-        let threads = gilstate::inside(covers);
+        let threads = hold::inside(covers);
         if threads.is_empty() {
             return None;
         }
