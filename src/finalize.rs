@@ -176,6 +176,11 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
                 break;
             }
         }
+        if seatbelt::is_on() && record.is_main() {
+            let state = py.PyEval_SaveThread();
+            seatbelt::linger();
+            py.PyEval_RestoreThread(state);
+        }
         if let Some(late) = late_callbacks {
             late.end(|callback| run(py, callback));
         }

@@ -8,8 +8,8 @@
 //!
 //! - pybind11's `gil_scoped_acquire`, here a *scope*: in a new thread it makes a thread state, sets the count in it to 0,
 //!   attaches it, and at its end counts down to 0 again and calls `PyThreadState_DeleteCurrent`.
-//! - cffi keeps the thread state that its first Ensure made, by counting one call more, and from then on attaches
-//!   that, having counted the call; it ends in `PyGILState_Release`.
+//! - cffi keeps the thread state that its first Ensure made, by counting one call more. Up to 2.0 it attached that
+//!   by `PyEval_RestoreThread` from then on, which is not redirected: so it goes, for which cffi is prepared.
 //!
 //! What is known of others does not tell where their calls end. They are as they were.
 
@@ -121,7 +121,11 @@ fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadState> {
     }
     let attached = match state {
         State::Own(state) | State::OfScope(state) => state,
-        State::ToBeMade => make_in(py, record),
+        State::ToBeMade => {
+            let state = make_in(py, record);
+            thread.legacy.note_making(state);
+            state
+        }
     };
     // SAFETY: this thread's own thread state, which is not attached.
     unsafe { py.PyEval_RestoreThread(attached) };
@@ -191,23 +195,28 @@ pub(super) unsafe extern "C" fn release(before: c_int) {
         let rule = format!("thread state {state:p} must be current when releasing");
         python::fatal(RELEASE, &rule);
     }
+    let thread = Thread::known();
     // SAFETY: attached to this thread, until the lines that say otherwise.
     unsafe {
         *count(state) -= 1;
         let is_last = *count(state) == 0;
+        if !is_last && before != UNLOCKED {
+            return;
+        }
         let over_python = !is_last && !py.PyEval_GetFrame().is_null();
-        if is_last {
+        if is_last || thread.is_some_and(|t| t.legacy.goes_nevertheless(state, over_python)) {
             // One call is still counted, for destructors that use the two functions.
             *count(state) = 1;
             py.PyThreadState_Clear(state);
             *count(state) = 0;
             delete(py, state);
-        } else if before == UNLOCKED {
-            py.PyEval_SaveThread();
+            if let Some(thread) = thread {
+                thread.legacy.note_deletion(state);
+            }
         } else {
-            return;
+            py.PyEval_SaveThread();
         }
-        if let Some(thread) = Thread::known() {
+        if let Some(thread) = thread {
             thread.legacy.note_release(over_python);
         }
     }
@@ -249,17 +258,12 @@ pub(super) unsafe extern "C" fn acquire_thread(state: *mut PyThreadState) {
     }
     // SAFETY: a thread state that the caller may attach, so its own; it goes with its interpreter.
     let counted = while_alive(py, || unsafe { *count(state) }).unwrap_or_else(|| sleep_for_ever());
-    if counted == 1 {
+    if counted != 0 {
         // SAFETY: as the caller of CPython's own function promises.
         return unsafe { py.PyEval_RestoreThread(state) };
     }
-    let was_inside = Thread::known().is_some_and(|thread| thread.legacy.is_holding());
-    let state = if counted == 0 { State::OfScope(state) } else { State::Own(state) };
-    if attach(py, state).is_none() {
+    if attach(py, State::OfScope(state)).is_none() {
         sleep_for_ever();
-    }
-    if let (State::Own(_), false, Some(thread)) = (state, was_inside, Thread::known()) {
-        thread.legacy.note_acquisition();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::alternatives::Choice;
@@ -51,6 +51,10 @@ pub(crate) struct Legacy {
     hold: Cell<Option<Hold>>,
     /// The record, and its life, whose exit this thread conducts.
     finalizes: Cell<Option<(&'static Record, usize)>>,
+    /// The thread state that an Ensure made for it.
+    made: Cell<*mut PyThreadState>,
+    /// Whether that outlived the call, as another counted a call in it.
+    is_kept: Cell<bool>,
     /// Where it is to be attached while it has no thread state.
     pub(super) chosen: Choice,
     seen: Seen,
@@ -65,6 +69,10 @@ pub(crate) struct Seen {
     id: AtomicU64,
     /// Its `pthread_t`.
     thread: AtomicUsize,
+    /// When it last held one, in milliseconds.
+    last: AtomicU64,
+    /// Whether it is at the door, or was told that it is too late.
+    knocks: AtomicBool,
 }
 
 impl Seen {
@@ -72,6 +80,7 @@ impl Seen {
     fn holds(&self, record: Option<&'static Record>) {
         let record = record.map_or(null_mut(), |record| std::ptr::from_ref(record).cast_mut());
         self.holds.store(record, Ordering::Relaxed);
+        self.last.store(now(), Ordering::Relaxed);
     }
 
     fn note_id(&self) {
@@ -100,11 +109,15 @@ impl Legacy {
         Legacy {
             hold: Cell::new(None),
             finalizes: Cell::new(None),
+            made: Cell::new(null_mut()),
+            is_kept: Cell::new(false),
             chosen: Choice::new(None),
             seen: Seen {
                 holds: AtomicPtr::new(null_mut()),
                 id: AtomicU64::new(0),
                 thread: AtomicUsize::new(0),
+                last: AtomicU64::new(0),
+                knocks: AtomicBool::new(false),
             },
         }
     }
@@ -126,13 +139,26 @@ impl Legacy {
         }
     }
 
-    /// cffi attached the thread, which held nothing before; or a thread of Python's did, in which nothing tells how
-    /// that ends.
-    pub(super) fn note_acquisition(&self) {
-        match self.hold.get().map(|hold| hold.until) {
-            Some(Until::Released { alone: true, .. }) => self.note_ensure(),
-            _ => self.give_back(),
+    /// An Ensure made a thread state.
+    pub(super) fn note_making(&self, state: *mut PyThreadState) {
+        self.made.set(state);
+        self.is_kept.set(false);
+    }
+
+    /// Whether the thread state that a Release is about to detach goes, though a call is counted in it still: who keeps
+    /// it attaches it without a word (cffi up to 2.0), so that the thread could not be kept out when it is too late.
+    pub(super) fn goes_nevertheless(&self, state: *mut PyThreadState, over_python: bool) -> bool {
+        /// Relaxed: nothing else is told by it.
+        static ATTACH_KEPT_ONES: AtomicBool = AtomicBool::new(false);
+        if self.made.get() != state || over_python {
+            return false;
         }
+        match self.hold.get().map(|hold| hold.until) {
+            Some(Until::Released { ensures: 0 | 1, .. }) => self.is_kept.set(true),
+            None if self.is_kept.get() => ATTACH_KEPT_ONES.store(true, Ordering::Relaxed),
+            _ => return false,
+        }
+        ATTACH_KEPT_ONES.load(Ordering::Relaxed)
     }
 
     /// A Release detached the thread. `over_python`: from a thread state with Python code.
@@ -150,6 +176,9 @@ impl Legacy {
 
     /// The thread detached a thread state and deleted it.
     pub(super) fn note_deletion(&self, state: *mut PyThreadState) {
+        if self.made.get() == state {
+            self.note_making(null_mut());
+        }
         if self.hold.get().is_some_and(|hold| hold.until == Until::Deleted(state)) {
             self.give_back();
         }
@@ -182,6 +211,21 @@ impl Legacy {
 /// Takes a hold for the thread, or waits for the outcome. `is_known`: the thread has a thread state. `false`: it is too
 /// late. Without a hold it may come in if it conducts the exit, or if CPython is to decide.
 pub(super) fn enter(
+    py: &'static Api,
+    thread: &'static Thread,
+    record: &'static Record,
+    is_known: bool,
+) -> bool {
+    let seen = &thread.legacy.seen;
+    seen.knocks.store(true, Ordering::Relaxed);
+    let may_come_in = knock(py, thread, record, is_known);
+    if may_come_in {
+        seen.knocks.store(false, Ordering::Relaxed);
+    }
+    may_come_in
+}
+
+fn knock(
     py: &'static Api,
     thread: &'static Thread,
     record: &'static Record,
@@ -279,4 +323,36 @@ pub(super) fn inside(covers: impl Fn(&'static Record) -> bool) -> Vec<(Text<16>,
         }
     }
     found
+}
+
+/// Milliseconds, of a clock that is cheap to read.
+fn now() -> u64 {
+    #[cfg(target_os = "linux")]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_COARSE;
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid place.
+    unsafe { libc::clock_gettime(CLOCK, &mut time) };
+    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
+}
+
+/// The door has closed. Lets threads that call in a loop come and find it so, for as long as a call from nowhere may take: their
+/// next one may go through a callback object, which the exit is about to free. With nothing attached.
+pub(crate) fn linger() {
+    const LATELY: u64 = 100;
+    const PATIENCE: Duration = Duration::from_millis(20);
+    let begun = Instant::now();
+    let closed = now();
+    let own = Thread::known().map(|thread| std::ptr::from_ref(&thread.legacy.seen));
+    let is_on_its_way = |thread: &&Seen| {
+        Some(std::ptr::from_ref(*thread)) != own
+            && !thread.knocks.load(Ordering::Relaxed)
+            && thread.last.load(Ordering::Relaxed) + LATELY > closed
+            // Not one that is left behind inside.
+            && thread.holds.load(Ordering::Relaxed).is_null()
+    };
+    while threads().iter().any(|thread| is_on_its_way(&thread)) && begun.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_micros(200));
+    }
 }

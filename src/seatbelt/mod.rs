@@ -24,7 +24,7 @@ mod wait;
 pub(crate) use alternatives::{hold_at_fini, run_at_fini, set_at_fini, set_hangs, AtFini};
 pub(crate) use gilstate::{choose_interpreter, FAILED};
 pub(crate) use hold::{
-    forget_parent, give_up_own_holds, hold_threads, note_finalizer, Legacy, Seen,
+    forget_parent, give_up_own_holds, hold_threads, linger, note_finalizer, Legacy, Seen,
 };
 pub(crate) use wait::Wait;
 
