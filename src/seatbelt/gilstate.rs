@@ -89,8 +89,10 @@ pub(super) unsafe extern "C" fn ensure() -> c_int {
 /// An Ensure in a thread with nothing attached. `None`: it is too late.
 fn begin(py: &'static Api, usual: State) -> Option<*mut PyThreadState> {
     let state = attach(py, usual)?;
-    // SAFETY: attached to this thread.
-    unsafe { *count(state) += 1 };
+    if let State::Own(state) = usual {
+        // SAFETY: attached to this thread.
+        unsafe { *count(state) += 1 };
+    }
     if let Some(thread) = Thread::known() {
         thread.legacy.note_ensure();
     }
@@ -136,13 +138,10 @@ fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadState> {
             _ => Until::Released { ensures: 0, alone: unsafe { py.PyEval_GetFrame() }.is_null() },
         });
     }
-    if !main.is_installed() {
-        super::install(py);
-    }
     Some(attached)
 }
 
-/// A thread state, with no calls counted, in an interpreter that is held.
+/// A thread state, with one call counted, in an interpreter that is held.
 fn make_in(py: &'static Api, record: &'static Record) -> *mut PyThreadState {
     // SAFETY: held, says the caller; and then the thread state just made, which nobody else knows.
     unsafe {
@@ -152,7 +151,7 @@ fn make_in(py: &'static Api, record: &'static Record) -> *mut PyThreadState {
         if state.is_null() {
             no_memory();
         }
-        *count(state) = 0;
+        *count(state) = 1;
         state
     }
 }
@@ -251,6 +250,7 @@ fn while_alive<T>(py: &'static Api, work: impl FnOnce() -> T) -> Option<T> {
     done
 }
 
+/// CPython calls this too, while it waits for locks of its own: so it runs no Python code.
 pub(super) unsafe extern "C" fn acquire_thread(state: *mut PyThreadState) {
     let py = python::get_or_fatal(ACQUIRE);
     if state.is_null() {

@@ -32,10 +32,10 @@ use std::ffi::CStr;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::python::{self, Api};
+use crate::python;
 use crate::say::say;
 use crate::sync::{lock, Mutex};
-use crate::{attach, interpreter, settings};
+use crate::{attach, settings};
 
 static ON: AtomicBool = AtomicBool::new(false);
 
@@ -155,14 +155,5 @@ pub(crate) fn at_first_use() {
     // Relaxed: `protect` lets one in at a time, and a line said twice does no harm.
     if is_asked_for() && !is_on() && !TRIED.swap(true, Ordering::Relaxed) {
         protect_or_say();
-    }
-}
-
-/// Has the exit callback installed in the main interpreter, by the attached thread state.
-pub(crate) fn install(py: &'static Api) {
-    let state = attach::attached(py);
-    if !state.is_null() {
-        // SAFETY: attached. If it is refused, it is too late, or the first call tries again.
-        let _ = unsafe { interpreter::of(py, state) };
     }
 }
