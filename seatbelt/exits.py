@@ -5,6 +5,7 @@ how many calls were begun that did not.
 """
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -22,11 +23,13 @@ def main():
     last = ""
     for _ in range(int(number)):
         run = subprocess.Popen([sys.executable, *program], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True, errors="replace", env=environment)
+                               stderr=subprocess.PIPE, text=True, errors="replace", env=environment,
+                               start_new_session=True)
         try:
             said = run.communicate(timeout=PATIENCE)[1]
         except subprocess.TimeoutExpired:
-            run.kill()
+            # Its children too: they have the pipe.
+            os.killpg(run.pid, signal.SIGKILL)
             said = run.communicate()[1]
             hangs += 1
         else:

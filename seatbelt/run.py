@@ -28,7 +28,8 @@ def programs(chosen):
             path = os.path.join(HERE, "programs", name)
             with open(path) as file:
                 text = file.read()
-            yield name[:-3], path, re.findall(r"^# needs: (\w+)$", text, re.M), re.findall(r"^# module: (\S+)$", text, re.M)
+            says = {key: re.findall(r"^# %s: (.+)$" % key, text, re.M) for key in ("needs", "module", "not for")}
+            yield name[:-3], path, says
 
 
 def packages(python):
@@ -72,11 +73,15 @@ def has(python, package):
 
 def exits(python, program, preloaded, number, library):
     """Of so many exits of a program, how many crashed, how many hung, and how many calls were lost."""
-    name, path, needs, modules = program
-    for package in needs:
+    name, path, says = program
+    for words in says["not for"]:
+        kind, why = words.split(", ", 1)
+        if kind == "free-threaded" and python.free_threaded:
+            raise Skip(why)
+    for package in says["needs"]:
         if not has(python, package):
             raise Skip("it has no " + package)
-    for source in modules:
+    for source in says["module"]:
         compile_module(python, source)
     command = [python.executable, os.path.join(HERE, "exits.py"), str(number), preloaded, path, library]
     done = subprocess.run(python.command(*command, PYTHONPATH=packages(python)), check=True, text=True,

@@ -1,4 +1,5 @@
 """A fork while threads call back; the child calls back from threads of its own."""
+# not for: free-threaded, a fork leaves CPython's lock of stop-the-world taken in the child now and then (3.13.5)
 import ctypes
 import os
 import sys
