@@ -14,7 +14,7 @@ DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
-.PHONY: seatbelt dist
+.PHONY: seatbelt seatbelt-cpython dist
 
 all: headers lib
 
@@ -30,6 +30,7 @@ help:
 	@echo 'make stress     programs that mix everything and exit at random moments; EXITS=1000 of each Python, else 50'
 	@echo 'make sanitize   the C suite under AddressSanitizer, ThreadSanitizer, valgrind; QUICK=quick, COUNT=100000'
 	@echo 'make seatbelt   programs that nobody adapted, with PyGILState_Ensure protected and without; EXITS=200 of each'
+	@echo 'make seatbelt-cpython  tests of CPython, with PyGILState_Ensure protected and without: the same comes out'
 	@echo 'make bench      what a pair of calls costs beside what it replaces, on every CPython that is found'
 	@echo 'make bench-check  whether a pair costs more instructions than was committed'
 	@echo 'make lint       formatting and lints'
@@ -100,6 +101,9 @@ stress: lib
 # Fails if a protected exit crashes or hangs. PYTHON is a path or a version.
 seatbelt: lib
 	$(BENCH_PYTHON) seatbelt/run.py $(if $(EXITS),--exits $(EXITS)) $(PYTHON)
+
+seatbelt-cpython: lib
+	$(BENCH_PYTHON) seatbelt/cpython.py $(PYTHON)
 
 # A path, or the version of one that is found: `make bench PYTHON=3.13t`.
 bench: lib

@@ -138,6 +138,7 @@ static void stops_when_told(void *unused)
     PyGILState_Release(state);
 }
 
+// env: PEP788_GILSTATE_WAIT_MS=-1
 SCENARIO(told_to_stop, "The callback is called when the exit begins to wait, so that a thread can be told")
 {
     py_init();

@@ -440,11 +440,13 @@ static void exit_while_it_works(void *detached)
     expect_log("worked,finalized");
 }
 
+// env: PEP788_GILSTATE_WAIT_MS=-1
 SCENARIO(exit_waits, "The exit waits for a call in flight, which may detach and attach again")
 {
     exit_while_it_works(NULL);
 }
 
+// env: PEP788_GILSTATE_WAIT_MS=-1
 SCENARIO(exit_waits_for_nested_calls, "... and call the functions again")
 {
     exit_while_it_works(&ready);
@@ -508,6 +510,7 @@ static void scope_through_the_exit(void *unused)
     CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
 }
 
+// env: PEP788_GILSTATE_WAIT_MS=-1
 SCENARIO(exit_waits_for_scopes, "... also for those of pybind11, which do without the functions")
 {
     init_protected();
@@ -543,6 +546,67 @@ SCENARIO(own_thread_states, "Threads that attach thread states of their own are 
     py_finalize();
     event_set(&go);
     thread_join(thread);
+}
+
+/* cffi keeps the thread state of its first call, by one more in the count; since 2.1 it calls Ensure each time. */
+static void keeps_thread_state(void *unused)
+{
+    (void)unused;
+    PyGILState_STATE first = PyGILState_Ensure();
+    PyThreadState *state = PyThreadState_Get();
+    state->gilstate_counter++;
+    PyGILState_Release(first);
+    CHECK_PTR(attached(), NULL);
+    for (int i = 0; i < 3; i++) {
+        CHECK_PTR(PyGILState_GetThisThreadState(), state);
+        PyGILState_STATE again = PyGILState_Ensure();
+        CHECK_INT(again, PyGILState_UNLOCKED);
+        CHECK_PTR(PyThreadState_Get(), state);
+        run("x = 1");
+        PyGILState_Release(again);
+    }
+    CHECK_INT(state->gilstate_counter, 1);
+    event_set(&ready);
+    event_wait(&go);
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(kept_thread_state, "A thread state that another keeps stays, and is not waited for")
+{
+    init_protected();
+    pthread_t thread = thread_start(keeps_thread_state, NULL);
+    py_event_wait(&ready);
+    py_finalize();
+    event_set(&go);
+    thread_join(thread);
+}
+
+static void attaches_kept_thread_state(void *unused)
+{
+    (void)unused;
+    PyGILState_STATE first = PyGILState_Ensure();
+    PyThreadState *state = PyThreadState_Get();
+    state->gilstate_counter++;
+    PyGILState_Release(first);
+    CHECK_PTR(PyGILState_GetThisThreadState(), state);
+    state->gilstate_counter++;
+    PyEval_RestoreThread(state);
+    run("x = 1");
+    PyGILState_Release(PyGILState_UNLOCKED);
+    CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
+    first = PyGILState_Ensure();
+    PyThreadState_Get()->gilstate_counter++;
+    PyGILState_Release(first);
+    CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(kept_and_attached, "... but not where that attaches it by itself, as cffi up to 2.0 does")
+{
+    init_protected();
+    py_thread_join(thread_start(attaches_kept_thread_state, NULL));
+    CHECK_INT(count_thread_states(), 1);
+    py_finalize();
 }
 
 static pid_t sleeper;

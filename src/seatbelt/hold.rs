@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 use std::time::{Duration, Instant};
 
 use super::alternatives::Choice;
-use super::wait::CLOSED_AT_FIRST;
+use super::wait::CLOSED;
 use crate::gate::Claim;
 use crate::interpreter::{self, Record, LOBBY};
 use crate::python::{Api, PyThreadState};
@@ -248,7 +248,7 @@ fn knock(
         let life = record.life();
         // A thread that has a thread state may be one that `threading` joins. So it is kept out no longer than
         // it takes the others to leave.
-        let may_insist = is_holder || is_known && begun.elapsed() > 2 * CLOSED_AT_FIRST;
+        let may_insist = is_holder || is_known && begun.elapsed() > 2 * CLOSED;
         let claim = if may_insist { Claim::Holder } else { Claim::View };
         if record.legacy.enter(claim, &LOBBY) {
             let until = Until::Released { ensures: 0, alone: false };

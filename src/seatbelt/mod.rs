@@ -32,10 +32,10 @@ use std::ffi::CStr;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::python;
+use crate::python::{self, Api};
 use crate::say::say;
 use crate::sync::{lock, Mutex};
-use crate::{attach, settings};
+use crate::{attach, interpreter, settings};
 
 static ON: AtomicBool = AtomicBool::new(false);
 
@@ -77,17 +77,28 @@ impl fmt::Display for Why {
 ///
 /// Before `Py_Initialize`, or with a thread state attached.
 pub(crate) fn protect() -> Result<(), Why> {
+    let py = python::get().ok_or(Why::NoPython)?;
+    let attached = attach::attached(py);
+    // SAFETY: needs no thread state.
+    if unsafe { py.Py_IsInitialized() } != 0 && attached.is_null() {
+        return Err(Why::NotAttached);
+    }
+    switch_on(py)?;
+    if !attached.is_null() {
+        // The exit waits in it: so callbacks that are registered from now on are before the wait.
+        // SAFETY: attached. A refusal means that it is too late, or comes again with the first call.
+        let _ = unsafe { interpreter::of(py, attached) };
+    }
+    Ok(())
+}
+
+fn switch_on(py: &'static Api) -> Result<(), Why> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = lock(&ONE_AT_A_TIME);
     if is_on() {
         return Ok(());
     }
-    let py = python::get().ok_or(Why::NoPython)?;
     states::look(py).map_err(Why::States)?;
-    // SAFETY: needs no thread state.
-    if unsafe { py.Py_IsInitialized() } != 0 && attach::attached(py).is_null() {
-        return Err(Why::NotAttached);
-    }
     patch::redirect(&redirections().ok_or(Why::NoPython)?).map_err(Why::Patch)?;
     ON.store(true, Ordering::Relaxed);
     Ok(())

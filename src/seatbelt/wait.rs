@@ -9,8 +9,9 @@ use crate::say::Seconds;
 use crate::settings;
 
 /// Newcomers stay outside at first, so that calls in flight come to an end however hard others knock. If they do
-/// not, it may be because they need one that is outside.
-pub(super) const CLOSED_AT_FIRST: Duration = Duration::from_millis(50);
+/// not, it may be because they need one that is outside: so those who knock are let in for a moment, and so on.
+pub(super) const CLOSED: Duration = Duration::from_millis(50);
+const OPEN: Duration = Duration::from_millis(10);
 
 /// One exit's wait for calls that began with `PyGILState_Ensure`.
 pub(crate) struct Wait {
@@ -35,14 +36,24 @@ impl Wait {
     /// and what they protect may need such a thread.
     pub(crate) fn lets_in(&self, guards_are_out: bool, grace_over: Option<Instant>) -> bool {
         let now = Instant::now();
-        guards_are_out
-            || now >= self.begun + CLOSED_AT_FIRST && grace_over.is_none_or(|over| now < over)
+        let is_open = self.in_period(now) >= CLOSED;
+        guards_are_out || is_open && grace_over.is_none_or(|over| now < over)
+    }
+
+    /// How long the door has been closed, and, after that, open.
+    fn in_period(&self, now: Instant) -> Duration {
+        let period = (CLOSED + OPEN).as_millis();
+        let waited = now.saturating_duration_since(self.begun);
+        // In a period it is a small number.
+        Duration::from_micros((waited.as_micros() % (period * 1000)) as u64)
     }
 
     /// When the answer of [`Wait::lets_in`] or [`Wait::goes_on`] changes next, if before `pause`.
     pub(crate) fn next_change(&self, pause: Instant) -> Instant {
         let now = Instant::now();
-        let changes = [Some(self.begun + CLOSED_AT_FIRST), self.over];
+        let in_period = self.in_period(now);
+        let end = if in_period < CLOSED { CLOSED } else { CLOSED + OPEN };
+        let changes = [Some(now + (end - in_period)), self.over];
         changes.into_iter().flatten().filter(|change| *change > now).fold(pause, Instant::min)
     }
 
