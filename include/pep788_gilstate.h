@@ -28,7 +28,7 @@ extern "C" {
  * the environment says otherwise). Once it is too late, such a thread sleeps for ever in
  * Ensure, instead of being ended there or crashing. All else about the two is as it was.
  *
- * Caller: any thread before Py_Initialize(); after it, one with an attached thread state. Other threads may be
+ * Caller: any thread, attached or not, also before Py_Initialize(). Other threads may be
  * inside the two functions, or call them at the same time. All of them are stopped for a moment by a real-time signal that is not in
  * use, so a system call that such signals interrupt (poll, sleep) may return early in them, with EINTR.
  *
@@ -72,8 +72,8 @@ int PyGILState_Failed(PyGILState_STATE state);
  * Caller: any thread, under Pep788_ProtectGILState(). The interpreter must be alive: attached to the thread, or
  * guarded.
  *
- * Returns 0. Fails with -1 and no exception: Pep788_ProtectGILState() is not on, it is no interpreter, the
- * library was never used in it and nothing is attached, or out of memory.
+ * Returns 0. Fails with -1 and no exception: Pep788_ProtectGILState() is not on, it is no interpreter, it is too
+ * late to attach, or out of memory.
  *
  * Contract: an alternative of the discussion of PEP 788.
  */

@@ -16,7 +16,7 @@ pub type PyGILState_STATE = c_int;
 /// the environment says otherwise). Once it is too late, such a thread sleeps for ever in
 /// Ensure, instead of being ended there or crashing. All else about the two is as it was.
 ///
-/// Caller: any thread before Py_Initialize(); after it, one with an attached thread state. Other threads may be
+/// Caller: any thread, attached or not, also before Py_Initialize(). Other threads may be
 /// inside the two functions, or call them at the same time. All of them are stopped for a moment by a real-time signal that is not in
 /// use, so a system call that such signals interrupt (poll, sleep) may return early in them, with EINTR.
 ///

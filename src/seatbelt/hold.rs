@@ -352,7 +352,7 @@ pub(crate) fn linger() {
             // Not one that is left behind inside.
             && thread.holds.load(Ordering::Relaxed).is_null()
     };
-    while threads().iter().any(|thread| is_on_its_way(&thread)) && begun.elapsed() < PATIENCE {
+    while threads().iter().any(&is_on_its_way) && begun.elapsed() < PATIENCE {
         std::thread::sleep(Duration::from_micros(200));
     }
 }

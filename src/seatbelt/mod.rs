@@ -47,8 +47,6 @@ pub(crate) fn is_on() -> bool {
 /// Why it cannot be switched on.
 pub(crate) enum Why {
     NoPython,
-    /// Python runs, but the calling thread has nothing attached.
-    NotAttached,
     States(states::Why),
     Patch(patch::Why),
 }
@@ -57,10 +55,6 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Why::NoPython => f.write_str("there is no CPython 3.9 or later in this process"),
-            Why::NotAttached => f.write_str(
-                "Python runs, and the calling thread has no attached thread state; \
-                 switch it on with one, or before Py_Initialize",
-            ),
             Why::States(states::Why::TooNew) => f.write_str(
                 "this version of Python is newer than the library, which does not know its thread states",
             ),
@@ -73,17 +67,11 @@ impl fmt::Display for Why {
 }
 
 /// Has CPython's two functions served by the library, from now on, for every caller. Threads may
-/// be inside them.
-///
-/// Before `Py_Initialize`, or with a thread state attached.
+/// be inside them. Any thread may.
 pub(crate) fn protect() -> Result<(), Why> {
     let py = python::get().ok_or(Why::NoPython)?;
-    let attached = attach::attached(py);
-    // SAFETY: needs no thread state.
-    if unsafe { py.Py_IsInitialized() } != 0 && attached.is_null() {
-        return Err(Why::NotAttached);
-    }
     switch_on(py)?;
+    let attached = attach::attached(py);
     if !attached.is_null() {
         // The exit waits in it: so callbacks that are registered from now on are before the wait.
         // SAFETY: attached. A refusal means that it is too late, or comes again with the first call.
@@ -124,9 +112,13 @@ fn redirections() -> Option<Vec<(usize, usize)>> {
 pub(crate) fn protect_or_say() -> bool {
     let done = protect();
     if let Err(why) = &done {
-        say(format!("libpep788: PyGILState_Ensure cannot be protected here: {why}\n").as_bytes());
+        say_why_not(why);
     }
     done.is_ok()
+}
+
+fn say_why_not(why: &Why) {
+    say(format!("libpep788: PyGILState_Ensure cannot be protected here: {why}\n").as_bytes());
 }
 
 /// Whether the environment asks for it. Not from the settings, which are read later.
@@ -138,16 +130,15 @@ fn is_asked_for() -> bool {
     }
 }
 
-/// When the library is loaded: then, as a rule, nobody else runs yet. If there is no Python yet, or it is
-/// not for this thread to do, the first use of the library does it.
+/// When the library is loaded: then, as a rule, nobody else runs yet. If there is no Python yet, the first use of the
+/// library does it. The loader's lock is held, so no Python code may be run.
 extern "C" fn at_load() {
-    if is_asked_for() && python::address_of(c"PyGILState_Ensure") != std::ptr::null_mut() {
-        match protect() {
-            Ok(()) | Err(Why::NoPython | Why::NotAttached) => {}
+    if is_asked_for() && !python::address_of(c"PyGILState_Ensure").is_null() {
+        match python::get().ok_or(Why::NoPython).and_then(switch_on) {
+            Ok(()) | Err(Why::NoPython) => {}
             Err(why) => {
                 TRIED.store(true, Ordering::Relaxed);
-                say(format!("libpep788: PyGILState_Ensure cannot be protected here: {why}\n")
-                    .as_bytes());
+                say_why_not(&why);
             }
         }
     }
