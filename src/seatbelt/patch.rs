@@ -270,6 +270,7 @@ fn last_error() -> i32 {
 }
 
 /// A page of our own; unmapped when dropped.
+#[derive(Debug)]
 struct Page {
     address: usize,
 }
@@ -471,7 +472,7 @@ mod tests {
         // Odd while a change is under way; the function is as it was at every other even number.
         let step = AtomicUsize::new(0);
         let entry = victim as *const () as usize;
-        let page = Page::near(entry).ok().expect("a page");
+        let page = Page::near(entry).expect("a page");
         let stub = page.address + 16;
         // SAFETY: our page; and a function's first bytes.
         let code = unsafe {
