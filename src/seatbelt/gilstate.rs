@@ -228,13 +228,14 @@ pub(super) unsafe extern "C" fn new(interpreter: *mut PyInterpreterState) -> *mu
         // SAFETY: the caller's interpreter, which does not end now.
         unsafe { states::get().make(interpreter) }
     };
-    if !attach::attached(py).is_null() || states::get().may_begin_a_run() {
-        return make();
+    if attach::attached(py).is_null() {
+        while_alive(py, make).unwrap_or_else(|| sleep_for_ever())
+    } else {
+        make()
     }
-    while_alive(py, make).unwrap_or_else(|| sleep_for_ever())
 }
 
-/// Does something quick while the main interpreter does not end. `None`: it has.
+/// Does something quick while the thread states of the main interpreter do not go. `None`: they have, or are about to.
 fn while_alive<T>(py: &'static Api, work: impl FnOnce() -> T) -> Option<T> {
     let main = interpreter::main();
     if main.gate.is_closed() {
@@ -242,7 +243,9 @@ fn while_alive<T>(py: &'static Api, work: impl FnOnce() -> T) -> Option<T> {
         interpreter::prepare_main(py);
     }
     let held = main.legacy.enter(Claim::Holder, &LOBBY);
-    let may = held || Thread::known().is_some_and(|thread| thread.legacy.finalizes(main));
+    let may = held
+        || Thread::known().is_some_and(|thread| thread.legacy.finalizes(main))
+        || !states::get().are_going();
     let done = may.then(work);
     if held {
         let _ = main.legacy.leave(&LOBBY);

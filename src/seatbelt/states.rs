@@ -40,6 +40,7 @@ fn parts(version: u16) -> Option<Parts> {
 
 type Make = unsafe extern "C" fn(*mut PyInterpreterState) -> *mut PyThreadState;
 type Bind = unsafe extern "C" fn(*mut PyThreadState);
+type IsFinalizing = unsafe extern "C" fn() -> c_int;
 type MakeBound = unsafe extern "C" fn(*mut PyInterpreterState, c_int) -> *mut PyThreadState;
 
 #[derive(Clone, Copy)]
@@ -52,8 +53,7 @@ enum Maker {
 pub(super) struct States {
     counter: usize,
     maker: Maker,
-    /// Up to 3.11, where `Py_Initialize` uses `PyThreadState_New` too.
-    is_finalizing: Option<unsafe extern "C" fn() -> c_int>,
+    is_finalizing: IsFinalizing,
 }
 
 /// Why they are not known.
@@ -87,11 +87,9 @@ pub(super) fn look(py: &'static Api) -> Result<(), Why> {
             }
         }
     };
-    let is_finalizing = (py.version < 0x030c).then(|| find(c"_Py_IsFinalizing")).transpose()?;
-    // SAFETY: the signature that it has in these versions.
-    let is_finalizing = is_finalizing.map(|function| unsafe {
-        std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> c_int>(function)
-    });
+    let name = if py.version < 0x030d { c"_Py_IsFinalizing" } else { c"Py_IsFinalizing" };
+    // SAFETY: the signature that both have.
+    let is_finalizing = unsafe { std::mem::transmute::<*mut c_void, IsFinalizing>(find(name)?) };
     let _ = STATES.set(States { counter, maker, is_finalizing });
     Ok(())
 }
@@ -121,10 +119,11 @@ impl States {
         }
     }
 
-    /// Whether thread states are made though the last run of Python has ended: for the next one.
-    pub(super) fn may_begin_a_run(&self) -> bool {
+    /// Whether Python is being finalized. Where it is not, and nobody is let in, it may be `Py_Initialize` that
+    /// asks, for the next run.
+    pub(super) fn are_going(&self) -> bool {
         // SAFETY: may be called by any thread at any time.
-        self.is_finalizing.is_some_and(|is_finalizing| unsafe { is_finalizing() } == 0)
+        unsafe { (self.is_finalizing)() != 0 }
     }
 
     /// The count in a thread state.
