@@ -14,7 +14,7 @@ DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
-.PHONY: dist
+.PHONY: seatbelt seatbelt-cpython dist
 
 all: headers lib
 
@@ -29,6 +29,8 @@ help:
 	@echo 'make model      the gate and the records under a model checker: all interleavings of a few threads'
 	@echo 'make stress     programs that mix everything and exit at random moments; EXITS=1000 of each Python, else 50'
 	@echo 'make sanitize   the C suite under AddressSanitizer, ThreadSanitizer, valgrind; QUICK=quick, COUNT=100000'
+	@echo 'make seatbelt   programs that nobody adapted, with PyGILState_Ensure protected and without; EXITS=200 of each'
+	@echo 'make seatbelt-cpython  tests of CPython, with PyGILState_Ensure protected and without: the same comes out'
 	@echo 'make bench      what a pair of calls costs beside what it replaces, on every CPython that is found'
 	@echo 'make bench-check  whether a pair costs more instructions than was committed'
 	@echo 'make lint       formatting and lints'
@@ -96,6 +98,13 @@ sanitize:
 # What failed is listed by its seed: `make stress PYTHON=3.12 EXITS=100 STRESS_SEED=seed` plays it again.
 stress: lib
 	$(BENCH_PYTHON) stress/stress.py $(PYTHON)
+
+# Fails if a protected exit crashes or hangs. PYTHON is a path or a version.
+seatbelt: lib
+	$(BENCH_PYTHON) seatbelt/run.py $(if $(EXITS),--exits $(EXITS)) $(PYTHON)
+
+seatbelt-cpython: lib
+	$(BENCH_PYTHON) seatbelt/cpython.py $(PYTHON)
 
 # A path, or the version of one that is found: `make bench PYTHON=3.13t`.
 bench: lib

@@ -17,9 +17,10 @@ use crate::python::atexit::{self, LateCallback, LateCallbacks};
 use crate::python::threading::{self, JoinedByExit, NotTold};
 use crate::python::{self, Api, MethodDef, Owned, PyObject};
 use crate::report::Wait;
-use crate::settings;
+use crate::say::say;
 use crate::tally::ROLL;
 use crate::thread::Thread;
+use crate::{seatbelt, settings};
 
 const CAPSULE: &CStr = c"pep788.exit_callback";
 
@@ -137,7 +138,9 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
         return;
     }
     give_up_own_holds(record);
+    seatbelt::note_finalizer(record);
     let begun = Instant::now();
+    let mut belt = seatbelt::Wait::new(begun);
     let grace_over = settings::get().drain_grace.map(|grace| begun + grace);
     let mut report = Wait::new(record, begun);
     let mut patience = LEAVING;
@@ -146,6 +149,7 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
         let _exception = python::KeepException::new(py);
         let joined = joined.or_else(|| JoinedByExit::watch(py));
         py.PyErr_Clear();
+        seatbelt::run_at_fini(py, |other| covers(record, other));
         let mut late_callbacks = None;
         let mut awaited = None;
         loop {
@@ -154,7 +158,10 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
                 late_callbacks = late_callbacks.or_else(|| LateCallbacks::note(py));
             }
             let state = py.PyEval_SaveThread();
-            let free = wait_detached(record, grace_over, Instant::now() + SIGNALS_EVERY);
+            let free = wait_detached(record, grace_over, &belt, Instant::now() + SIGNALS_EVERY);
+            if let Some(text) = belt.report(record, |other| covers(record, other)) {
+                say(text.as_bytes());
+            }
             py.PyEval_RestoreThread(state);
             if !free {
                 report.look_around(py, || guards_out(record));
@@ -168,9 +175,14 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
                 run_holding(py, record, callback);
             } else if another_is_leaving(py, record, &mut patience) {
                 pause(py);
-            } else if close(record, honours_views(grace_over)) {
+            } else if close(record, honours_views(grace_over), &belt) {
                 break;
             }
+        }
+        if seatbelt::is_on() && record.is_main() {
+            let state = py.PyEval_SaveThread();
+            seatbelt::linger();
+            py.PyEval_RestoreThread(state);
         }
         if let Some(late) = late_callbacks {
             late.end(|callback| run(py, callback));
@@ -302,6 +314,7 @@ fn give_up_own_holds(record: &'static Record) {
             }
         }
     }
+    seatbelt::give_up_own_holds(|other| covers(record, other));
 }
 
 fn covers(record: &'static Record, other: &'static Record) -> bool {
@@ -326,35 +339,53 @@ fn honours_views(grace_over: Option<Instant>) -> bool {
 }
 
 /// Closes the gates that the exit of `record` covers, if no guard is out.
-fn close(record: &'static Record, honour_views: bool) -> bool {
+fn close(record: &'static Record, honour_views: bool, belt: &seatbelt::Wait) -> bool {
     // While no interpreter can come or go.
     let registry = registry();
     let covered = registry.live().filter(|other| covers(record, other));
-    let gates = covered.clone().map(|other| &other.gate);
+    let legacy_too = belt.goes_on();
+    let gates = covered.clone().flat_map(|other| {
+        [Some(&other.gate), legacy_too.then_some(&other.legacy)].into_iter().flatten()
+    });
     let seat = LOBBY.enter();
     let tallied = || covered.clone().any(|other| ROLL.sum(other.owner()) != 0);
-    close_together(gates, tallied, honour_views, &seat)
+    let closed = close_together(gates, tallied, honour_views, &seat);
+    if closed {
+        covered.for_each(|other| other.legacy.condemn());
+    }
+    closed
 }
 
 /// Waits with nothing attached, until no guard is out (`true`) or until `pause`.
-fn wait_detached(record: &'static Record, grace_over: Option<Instant>, pause: Instant) -> bool {
+fn wait_detached(
+    record: &'static Record,
+    grace_over: Option<Instant>,
+    belt: &seatbelt::Wait,
+    pause: Instant,
+) -> bool {
     loop {
         let honour_views = honours_views(grace_over);
         // Found anew each time: interpreters come and go while the main one waits.
         let seat = {
             let registry = registry();
-            let mut covered = registry.live().filter(|other| covers(record, other));
+            let covered = registry.live().filter(|other| covers(record, other));
             let seat = LOBBY.enter();
             covered.clone().for_each(|other| other.gate.drain(honour_views));
             // Holds that are tallied after this see the gate.
             fence::heavy();
-            covered.any(|other| other.guards() != 0).then_some(seat)
+            let guards_are_out = covered.clone().any(|other| other.guards() != 0);
+            let lets_in = belt.lets_in(guards_are_out, grace_over);
+            covered.clone().for_each(|other| other.legacy.drain(lets_in));
+            let waits = guards_are_out
+                || belt.goes_on() && covered.clone().any(|other| other.legacy.guards() != 0);
+            waits.then_some(seat)
         };
         let Some(seat) = seat else { return true };
         if Instant::now() >= pause {
             return false;
         }
         // The lobby's lock is held since the look at the counts, so no bell is missed.
+        let pause = belt.next_change(pause);
         let wake = if honour_views { grace_over.map_or(pause, |g| g.min(pause)) } else { pause };
         drop(LOBBY.wait(seat, Some(wake)));
     }

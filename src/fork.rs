@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Once;
 
 use crate::interpreter::{self, Registry};
+use crate::seatbelt::{self, AtFini, Seen};
 use crate::sync::MutexGuard;
 use crate::tally::{Roll, Tally, ROLL};
 use crate::thread::Thread;
@@ -26,6 +27,8 @@ struct Held {
     _lobby: MutexGuard<'static, ()>,
     roll: MutexGuard<'static, Vec<&'static Tally>>,
     slips: trace::Slips,
+    legacy: MutexGuard<'static, Vec<&'static Seen>>,
+    _at_fini: MutexGuard<'static, Vec<AtFini>>,
 }
 
 thread_local! {
@@ -54,7 +57,16 @@ unsafe extern "C" fn before() {
     let lobby = interpreter::LOBBY.enter();
     let roll = ROLL.lock();
     let slips = trace::hold_slips();
-    HELD.set(Some(ManuallyDrop::new(Held { registry, _lobby: lobby, roll, slips })));
+    let legacy = seatbelt::hold_threads();
+    let at_fini = seatbelt::hold_at_fini();
+    HELD.set(Some(ManuallyDrop::new(Held {
+        registry,
+        _lobby: lobby,
+        roll,
+        slips,
+        legacy,
+        _at_fini: at_fini,
+    })));
 }
 
 unsafe extern "C" fn in_parent() {
@@ -68,9 +80,11 @@ unsafe extern "C" fn in_child() {
         Roll::forget_parent(&mut held.roll, Thread::known().map(|thread| &thread.tally));
         for record in held.registry.everything() {
             record.gate.forget_parent();
+            record.legacy.forget_parent();
             record.forget_handles();
         }
         held.slips.forget_parent();
+        seatbelt::forget_parent(&mut held.legacy);
         HELD.set(Some(held));
     }
     let_go();

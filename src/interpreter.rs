@@ -18,7 +18,7 @@ pub(crate) use crate::record::{Record, Registry, RECORD_ALIGN};
 use crate::sync::{lock, Mutex, MutexGuard};
 use crate::tally::ROLL;
 use crate::thread::Thread;
-use crate::{attach, daemon, finalize, fork, python};
+use crate::{attach, daemon, finalize, fork, python, seatbelt};
 
 /// The main interpreter's.
 static MAIN: Record = Record::new(true);
@@ -137,6 +137,7 @@ unsafe fn find_or_install(
     interpreter: *mut PyInterpreterState,
 ) -> Result<&'static Record, Refusal> {
     fork::watch();
+    seatbelt::at_first_use();
     // SAFETY: attached, so alive.
     let id = unsafe { py.PyInterpreterState_GetID(interpreter) };
     // SAFETY: needs no thread state.

@@ -22,6 +22,8 @@
 //!   use, that waits until the gate can be closed, while `report` tells the user for whom; if
 //!   asked, with what `trace` noted when each guard was taken (`symbols` names its functions), and
 //!   by `say`, which no stderr can stop.
+//! - `seatbelt` is for programs that know nothing of all this: on request it has CPython's `PyGILState_Ensure` and
+//!   `PyGILState_Release` served by the library.
 //! - `fork` makes a forked child start afresh; `settings` are the environment variables; `memory`
 //!   is for allocations that may fail.
 //! - `python` is the only part that calls CPython, by functions found at run time.
@@ -65,6 +67,8 @@ mod finalize;
 mod report;
 #[cfg(not(loom))]
 mod say;
+#[cfg(not(loom))]
+mod seatbelt;
 #[cfg(not(loom))]
 mod symbols;
 #[cfg(not(loom))]

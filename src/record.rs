@@ -45,6 +45,8 @@ pub(crate) struct Record {
     /// `Py_Initialize`: they name "main", whichever run of the runtime that is. So no other
     /// interpreter ever has this record.
     is_main: bool,
+    /// The door of `PyGILState_Ensure` (`seatbelt`), which is waited for on other terms.
+    pub(crate) legacy: Gate,
 }
 
 /// Marks memory as a record.
@@ -63,6 +65,7 @@ impl Record {
                 views: AtomicUsize::new(0),
                 dropped: AtomicU64::new(0),
                 is_main,
+                legacy: Gate::new(),
             }
         }
     }
@@ -191,6 +194,7 @@ impl Record {
         // Release: whoever finds the interpreter finds the rest.
         self.address.store(address, Ordering::Release);
         // Last, so that who gets in, by a view of "main" from before, finds the interpreter there.
+        self.legacy.reopen();
         self.gate.reopen();
     }
 
@@ -284,6 +288,7 @@ impl Registry {
     /// record now: by the record's life, or by its address.
     pub(crate) fn bury(&mut self, record: &'static Record) {
         record.gate.condemn();
+        record.legacy.condemn();
         record.callbacks.store(0, Ordering::Relaxed);
         // Relaxed: what changes the address has the lock.
         record.address.store(std::ptr::null_mut(), Ordering::Relaxed);

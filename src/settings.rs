@@ -17,7 +17,13 @@ pub(crate) struct Settings {
     pub wait_warn: Option<Duration>,
     /// `PEP788_TRACE=1`: it is noted where each guard is taken.
     pub trace: bool,
+    /// `PEP788_GILSTATE_WAIT_MS`: how long an exit waits for threads inside `PyGILState_Ensure`.
+    /// `None`: as long as it takes.
+    pub gilstate_wait: Option<Duration>,
 }
+
+/// Whether those are protected: asked when the library is loaded, before the rest (`seatbelt`).
+pub(crate) const GILSTATE: &CStr = c"PEP788_GILSTATE";
 
 pub(crate) fn get() -> &'static Settings {
     static SETTINGS: Lazy<Settings> = Lazy::new(|| Settings {
@@ -31,6 +37,10 @@ pub(crate) fn get() -> &'static Settings {
             wait => Some(Duration::from_millis(wait.unsigned_abs())),
         },
         trace: is_second(c"PEP788_TRACE", "0", "1"),
+        gilstate_wait: match milliseconds(c"PEP788_GILSTATE_WAIT_MS").unwrap_or(3000) {
+            -1 => None,
+            wait => Some(Duration::from_millis(wait.unsigned_abs())),
+        },
     });
     &SETTINGS
 }
@@ -42,9 +52,10 @@ impl Settings {
         let grace = self.drain_grace.map_or(-1, |grace| grace.as_millis() as i64);
         let warn = self.wait_warn.map_or(0, |wait| wait.as_millis());
         let trace = u8::from(self.trace);
+        let gilstate_wait = self.gilstate_wait.map_or(-1, |wait| wait.as_millis() as i64);
         format!(
             "PEP788_ENGINE={engine}\nPEP788_DRAIN_GRACE_MS={grace}\nPEP788_WAIT_WARN_MS={warn}\n\
-             PEP788_TRACE={trace}\n"
+             PEP788_TRACE={trace}\nPEP788_GILSTATE_WAIT_MS={gilstate_wait}\n"
         )
     }
 }

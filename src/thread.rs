@@ -8,6 +8,7 @@ use once_cell::sync::OnceCell;
 use crate::interpreter::Record;
 use crate::levels::Levels;
 use crate::memory::try_box;
+use crate::seatbelt::Legacy;
 use crate::tally::{Tally, ROLL};
 
 pub(crate) struct Thread {
@@ -19,6 +20,7 @@ pub(crate) struct Thread {
     /// The token of its latest Ensure.
     token: Cell<usize>,
     levels: UnsafeCell<Levels>,
+    pub(crate) legacy: Legacy,
 }
 
 extern "C" {
@@ -140,6 +142,7 @@ fn enroll() -> Option<&'static Thread> {
                     let _ = hold.give_back_by(&*thread);
                 }
             }
+            (*thread).legacy.forget();
             pep788_set_thread(std::ptr::null_mut());
             ROLL.remove(&(*thread).tally);
             drop(Box::from_raw(thread));
@@ -159,6 +162,7 @@ fn enroll() -> Option<&'static Thread> {
         last: Cell::new(None),
         token: Cell::new(0),
         levels: UnsafeCell::new(Levels::new()?),
+        legacy: Legacy::new(),
     })?);
     // SAFETY: the box just made; it goes again only before anybody else has seen it.
     unsafe {

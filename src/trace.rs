@@ -208,7 +208,7 @@ impl Slips {
 
 /// A piece of text that needs no allocation: what does not fit is cut off at the front.
 #[derive(Clone, Copy)]
-struct Text<const N: usize> {
+pub(crate) struct Text<const N: usize> {
     bytes: [u8; N],
     length: usize,
 }
@@ -259,7 +259,8 @@ impl Notes {
         let mut notes = Notes {
             what,
             when: Instant::now(),
-            thread: thread_name(),
+            // SAFETY: no preconditions.
+            thread: thread_name(unsafe { libc::pthread_self() }),
             thread_id: thread_id(),
             python_thread: None,
             python: None,
@@ -378,16 +379,17 @@ fn own_frames<'a>(frames: impl Iterator<Item = &'a Symbol> + Clone) -> usize {
     }
 }
 
-fn thread_name() -> Text<16> {
+/// The name of a thread, which lives.
+pub(crate) fn thread_name(thread: libc::pthread_t) -> Text<16> {
     let mut name = [0u8; 64];
-    // SAFETY: a valid place of that size, which stays NUL-terminated.
-    unsafe { libc::pthread_getname_np(libc::pthread_self(), name.as_mut_ptr().cast(), name.len()) };
+    // SAFETY: a living thread, says the caller, and a valid place of that size, which stays NUL-terminated.
+    unsafe { libc::pthread_getname_np(thread, name.as_mut_ptr().cast(), name.len()) };
     let length = name.iter().position(|byte| *byte == 0).unwrap_or(0);
     Text::of(&name[..length])
 }
 
 /// What debuggers and `threading.Thread.native_id` know the thread by.
-fn thread_id() -> u64 {
+pub(crate) fn thread_id() -> u64 {
     #[cfg(target_os = "linux")]
     // SAFETY: takes nothing.
     return unsafe { libc::syscall(libc::SYS_gettid) } as u64;

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 /// Headers, each with its source and its configuration.
-const HEADERS: [(&str, &str, &str); 3] = [
+const HEADERS: [(&str, &str, &str); 4] = [
     ("include/pep788.h", "src/capi/accepted.rs", "cbindgen.toml"),
     ("include/pep788_draft.h", "src/capi/draft.rs", "cbindgen_draft.toml"),
+    ("include/pep788_gilstate.h", "src/capi/gilstate.rs", "cbindgen_gilstate.toml"),
     ("include/pep788_doctor.h", "src/capi/doctor.rs", "cbindgen_doctor.toml"),
 ];
 

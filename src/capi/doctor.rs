@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use crate::attach::attached;
 use crate::interpreter;
 use crate::python::{self, native, Api};
-use crate::settings;
+use crate::{seatbelt, settings};
 
 /// Tells who serves PEP 788 in this process, and how: lines of text `name: value`, of the engine and
 /// of the exit callback of the attached interpreter (with nothing attached: of the main one), and
@@ -42,9 +42,10 @@ fn report() -> String {
         ),
         None => ("none in this process".to_owned(), "none", "none"),
     };
+    let legacy = if seatbelt::is_on() { "protected" } else { "not protected" };
     let settings = settings::get().lines();
     format!(
-        "libpep788: {version}\npython: {python}\nengine: {engine}\nexit callback: {callback}\n{settings}"
+        "libpep788: {version}\npython: {python}\nengine: {engine}\nexit callback: {callback}\nPyGILState_Ensure: {legacy}\n{settings}"
     )
 }
 

@@ -15,6 +15,7 @@ mod accepted;
 mod doctor;
 mod draft;
 mod ensure;
+mod gilstate;
 mod handle;
 mod quick;
 
@@ -22,6 +23,7 @@ pub use accepted::*;
 pub use doctor::*;
 pub use draft::*;
 pub use ensure::*;
+pub use gilstate::*;
 
 use crate::interpreter::{self, Refusal, LOBBY};
 use crate::python::{fatal, Api, PyThreadState};

@@ -7,7 +7,7 @@ use std::ffi::{c_char, c_int, c_ulong, c_void, CStr};
 
 /// CPython's opaque structures.
 pub(crate) enum PyObject {}
-pub(crate) enum PyThreadState {}
+pub enum PyThreadState {}
 pub enum PyInterpreterState {}
 
 pub(super) type UncheckedCurrent = unsafe extern "C" fn() -> *mut PyThreadState;
@@ -169,6 +169,7 @@ api! {
         fn PyGILState_GetThisThreadState() -> *mut PyThreadState;
         fn PyThreadState_GetInterpreter(state: *mut PyThreadState) -> *mut PyInterpreterState;
         fn PyThreadState_New(interpreter: *mut PyInterpreterState) -> *mut PyThreadState;
+        fn PyThreadState_Delete(state: *mut PyThreadState);
         fn PyThreadState_DeleteCurrent();
         fn PyThreadState_GetDict() -> *mut PyObject;
         fn PyThreadState_Next(state: *mut PyThreadState) -> *mut PyThreadState;
@@ -257,6 +258,13 @@ unsafe impl Send for Api {}
 unsafe impl Sync for Api {}
 
 impl Api {
+    /// Whether a thread state of the calling thread's is the attached one.
+    #[inline]
+    pub(crate) fn is_current(&self, own: *mut PyThreadState) -> bool {
+        // SAFETY: may be called by any thread at any time.
+        own == unsafe { self.unchecked_current() }
+    }
+
     /// The attached thread state: of this thread from 3.12 on, of whichever thread holds the
     /// GIL before. See `current.rs`.
     #[inline]

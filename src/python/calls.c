@@ -24,6 +24,12 @@ static void sleep_for_ever(void *unused)
     }
 }
 
+/* For `seatbelt/patch.rs`. */
+HIDDEN void pep788_clear_cache(void *begin, void *end)
+{
+    __builtin___clear_cache(begin, end);
+}
+
 #ifdef __GLIBC__
 /*
  * The unwinder asks a frame's personality what to do with it. A cleanup handler

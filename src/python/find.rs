@@ -74,6 +74,11 @@ fn load() -> Result<Api, Absent> {
     unsafe { Api::load(number, |name| scope.find(name)) }.map_err(Absent::Incomplete)
 }
 
+/// A function of CPython's, or null.
+pub(crate) fn address_of(name: &CStr) -> *mut c_void {
+    Scope::of_python().map_or(std::ptr::null_mut(), |scope| scope.find(name))
+}
+
 /// The version as in [`Api::version`]; `None` before 3.9. Not by `Py_GetVersion`, which up to 3.10
 /// writes its answer anew at each call, into one buffer for all threads.
 fn version(scope: &Scope) -> Option<u16> {

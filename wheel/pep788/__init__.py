@@ -2,12 +2,16 @@
 
     cc -shared -fPIC $(python -m pep788 --cflags --libs --static) ...
     python -m pep788 doctor
+
+And protection for extensions that call PyGILState_Ensure:
+
+    python -m pep788 run app.py ...
 """
 
 from importlib.metadata import version as _version
 from pathlib import Path as _Path
 
-__all__ = ["get_cmake_dir", "get_include", "get_library_dir", "get_pkgconfig_dir"]
+__all__ = ["get_cmake_dir", "get_include", "get_library_dir", "get_pkgconfig_dir", "protect_gilstate"]
 __version__ = _version("pep788")
 
 _folder = _Path(__file__).resolve().parent
@@ -31,3 +35,16 @@ def get_pkgconfig_dir() -> str:
 def get_cmake_dir() -> str:
     """For `pep788_DIR`: the folder of the CMake package."""
     return str(_folder / "lib" / "cmake" / "pep788")
+
+
+def protect_gilstate() -> None:
+    """Has the library serve PyGILState_Ensure and PyGILState_Release from now on, in this process.
+
+    Threads inside them are then waited for when Python exits, for PEP788_GILSTATE_WAIT_MS at most, and later ones
+    sleep instead of crashing. RuntimeError: it cannot be done here; stderr says why.
+    """
+    import ctypes
+
+    # Attached, as it has to be.
+    if ctypes.PyDLL(str(_folder / "lib" / "libpep788.so")).Pep788_ProtectGILState() != 0:
+        raise RuntimeError("PyGILState_Ensure cannot be protected in this process; stderr says why")

@@ -1,13 +1,17 @@
-"""`python -m pep788`: flags for compilers and linkers, and the doctor."""
+"""`python -m pep788`: flags for compilers and linkers, the doctor; `run app.py ...`, with PyGILState_Ensure protected."""
 
 import argparse
 import ctypes
 import os
+import subprocess
+import sys
 
 import pep788
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["run"]:
+        run(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m pep788", description=__doc__)
     parser.add_argument("command", nargs="?", choices=["doctor"],
                         help="says who serves PEP 788 to this Python, and with which settings")
@@ -34,6 +38,18 @@ def main() -> None:
     if not words:
         parser.error("nothing is asked for")
     print(*words)
+
+
+def run(words: list[str]) -> None:
+    """Becomes `python app.py ...`, with the library loaded before Python runs. Its children have it too."""
+    if not words:
+        sys.exit("usage: python -m pep788 run app.py ...")
+    library = os.path.join(pep788.get_library_dir(), "libpep788.so")
+    preloaded = [library, *filter(None, [os.environ.get("LD_PRELOAD")])]
+    environment = dict(os.environ, LD_PRELOAD=":".join(preloaded), PEP788_GILSTATE="protect")
+    # The options that this interpreter was started with, as for children of `multiprocessing`.
+    options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    os.execve(sys.executable, [sys.executable, *options, *words], environment)
 
 
 def shared_libs() -> list[str]:

@@ -1,0 +1,881 @@
+/* PyGILState_Ensure and PyGILState_Release under protection, in a program that knows nothing else
+ * of the library. */
+
+#define _GNU_SOURCE
+#include "harness.h"
+#include "pep788_gilstate.h"
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+static event ready = EVENT_INIT, go = EVENT_INIT, exiting = EVENT_INIT;
+
+static void protect(void)
+{
+    CHECK_INT(Pep788_ProtectGILState(), 0);
+}
+
+static void init_protected(void)
+{
+    py_init();
+    protect();
+}
+
+/* --- As it was ---------------------------------------------------------------------------------- */
+
+SCENARIO(twice, "It can be switched on again, to no effect")
+{
+    init_protected();
+    protect();
+    py_finalize();
+}
+
+SCENARIO(before_python, "It can be switched on before Py_Initialize, and goes on in the next run of the runtime")
+{
+    protect();
+    for (int i = 0; i < 2; i++) {
+        py_init();
+        PyGILState_STATE state = PyGILState_Ensure();
+        CHECK_INT(state, PyGILState_LOCKED);
+        PyGILState_Release(state);
+        py_finalize();
+    }
+}
+
+static PyThreadState *acquires_and_releases(void)
+{
+    PyThreadState *own = PyThreadState_New(PyInterpreterState_Main());
+    CHECK(own != NULL);
+    PyEval_AcquireThread(own);
+    run("x = 1");
+    PyEval_ReleaseThread(own);
+    CHECK_PTR(attached(), NULL);
+    return own;
+}
+
+static void fresh_thread_body(void *unused);
+
+static void acquires_first(void *unused)
+{
+    (void)unused;
+    acquires_and_releases();
+}
+
+static void run_of_python(void *call_first)
+{
+    py_init();
+    if (!call_first) {
+        py_thread_join(thread_start(acquires_first, NULL));
+    }
+    else {
+        py_thread_join(thread_start(fresh_thread_body, NULL));
+    }
+    py_finalize();
+}
+
+SCENARIO(runs_in_other_threads, "... whichever threads the runs are in, and whoever calls first in them")
+{
+    protect();
+    for (int i = 0; i < 2; i++) {
+        run_of_python(NULL);
+        thread_join(thread_start(run_of_python, &ready));
+        thread_join(thread_start(run_of_python, NULL));
+        run_of_python(&ready);
+    }
+}
+
+static void protect_and_call(void *unused)
+{
+    protect();
+    fresh_thread_body(unused);
+}
+
+SCENARIO(unattached, "A thread with nothing attached can switch it on too")
+{
+    py_init();
+    py_thread_join(thread_start(protect_and_call, NULL));
+    py_finalize();
+}
+
+static void fresh_thread_body(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < 3; i++) {
+        CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
+        PyGILState_STATE outer = PyGILState_Ensure();
+        CHECK_INT(outer, PyGILState_UNLOCKED);
+        CHECK_INT(PyGILState_Check(), 1);
+        PyThreadState *state = PyThreadState_Get();
+        CHECK_PTR(PyGILState_GetThisThreadState(), state);
+        CHECK_INT(count_thread_states(), 2);
+        PyGILState_STATE inner = PyGILState_Ensure();
+        CHECK_INT(inner, PyGILState_LOCKED);
+        PyThreadState *saved = PyEval_SaveThread();
+        CHECK_PTR(saved, state);
+        PyGILState_STATE again = PyGILState_Ensure();
+        CHECK_INT(again, PyGILState_UNLOCKED);
+        CHECK_PTR(PyThreadState_Get(), state);
+        CHECK_INT(count_thread_states(), 2);
+        PyGILState_Release(again);
+        CHECK_INT(PyGILState_Check(), 0);
+        CHECK_PTR(PyGILState_GetThisThreadState(), state);
+        PyEval_RestoreThread(saved);
+        run("x = 1");
+        PyGILState_Release(inner);
+        CHECK_PTR(PyThreadState_Get(), state);
+        PyGILState_Release(outer);
+    }
+    CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
+}
+
+SCENARIO(fresh_thread, "States, reuse, nesting and detaching inside are as they were, in a thread that Python does not know")
+{
+    init_protected();
+    py_thread_join(thread_start(fresh_thread_body, NULL));
+    CHECK_INT(count_thread_states(), 1);
+    py_finalize();
+}
+
+SCENARIO(threads_own_state, "A thread that has a thread state keeps it")
+{
+    init_protected();
+    PyThreadState *own = PyThreadState_Get();
+    PyGILState_STATE locked = PyGILState_Ensure();
+    CHECK_INT(locked, PyGILState_LOCKED);
+    PyGILState_Release(locked);
+    CHECK_PTR(PyThreadState_Get(), own);
+    PyEval_SaveThread();
+    for (int i = 0; i < 3; i++) {
+        PyGILState_STATE unlocked = PyGILState_Ensure();
+        CHECK_INT(unlocked, PyGILState_UNLOCKED);
+        CHECK_PTR(PyThreadState_Get(), own);
+        PyGILState_Release(unlocked);
+        CHECK_PTR(attached(), NULL);
+        CHECK_PTR(PyGILState_GetThisThreadState(), own);
+    }
+    PyEval_RestoreThread(own);
+    py_finalize();
+}
+
+static void ensure_in_a_destructor(void)
+{
+    PyGILState_STATE inner = PyGILState_Ensure();
+    CHECK_INT(inner, PyGILState_LOCKED);
+    PyThreadState *saved = PyEval_SaveThread();
+    PyGILState_STATE again = PyGILState_Ensure();
+    CHECK_INT(again, PyGILState_UNLOCKED);
+    PyGILState_Release(again);
+    PyEval_RestoreThread(saved);
+    PyGILState_Release(inner);
+    log_event("destroyed");
+}
+
+static void destructor_body(void *unused)
+{
+    (void)unused;
+    PyGILState_STATE state = PyGILState_Ensure();
+    run("import threading\n"
+        "class Kept:\n"
+        "    def __del__(self):\n"
+        "        ensure()\n"
+        "local = threading.local()\n"
+        "local.kept = Kept()");
+    PyGILState_Release(state);
+    CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
+    log_event("released");
+}
+
+SCENARIO(destructors, "What the last Release destroys may use the two functions")
+{
+    init_protected();
+    expose("ensure", ensure_in_a_destructor);
+    py_thread_join(thread_start(destructor_body, NULL));
+    expect_log("destroyed,released");
+    CHECK_INT(count_thread_states(), 1);
+    py_finalize();
+}
+
+static void release_nothing(void *unused)
+{
+    (void)unused;
+    PyGILState_Release(PyGILState_UNLOCKED);
+}
+
+// expect: fatal PyGILState_Release "auto-releasing thread-state"
+SCENARIO(release_of_nothing, "A Release without a thread state is fatal, as it was")
+{
+    init_protected();
+    PyEval_SaveThread();
+    thread_join(thread_start(release_nothing, NULL));
+}
+
+// expect: fatal PyGILState_Release "must be current when releasing"
+SCENARIO(release_detached, "A Release with its thread state detached is fatal, as it was")
+{
+    init_protected();
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyEval_SaveThread();
+    PyGILState_Release(state);
+}
+
+/* --- Switched on in the middle --------------------------------------------------------------------- */
+
+static event inside = EVENT_INIT;
+
+static void begun_before_body(void *nested)
+{
+    PyGILState_STATE outer = PyGILState_Ensure();
+    CHECK_INT(outer, PyGILState_UNLOCKED);
+    PyGILState_STATE inner = PyGILState_LOCKED;
+    if (nested) {
+        inner = PyGILState_Ensure();
+    }
+    PyThreadState *state = PyEval_SaveThread();
+    PyGILState_STATE innermost = PyGILState_LOCKED;
+    if (nested) {
+        innermost = PyGILState_Ensure();
+        CHECK_INT(innermost, PyGILState_UNLOCKED);
+        PyThreadState *saved = PyEval_SaveThread();
+        event_set(&inside);
+        event_wait(&go);
+        PyEval_RestoreThread(saved);
+        PyGILState_Release(innermost);
+        CHECK_PTR(PyGILState_GetThisThreadState(), state);
+        CHECK_PTR(attached(), NULL);
+    }
+    else {
+        event_set(&inside);
+        event_wait(&go);
+    }
+    /* All of this is new, inside of what is old. */
+    PyGILState_STATE again = PyGILState_Ensure();
+    CHECK_INT(again, PyGILState_UNLOCKED);
+    CHECK_PTR(PyThreadState_Get(), state);
+    PyGILState_Release(again);
+    PyEval_RestoreThread(state);
+    if (nested) {
+        PyGILState_Release(inner);
+        CHECK_PTR(PyThreadState_Get(), state);
+    }
+    PyGILState_Release(outer);
+    CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
+}
+
+static void begun_before(void *nested)
+{
+    py_init();
+    pthread_t thread = thread_start(begun_before_body, nested);
+    py_event_wait(&inside);
+    CHECK_INT(count_thread_states(), 2);
+    protect();
+    event_set(&go);
+    py_thread_join(thread);
+    CHECK_INT(count_thread_states(), 1);
+    py_finalize();
+}
+
+SCENARIO(begun_before_ended_after, "A call that began before the switching on ends as it would have")
+{
+    begun_before(NULL);
+}
+
+SCENARIO(nested_before_ended_after, "So do nested calls")
+{
+    begun_before(&ready);
+}
+
+SCENARIO(found_before_ended_after, "A call that began with the thread's own thread state leaves it there")
+{
+    py_init();
+    PyThreadState *own = PyEval_SaveThread();
+    PyGILState_STATE unlocked = PyGILState_Ensure();
+    CHECK_INT(unlocked, PyGILState_UNLOCKED);
+    PyGILState_STATE locked = PyGILState_Ensure();
+    CHECK_INT(locked, PyGILState_LOCKED);
+    protect();
+    PyGILState_Release(locked);
+    CHECK_PTR(PyThreadState_Get(), own);
+    PyGILState_Release(unlocked);
+    CHECK_PTR(attached(), NULL);
+    PyEval_RestoreThread(own);
+    CHECK_INT(count_thread_states(), 1);
+    py_finalize();
+}
+
+enum { THREADS = 8 };
+
+static bool stop;
+
+static bool is_stopped(void)
+{
+    return __atomic_load_n(&stop, __ATOMIC_RELAXED);
+}
+
+static void hammer(void *counted)
+{
+    while (!is_stopped()) {
+        PyGILState_STATE outer = PyGILState_Ensure();
+        CHECK_INT(outer, PyGILState_UNLOCKED);
+        PyGILState_STATE inner = PyGILState_Ensure();
+        CHECK_INT(inner, PyGILState_LOCKED);
+        PyGILState_Release(inner);
+        PyGILState_Release(outer);
+        CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
+        __atomic_fetch_add((long *)counted, 1, __ATOMIC_RELAXED);
+    }
+}
+
+/* The bytes alone, a thousand times: src/seatbelt/patch.rs. */
+// repeat: 5
+SCENARIO(under_fire, "It can be switched on while threads are in the middle of the functions")
+{
+    py_init();
+    static long counted[THREADS];
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; i++) {
+        threads[i] = thread_start(hammer, &counted[i]);
+    }
+    for (int after = 0; after < 2; after++) {
+        for (int i = 0; i < THREADS; i++) {
+            long before = __atomic_load_n(&counted[i], __ATOMIC_RELAXED);
+            while (__atomic_load_n(&counted[i], __ATOMIC_RELAXED) == before) {
+                run("x = 1");
+                Py_BEGIN_ALLOW_THREADS
+                sched_yield();
+                Py_END_ALLOW_THREADS
+            }
+        }
+        if (!after) {
+            protect();
+        }
+    }
+    __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+    for (int i = 0; i < THREADS; i++) {
+        py_thread_join(threads[i]);
+    }
+    CHECK_INT(count_thread_states(), 1);
+    py_finalize();
+}
+
+static void blocked_signals(void *unused)
+{
+    (void)unused;
+    sigset_t all;
+    sigfillset(&all);
+    CHECK_INT(pthread_sigmask(SIG_BLOCK, &all, NULL), 0);
+    event_set(&ready);
+    event_wait(&go);
+    fresh_thread_body(NULL);
+}
+
+SCENARIO(threads_that_block_signals, "A thread that blocks all signals does not stand in the way while it waits for something")
+{
+    py_init();
+    pthread_t thread = thread_start(blocked_signals, NULL);
+    py_event_wait(&ready);
+    protect();
+    event_set(&go);
+    py_thread_join(thread);
+    py_finalize();
+}
+
+// expect: stderr "libpep788: PyGILState_Ensure cannot be protected here: its code may not be changed in this process"
+SCENARIO(sealed, "Where code must not become writable, a line says so, and all is as before")
+{
+    py_init();
+    /* What SELinux and systemd's MemoryDenyWriteExecute do. */
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mprotect, 0, 4),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, PROT_WRITE | PROT_EXEC),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PROT_WRITE | PROT_EXEC, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+    CHECK_INT(Pep788_ProtectGILState(), -1);
+    py_thread_join(thread_start(fresh_thread_body, NULL));
+    py_finalize();
+}
+
+/* --- The exit ----------------------------------------------------------------------------------- */
+
+static void work_through_the_exit(void *detached)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyThreadState *saved = PyEval_SaveThread();
+    event_set(&ready);
+    event_wait(&exiting);
+    for (int i = 0; i < 50; i++) {
+        if (detached) {
+            PyGILState_STATE again = PyGILState_Ensure();
+            run("x = sum(range(100))");
+            PyGILState_Release(again);
+        }
+        else {
+            PyEval_RestoreThread(saved);
+            run("x = sum(range(100))");
+            saved = PyEval_SaveThread();
+        }
+    }
+    PyEval_RestoreThread(saved);
+    log_event("worked");
+    PyGILState_Release(state);
+}
+
+static void exit_while_it_works(void *detached)
+{
+    init_protected();
+    pthread_t thread = thread_start(work_through_the_exit, detached);
+    py_event_wait(&ready);
+    at_exit(set_event, &exiting);
+    py_finalize();
+    log_event("finalized");
+    thread_join(thread);
+    expect_log("worked,finalized");
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(exit_waits, "The exit waits for a call in flight, which may detach and attach again")
+{
+    exit_while_it_works(NULL);
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(exit_waits_for_nested_calls, "... and call the functions again")
+{
+    exit_while_it_works(&ready);
+}
+
+static void ends_inside(void *unused)
+{
+    (void)unused;
+    PyGILState_Ensure();
+    PyEval_SaveThread();
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(thread_ends_inside, "A thread that ends without its Release is not waited for")
+{
+    init_protected();
+    py_thread_join(thread_start(ends_inside, NULL));
+    py_finalize();
+}
+
+/* pybind11's gil_scoped_acquire, in a thread that Python does not know. */
+static PyThreadState *scope_begin(void)
+{
+    PyThreadState *state = PyThreadState_New(PyInterpreterState_Main());
+    CHECK(state != NULL);
+    state->gilstate_counter = 0;
+    PyEval_AcquireThread(state);
+    state->gilstate_counter++;
+    return state;
+}
+
+static void scope_end(PyThreadState *state)
+{
+    CHECK_INT(--state->gilstate_counter, 0);
+    PyThreadState_Clear(state);
+    PyThreadState_DeleteCurrent();
+}
+
+static void scope_through_the_exit(void *unused)
+{
+    (void)unused;
+    PyThreadState *state = scope_begin();
+    CHECK_PTR(PyGILState_GetThisThreadState(), state);
+    PyThreadState *saved = PyEval_SaveThread();
+    event_set(&ready);
+    event_wait(&exiting);
+    for (int i = 0; i < 50; i++) {
+        PyGILState_STATE again = PyGILState_Ensure();
+        CHECK_INT(again, PyGILState_UNLOCKED);
+        CHECK_PTR(PyThreadState_Get(), state);
+        run("x = sum(range(100))");
+        PyGILState_Release(again);
+        PyEval_AcquireThread(saved);
+        PyGILState_Release(PyGILState_Ensure());
+        PyEval_ReleaseThread(saved);
+    }
+    PyEval_RestoreThread(saved);
+    log_event("worked");
+    scope_end(state);
+    CHECK_PTR(attached(), NULL);
+    CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(exit_waits_for_scopes, "... also for those of pybind11, which do without the functions")
+{
+    init_protected();
+    pthread_t thread = thread_start(scope_through_the_exit, NULL);
+    py_event_wait(&ready);
+    at_exit(set_event, &exiting);
+    py_finalize();
+    log_event("finalized");
+    thread_join(thread);
+    expect_log("worked,finalized");
+}
+
+static void has_own_thread_states(void *unused)
+{
+    (void)unused;
+    PyEval_AcquireThread(acquires_and_releases());
+    CHECK_INT(count_thread_states(), 2);
+    PyThreadState_Clear(PyThreadState_Get());
+    PyThreadState_DeleteCurrent();
+    CHECK_PTR(attached(), NULL);
+    acquires_and_releases();
+    event_set(&ready);
+    event_wait(&go);
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(own_thread_states, "Threads that attach thread states of their own are as they were, and not waited for")
+{
+    init_protected();
+    pthread_t thread = thread_start(has_own_thread_states, NULL);
+    py_event_wait(&ready);
+    CHECK_INT(count_thread_states(), 2);
+    py_finalize();
+    event_set(&go);
+    thread_join(thread);
+}
+
+/* cffi keeps the thread state of its first call, by one more in the count; since 2.1 it calls Ensure each time. */
+static void keeps_thread_state(void *unused)
+{
+    (void)unused;
+    PyGILState_STATE first = PyGILState_Ensure();
+    PyThreadState *state = PyThreadState_Get();
+    state->gilstate_counter++;
+    PyGILState_Release(first);
+    CHECK_PTR(attached(), NULL);
+    for (int i = 0; i < 3; i++) {
+        CHECK_PTR(PyGILState_GetThisThreadState(), state);
+        PyGILState_STATE again = PyGILState_Ensure();
+        CHECK_INT(again, PyGILState_UNLOCKED);
+        CHECK_PTR(PyThreadState_Get(), state);
+        run("x = 1");
+        PyGILState_Release(again);
+    }
+    CHECK_INT(state->gilstate_counter, 1);
+    event_set(&ready);
+    event_wait(&go);
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(kept_thread_state, "A thread state that another keeps stays, and is not waited for")
+{
+    init_protected();
+    pthread_t thread = thread_start(keeps_thread_state, NULL);
+    py_event_wait(&ready);
+    py_finalize();
+    event_set(&go);
+    thread_join(thread);
+}
+
+static void attaches_kept_thread_state(void *unused)
+{
+    (void)unused;
+    PyGILState_STATE first = PyGILState_Ensure();
+    PyThreadState *state = PyThreadState_Get();
+    state->gilstate_counter++;
+    PyGILState_Release(first);
+    CHECK_PTR(PyGILState_GetThisThreadState(), state);
+    state->gilstate_counter++;
+    PyEval_RestoreThread(state);
+    run("x = 1");
+    PyGILState_Release(PyGILState_UNLOCKED);
+    CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
+    first = PyGILState_Ensure();
+    PyThreadState_Get()->gilstate_counter++;
+    PyGILState_Release(first);
+    CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(kept_and_attached, "... but not where that attaches it by itself, as cffi up to 2.0 does")
+{
+    init_protected();
+    py_thread_join(thread_start(attaches_kept_thread_state, NULL));
+    CHECK_INT(count_thread_states(), 1);
+    py_finalize();
+}
+
+static pid_t sleeper;
+
+static void comes_too_late(void *in_a_scope)
+{
+    PyThreadState *state = NULL;
+    if (in_a_scope) {
+        state = PyThreadState_New(PyInterpreterState_Main());
+        state->gilstate_counter = 0;
+    }
+    else {
+        PyGILState_Release(PyGILState_Ensure());
+    }
+    __atomic_store_n(&sleeper, (pid_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
+    event_set(&ready);
+    event_wait(&go);
+    if (in_a_scope) {
+        PyEval_AcquireThread(state);
+    }
+    else {
+        PyGILState_Ensure();
+    }
+    check_failed(__FILE__, __LINE__, "it returned after the end of Python");
+}
+
+/* Until a thread is in the system call behind pause(). */
+static void wait_until_it_sleeps(pid_t thread)
+{
+    char path[64], said[256];
+    snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)thread);
+    for (;;) {
+        FILE *file = fopen(path, "r");
+        CHECK(file != NULL);
+        CHECK(fgets(said, sizeof said, file) != NULL);
+        fclose(file);
+#ifdef SYS_pause
+        if (strtol(said, NULL, 10) == SYS_pause) {
+            return;
+        }
+#endif
+        if (strtol(said, NULL, 10) == SYS_ppoll) {
+            return;
+        }
+        sched_yield();
+    }
+}
+
+SCENARIO(too_late, "Once Python is gone a thread sleeps in Ensure, without a word")
+{
+    init_protected();
+    thread_start(comes_too_late, NULL);
+    py_event_wait(&ready);
+    py_finalize();
+    event_set(&go);
+    wait_until_it_sleeps(__atomic_load_n(&sleeper, __ATOMIC_ACQUIRE));
+}
+
+SCENARIO(scope_too_late, "... and in a scope of pybind11")
+{
+    init_protected();
+    PyGILState_Release(PyGILState_Ensure());
+    thread_start(comes_too_late, &ready);
+    py_event_wait(&ready);
+    py_finalize();
+    event_set(&go);
+    wait_until_it_sleeps(__atomic_load_n(&sleeper, __ATOMIC_ACQUIRE));
+}
+
+static void ensure_from_a_thread(void *unused)
+{
+    (void)unused;
+    event_set(&go);
+    wait_until_it_sleeps(__atomic_load_n(&sleeper, __ATOMIC_ACQUIRE));
+    log_event("asleep");
+}
+
+SCENARIO(door_closes_before_older_callbacks, "In exit callbacks older than the library's the door is closed already")
+{
+    py_init();
+    at_exit(ensure_from_a_thread, NULL);
+    protect();
+    thread_start(comes_too_late, NULL);
+    py_event_wait(&ready);
+    py_finalize();
+    expect_log("asleep");
+}
+
+static void ensure_again(void *unused)
+{
+    (void)unused;
+    PyThreadState *own = PyEval_SaveThread();
+    PyGILState_STATE state = PyGILState_Ensure();
+    CHECK_INT(state, PyGILState_UNLOCKED);
+    CHECK_PTR(PyThreadState_Get(), own);
+    run("x = 1");
+    PyGILState_Release(state);
+    PyEval_RestoreThread(own);
+    log_event("let in");
+}
+
+SCENARIO(finalizing_thread, "The thread that finalizes is let in to the end")
+{
+    py_init();
+    at_exit(ensure_again, NULL);
+    at_teardown(ensure_again, NULL);
+    protect();
+    PyGILState_Release(PyGILState_Ensure());
+    py_finalize();
+    expect_log("let in,let in");
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(finalized_inside, "Finalization inside an Ensure of its own thread does not wait for itself")
+{
+    py_init();
+    PyEval_SaveThread();
+    PyGILState_Ensure();
+    protect();
+    PyEval_SaveThread();
+    PyGILState_Ensure();
+    py_finalize();
+}
+
+static void stays(void *unused)
+{
+    (void)unused;
+    CHECK_INT(pthread_setname_np(pthread_self(), "never leaves"), 0);
+    PyGILState_Ensure();
+    PyEval_SaveThread();
+    event_set(&ready);
+    for (;;) {
+        pause();
+    }
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=50
+// expect: stderr "s for threads inside PyGILState_Ensure, and goes on without them"
+// expect: stderr "never leaves"
+SCENARIO(never_released, "A thread that never leaves is waited for as long as it says, and named")
+{
+    init_protected();
+    thread_start(stays, NULL);
+    py_event_wait(&ready);
+    py_finalize();
+}
+
+static void guarded_body(void *guard)
+{
+    event_wait(&exiting);
+    /* The wait for the other thread is long over, or never was. */
+    for (int i = 0; i < 50; i++) {
+        PyThreadStateToken *token = PyThreadState_Ensure(guard);
+        CHECK(token != NULL);
+        run("x = 1");
+        PyThreadState_Release(token);
+    }
+    log_event("worked");
+    PyInterpreterGuard_Close(guard);
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=0
+SCENARIO(guards_keep_their_promise, "Guards of PEP 788 are waited for, however short the wait for PyGILState is")
+{
+    init_protected();
+    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
+    CHECK(guard != NULL);
+    thread_start(stays, NULL);
+    py_event_wait(&ready);
+    pthread_t thread = thread_start(guarded_body, guard);
+    at_exit(set_event, &exiting);
+    py_finalize();
+    log_event("finalized");
+    thread_join(thread);
+    expect_log("worked,finalized");
+}
+
+static void call_from_a_fresh_thread(void *unused)
+{
+    (void)unused;
+    PyGILState_STATE state = PyGILState_Ensure();
+    run("x = 1");
+    log_event("called");
+    PyGILState_Release(state);
+}
+
+static void guarded_and_needs_another(void *guard)
+{
+    event_wait(&exiting);
+    thread_join(thread_start(call_from_a_fresh_thread, NULL));
+    PyInterpreterGuard_Close(guard);
+}
+
+// native: no, the interpreter waits for its own guards after the library has closed the door
+SCENARIO(guarded_work_needs_another_thread, "While guards are out, threads are let in: what is guarded may need them")
+{
+    init_protected();
+    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
+    CHECK(guard != NULL);
+    pthread_t thread = thread_start(guarded_and_needs_another, guard);
+    at_exit(set_event, &exiting);
+    py_finalize();
+    thread_join(thread);
+    expect_log("called");
+}
+
+static void call_that_needs_another(void *unused)
+{
+    (void)unused;
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyThreadState *saved = PyEval_SaveThread();
+    event_set(&ready);
+    event_wait(&exiting);
+    thread_join(thread_start(call_from_a_fresh_thread, NULL));
+    PyEval_RestoreThread(saved);
+    log_event("worked");
+    PyGILState_Release(state);
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+// env: PEP788_DRAIN_GRACE_MS=-1
+SCENARIO(call_needs_another_thread, "A call in flight may need a call of another thread")
+{
+    init_protected();
+    pthread_t thread = thread_start(call_that_needs_another, NULL);
+    py_event_wait(&ready);
+    at_exit(set_event, &exiting);
+    py_finalize();
+    log_event("finalized");
+    thread_join(thread);
+    expect_log("called,worked,finalized");
+}
+
+static void forks_inside(void *unused)
+{
+    (void)unused;
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyThreadState *before = PyThreadState_Get();
+    run("import os\nchild = os.fork()");
+    bool is_child = eval_long("child") == 0;
+    CHECK_PTR(PyThreadState_Get(), before);
+    if (is_child) {
+        /* Not the Release: CPython 3.11 and 3.12 make no thread state in a child that had none left. */
+        PyEval_SaveThread();
+        PyGILState_STATE again = PyGILState_Ensure();
+        CHECK_INT(again, PyGILState_UNLOCKED);
+        CHECK_PTR(PyThreadState_Get(), before);
+        PyGILState_Release(again);
+        PyEval_RestoreThread(before);
+#if PY_VERSION_HEX < 0x030D0000
+        /* From then on Py_Finalize crashes in a child of another thread than the main one, without the library too. */
+        py_finalize();
+#endif
+        _exit(7);
+    }
+    CHECK_INT(eval_long("os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])"), 7);
+    PyGILState_Release(state);
+}
+
+// env: PYTHONWARNINGS=ignore
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(fork_inside, "A child that was forked inside a call calls again, and exits without waiting for threads that it does not have")
+{
+    init_protected();
+    thread_start(stays, NULL);
+    py_event_wait(&ready);
+    py_thread_join(thread_start(forks_inside, NULL));
+    exit(0);
+}

@@ -1,0 +1,86 @@
+"""cpython.py [PYTHON...]: CPython's own tests of threads, of ctypes and of the C API, plain, and preloaded and protected.
+
+Fails where the outcome of a test is another under protection. A test that differs is run again, both ways, as some
+of them fail now and then by themselves. For Pythons that have their tests installed.
+"""
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "bench"))
+import pythons  # noqa: E402
+
+TESTS = ["test_ctypes", "test_threading", "test_embed", "test_capi", "test_threadedtempfile", "test_thread",
+         "test_multiprocessing_fork"]
+# Of one test; CPython's own limit for each is shorter.
+PATIENCE = 1800
+
+
+def outcomes(python, test, protected):
+    """By the name of the test case: `ok`, or why it is not."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PEP788_", "PYTHON"))}
+    if protected:
+        environment.update(LD_PRELOAD=pythons.LIBRARY, PEP788_GILSTATE="protect")
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "junit.xml")
+        command = [python.executable, "-m", "test", "--timeout=600", "--junit-xml", file, test]
+        if test == "test_multiprocessing_fork":
+            # Some installations lack it, but have what it consists of.
+            with open(os.path.join(folder, test + ".py"), "w") as module:
+                module.write("from test import _test_multiprocessing\n"
+                             "_test_multiprocessing.install_tests_in_module_dict(globals(), 'fork')\n")
+            command[-1:] = ["--testdir", folder, test]
+        run = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, text=True, errors="replace",
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE)
+        found = {"exit code": str(run.returncode)}
+        if os.path.exists(file):
+            for case in ElementTree.parse(file).getroot().iter("testcase"):
+                kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
+                found[case.get("name")] = ",".join(kinds) or "ok"
+    return found, run.stdout
+
+
+def differences(plain, protected):
+    return {name for name in set(plain) | set(protected) if plain.get(name) != protected.get(name)}
+
+
+def compare(python, test):
+    plain, _ = outcomes(python, test, False)
+    protected, said = outcomes(python, test, True)
+    different = differences(plain, protected)
+    for _ in range(2):
+        if different:
+            again, _ = outcomes(python, test, False)
+            protected, said = outcomes(python, test, True)
+            different &= differences(plain, protected) & differences(again, protected)
+    cases = [outcome for name, outcome in protected.items() if name != "exit code"]
+    print("| %s | %s | %d | %d | %s |" % (python.label, test, cases.count("ok"), len(cases) - cases.count("ok"),
+                                        "as without" if not different else "NOT as without"), flush=True)
+    for name in sorted(different):
+        print("    %s: %s, protected: %s" % (name, plain.get(name), protected.get(name)))
+    if different:
+        print(said[-3000:])
+    return not different
+
+
+def main():
+    names = sys.argv[1:] or [None]
+    found = [python for name in names for python in pythons.find(name, matrix=False)]
+    print("| Python | test | passed | skipped or failed | |\n| --- | --- | ---: | ---: | --- |", flush=True)
+    results = []
+    for python in found:
+        has = subprocess.run([python.executable, "-c", "import test.test_threading, test.test_ctypes"], stderr=subprocess.DEVNULL)
+        if has.returncode != 0:
+            print("| %s | its tests are not installed | | | |" % python.label)
+            continue
+        results += [compare(python, test) for test in TESTS]
+    if not results:
+        sys.exit("seatbelt: no Python here has its tests installed")
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+// A library with threads of its own, such as there are many. It is built without libpep788, and
+// knows nothing of it.
+//
+// Each thread calls into Python through a C++ function that lets no exception through, in a loop, until the
+// process is gone. What the threads did not come to the end of is counted when it exits.
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+
+// As in Python.h: one library for all versions.
+extern "C" int PyGILState_Ensure();
+extern "C" void PyGILState_Release(int);
+extern "C" void *PyEval_SaveThread();
+extern "C" void PyEval_RestoreThread(void *);
+extern "C" int PyRun_SimpleStringFlags(const char *, void *);
+
+namespace {
+
+// Calls that Python code was begun for, and those that came to their end.
+std::atomic<long> begun, ended;
+
+void (*callback)();
+
+void python()
+{
+    begun++;
+    PyRun_SimpleStringFlags("x = sum(range(50))", nullptr);
+    ended++;
+}
+
+// --- What the threads do --------------------------------------------------------------------------
+
+void calls_back() noexcept
+{
+    callback();
+}
+
+void nests() noexcept
+{
+    int outer = PyGILState_Ensure();
+    int inner = PyGILState_Ensure();
+    python();
+    PyGILState_Release(inner);
+    python();
+    PyGILState_Release(outer);
+}
+
+void detaches_inside() noexcept
+{
+    int state = PyGILState_Ensure();
+    python();
+    void *saved = PyEval_SaveThread();
+    usleep(100);
+    int again = PyGILState_Ensure();
+    python();
+    PyGILState_Release(again);
+    PyEval_RestoreThread(saved);
+    python();
+    PyGILState_Release(state);
+}
+
+// Waits inside, for something that does not come before the process ends.
+void stays() noexcept
+{
+    PyGILState_Ensure();
+    python();
+    PyEval_SaveThread();
+    for (;;) {
+        pause();
+    }
+}
+
+template <void (*action)() noexcept> void *loop(void *)
+{
+    for (;;) {
+        action();
+    }
+    return nullptr;
+}
+
+void start(void *(*body)(void *), int threads)
+{
+    while (threads-- > 0) {
+        pthread_t thread;
+        pthread_create(&thread, nullptr, body, nullptr);
+        pthread_detach(thread);
+    }
+}
+
+// After Python's end, with the threads where they are.
+__attribute__((destructor)) void count()
+{
+    long lost = begun - ended;
+    std::fprintf(stderr, "lost %ld\n", lost);
+}
+
+} // namespace
+
+extern "C" {
+
+void start_callbacks(void (*function)(), int threads)
+{
+    callback = function;
+    start(loop<calls_back>, threads);
+}
+
+void start_nesting(int threads) { start(loop<nests>, threads); }
+void start_detaching(int threads) { start(loop<detaches_inside>, threads); }
+void start_staying(int threads) { start(loop<stays>, threads); }
+
+// For callbacks that count themselves.
+void call_begun() { begun++; }
+void call_ended() { ended++; }
+
+} // extern "C"

@@ -1,0 +1,7 @@
+"""Threads that never come to their `PyGILState_Release`."""
+import ctypes
+import sys
+import time
+
+ctypes.CDLL(sys.argv[1]).start_staying(4)
+time.sleep(0.01)

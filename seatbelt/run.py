@@ -1,0 +1,120 @@
+"""run.py [--exits N] [--program NAME]... [PYTHON...]: programs that nobody adapted, with and without protection.
+
+Each is ended N times (200) in the middle of its threads' calls, on every Python that is found, plain and with libpep788
+preloaded and PEP788_GILSTATE=protect. Prints a table; fails if a protected exit crashed or hung.
+"""
+import argparse
+import os
+import re
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "bench"))
+import pythons  # noqa: E402
+
+OUT = os.path.join(pythons.TARGET, "seatbelt")
+def say(text):
+    print("seatbelt: " + text, file=sys.stderr, flush=True)
+
+
+class Skip(Exception):
+    """Why a program is not run."""
+
+
+def programs(chosen):
+    for name in sorted(os.listdir(os.path.join(HERE, "programs"))):
+        if name.endswith(".py") and (not chosen or name[:-3] in chosen):
+            path = os.path.join(HERE, "programs", name)
+            with open(path) as file:
+                text = file.read()
+            says = {key: re.findall(r"^# %s: (.+)$" % key, text, re.M) for key in ("needs", "module", "not for")}
+            yield name[:-3], path, says
+
+
+def packages(python):
+    """A folder with the packages for this Python, as far as they can be had."""
+    folder = os.path.join(OUT, python.label, "packages")
+    if not os.path.exists(folder):
+        tag = "cp%d%d" % python.version
+        for package in ("cffi", "pybind11"):
+            # By any pip: for this Python, which may be in a root folder that has none.
+            command = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--target", folder,
+                       "--implementation", "cp", "--python-version", "%d.%d" % python.version,
+                       "--abi", tag + "t" * python.free_threaded, "--abi", "none", "--only-binary", ":all:",
+                       "--root-user-action", "ignore", package]
+            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            if done.returncode != 0:
+                say("%s: there is no %s: %s" % (python.label, package, done.stderr.strip().splitlines()[-1]))
+    return folder
+
+
+def compile_library(python):
+    library = os.path.join(OUT, python.label, "libnative.so")
+    os.makedirs(os.path.dirname(library), exist_ok=True)
+    command = ["c++", "-std=c++17", "-O1", "-g", "-shared", "-fPIC", "-pthread", os.path.join(HERE, "native.cc"), "-o", library]
+    subprocess.run(python.command(*command), check=True, env=pythons.visible())
+    return library
+
+
+def compile_module(python, source):
+    name = source.rsplit(".", 1)[0]
+    module = os.path.join(OUT, python.label, "packages", name + ".so")
+    command = ["c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-fvisibility=hidden",
+               "-I" + os.path.join(packages(python), "pybind11", "include"),
+               *python.facts["cflags"].split(), os.path.join(HERE, source), "-o", module]
+    subprocess.run(python.command(*command), check=True, env=pythons.visible())
+
+
+def has(python, package):
+    command = python.command(python.executable, "-c", "import " + package, PYTHONPATH=packages(python))
+    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=pythons.visible()).returncode == 0
+
+
+def exits(python, program, preloaded, number, library):
+    """Of so many exits of a program, how many crashed, how many hung, and how many calls were lost."""
+    name, path, says = program
+    for words in says["not for"]:
+        kind, why = words.split(", ", 1)
+        if kind == "free-threaded" and python.free_threaded:
+            raise Skip(why)
+    for package in says["needs"]:
+        if not has(python, package):
+            raise Skip("it has no " + package)
+    for source in says["module"]:
+        compile_module(python, source)
+    command = [python.executable, os.path.join(HERE, "exits.py"), str(number), preloaded, path, library]
+    done = subprocess.run(python.command(*command, PYTHONPATH=packages(python)), check=True, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=pythons.visible())
+    if preloaded != "-" and done.stderr.strip():
+        say("%s, %s, protected: the last failure: %s" % (python.label, name, done.stderr.strip()[-1000:]))
+    return [int(word) for word in done.stdout.split()]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--exits", type=int, default=200)
+    parser.add_argument("--program", action="append")
+    parser.add_argument("python", nargs="*")
+    asked = parser.parse_args()
+    found = [python for name in asked.python for python in pythons.find(name)] or pythons.find()
+    rows, failed = [], 0
+    print("| Python | program | exits | plain: crashes | hangs | calls lost | protected: crashes | hangs | calls lost |")
+    print("| --- | --- " + "| ---: " * 7 + "|", flush=True)
+    for python in found:
+        library = compile_library(python)
+        for program in programs(asked.program):
+            try:
+                plain, protected = [exits(python, program, preloaded, asked.exits, library)
+                                    for preloaded in ("-", pythons.LIBRARY)]
+            except Skip as why:
+                say("%s: %s is skipped: %s" % (python.label, program[0], why))
+                continue
+            failed += protected[0] + protected[1]
+            rows.append([python.label, program[0], asked.exits, *plain, *protected])
+            print("| " + " | ".join(map(str, rows[-1])) + " |", flush=True)
+    if failed:
+        sys.exit("seatbelt: %d protected exits crashed or hung" % failed)
+
+
+main()

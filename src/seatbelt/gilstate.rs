@@ -1,0 +1,328 @@
+//! `PyGILState_Ensure` and `PyGILState_Release` as the library has them, and what others use in their place.
+//!
+//! They do what CPython's do, by functions that it exports, and count calls where CPython counts them: so a call may begin in
+//! one's Ensure and end in the other's Release. What they do besides: an Ensure in a thread with nothing attached holds
+//! the interpreter ([`super::hold`]), and where it is too late for that, the thread sleeps for ever.
+//!
+//! Some attach by themselves, with `PyEval_AcquireThread`:
+//!
+//! - pybind11's `gil_scoped_acquire`, here a *scope*: in a new thread it makes a thread state, sets the count in it to 0,
+//!   attaches it, and at its end counts down to 0 again and calls `PyThreadState_DeleteCurrent`.
+//! - cffi keeps the thread state that its first Ensure made, by counting one call more. Up to 2.0 it attached that
+//!   by `PyEval_RestoreThread` from then on, which is not redirected: so it goes, for which cffi is prepared.
+//!
+//! What is known of others does not tell where their calls end. They are as they were.
+
+use std::ffi::c_int;
+use std::ptr::null_mut;
+
+use super::alternatives;
+use super::hold::{enter, Until};
+use super::states;
+use crate::attach;
+use crate::gate::Claim;
+use crate::interpreter::{self, Record, LOBBY};
+use crate::python::{self, Api, PyInterpreterState, PyThreadState};
+use crate::thread::Thread;
+
+const LOCKED: c_int = 0;
+const UNLOCKED: c_int = 1;
+/// Neither of CPython's two.
+pub(crate) const FAILED: c_int = 2;
+
+const ENSURE: &str = "PyGILState_Ensure";
+const RELEASE: &str = "PyGILState_Release";
+const NEW: &str = "PyThreadState_New";
+const ACQUIRE: &str = "PyEval_AcquireThread";
+const DELETE: &str = "PyThreadState_DeleteCurrent";
+
+/// The calls counted in a thread state, which is the calling thread's own.
+unsafe fn count<'a>(state: *mut PyThreadState) -> &'a mut c_int {
+    // SAFETY: says the caller; only its own thread uses it.
+    unsafe { &mut *states::get().count(state) }
+}
+
+/// What a call attaches.
+#[derive(Clone, Copy)]
+enum State {
+    /// The thread state that `PyGILState` has for this thread.
+    Own(*mut PyThreadState),
+    /// One that was made for a scope.
+    OfScope(*mut PyThreadState),
+    ToBeMade,
+}
+
+impl State {
+    fn usual(py: &'static Api) -> State {
+        // SAFETY: reads thread-local storage only.
+        let own = unsafe { py.PyGILState_GetThisThreadState() };
+        if own.is_null() {
+            State::ToBeMade
+        } else {
+            State::Own(own)
+        }
+    }
+}
+
+pub(super) unsafe extern "C" fn ensure() -> c_int {
+    let py = python::get_or_fatal(ENSURE);
+    let usual = State::usual(py);
+    if let State::Own(state) = usual {
+        if py.is_current(state) {
+            // SAFETY: attached to this thread.
+            unsafe { *count(state) += 1 };
+            if !interpreter::main().is_installed() {
+                request_install(py);
+            }
+            return LOCKED;
+        }
+    }
+    if begin(py, usual).is_some() {
+        UNLOCKED
+    } else if alternatives::hangs() {
+        sleep_for_ever();
+    } else {
+        FAILED
+    }
+}
+
+/// An Ensure in a thread with nothing attached. `None`: it is too late.
+fn begin(py: &'static Api, usual: State) -> Option<*mut PyThreadState> {
+    let state = attach(py, usual)?;
+    if let State::Own(state) = usual {
+        // SAFETY: attached to this thread.
+        unsafe { *count(state) += 1 };
+    }
+    if let Some(thread) = Thread::known() {
+        thread.legacy.note_ensure();
+    }
+    Some(state)
+}
+
+/// The exit callback is wanted, but not here: this call neither runs Python code nor gives up the GIL.
+#[cold]
+fn request_install(py: &'static Api) {
+    // SAFETY: needs no thread state.
+    if !interpreter::main().gate.is_closed() && unsafe { py.Py_IsInitialized() } != 0 {
+        interpreter::request_install(py);
+    }
+}
+
+/// Attaches, with the interpreter held. `None`: it is too late.
+fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadState> {
+    let Some(thread) = Thread::this() else { no_memory() };
+    let main = interpreter::main();
+    let record = match (state, thread.legacy.chosen.get()) {
+        (State::Own(state) | State::OfScope(state), _) => record_of(py, state).unwrap_or(main),
+        (State::ToBeMade, Some(chosen)) => chosen.record()?,
+        (State::ToBeMade, None) => main,
+    };
+    let is_inside = thread.legacy.is_holding();
+    if !is_inside && !enter(py, thread, record, matches!(state, State::Own(_))) {
+        return None;
+    }
+    let attached = match state {
+        State::Own(state) | State::OfScope(state) => state,
+        State::ToBeMade => {
+            let state = make_in(py, record);
+            thread.legacy.note_making(state);
+            state
+        }
+    };
+    // SAFETY: this thread's own thread state, which is not attached.
+    unsafe { py.PyEval_RestoreThread(attached) };
+    if !is_inside {
+        thread.legacy.keep(match state {
+            State::OfScope(state) => Until::Deleted(state),
+            // SAFETY: attached.
+            _ => Until::Released { ensures: 0, alone: unsafe { py.PyEval_GetFrame() }.is_null() },
+        });
+    }
+    Some(attached)
+}
+
+/// A thread state, with one call counted, in an interpreter that is held.
+fn make_in(py: &'static Api, record: &'static Record) -> *mut PyThreadState {
+    // SAFETY: held, says the caller; and then the thread state just made, which nobody else knows.
+    unsafe {
+        let main = py.PyInterpreterState_Main();
+        let interpreter = if record.is_main() { main } else { record.interpreter() };
+        let state = states::get().make(interpreter);
+        if state.is_null() {
+            no_memory();
+        }
+        *count(state) = 1;
+        state
+    }
+}
+
+#[cold]
+fn no_memory() -> ! {
+    python::fatal(ENSURE, "Couldn't create thread-state for new thread");
+}
+
+/// The record of the interpreter of `own`, if that is one that the library knows.
+fn record_of(py: &'static Api, own: *mut PyThreadState) -> Option<&'static Record> {
+    if interpreter::main().gate.is_closed() {
+        // It may be freed already.
+        return None;
+    }
+    // SAFETY: a thread's last state is not deleted behind its back.
+    let interpreter: *mut PyInterpreterState = unsafe { py.PyThreadState_GetInterpreter(own) };
+    interpreter::by_address(py, interpreter, null_mut())
+}
+
+fn sleep_for_ever() -> ! {
+    loop {
+        // SAFETY: no preconditions.
+        unsafe { libc::pause() };
+    }
+}
+
+pub(super) unsafe extern "C" fn release(before: c_int) {
+    if before == FAILED {
+        return;
+    }
+    let py = python::get_or_fatal(RELEASE);
+    // SAFETY: reads thread-local storage only.
+    let state = unsafe { py.PyGILState_GetThisThreadState() };
+    if state.is_null() {
+        let rule = "auto-releasing thread-state, but no thread-state for this thread";
+        python::fatal(RELEASE, rule);
+    }
+    if !py.is_current(state) {
+        let rule = format!("thread state {state:p} must be current when releasing");
+        python::fatal(RELEASE, &rule);
+    }
+    let thread = Thread::known();
+    // SAFETY: attached to this thread, until the lines that say otherwise.
+    unsafe {
+        *count(state) -= 1;
+        let is_last = *count(state) == 0;
+        if !is_last && before != UNLOCKED {
+            return;
+        }
+        let over_python = !is_last && !py.PyEval_GetFrame().is_null();
+        if is_last || thread.is_some_and(|t| t.legacy.goes_nevertheless(state, over_python)) {
+            // One call is still counted, for destructors that use the two functions.
+            *count(state) = 1;
+            py.PyThreadState_Clear(state);
+            *count(state) = 0;
+            delete(py, state);
+            if let Some(thread) = thread {
+                thread.legacy.note_deletion(state);
+            }
+        } else {
+            py.PyEval_SaveThread();
+        }
+        if let Some(thread) = thread {
+            thread.legacy.note_release(over_python);
+        }
+    }
+}
+
+/// A thread with nothing attached may be about to begin a scope: after the end of Python it sleeps.
+pub(super) unsafe extern "C" fn new(interpreter: *mut PyInterpreterState) -> *mut PyThreadState {
+    let py = python::get_or_fatal(NEW);
+    let make = || {
+        // SAFETY: the caller's interpreter, which does not end now.
+        unsafe { states::get().make(interpreter) }
+    };
+    if attach::attached(py).is_null() {
+        while_alive(py, make).unwrap_or_else(|| sleep_for_ever())
+    } else {
+        make()
+    }
+}
+
+/// Does something quick while the thread states of the main interpreter do not go. `None`: they have, or are about to.
+fn while_alive<T>(py: &'static Api, work: impl FnOnce() -> T) -> Option<T> {
+    let main = interpreter::main();
+    if main.gate.is_closed() {
+        // Unless it is alive again.
+        interpreter::prepare_main(py);
+    }
+    let held = main.legacy.enter(Claim::Holder, &LOBBY);
+    let may = held
+        || Thread::known().is_some_and(|thread| thread.legacy.finalizes(main))
+        || !states::get().are_going();
+    let done = may.then(work);
+    if held {
+        let _ = main.legacy.leave(&LOBBY);
+    }
+    done
+}
+
+/// CPython calls this too, while it waits for locks of its own: so it runs no Python code.
+pub(super) unsafe extern "C" fn acquire_thread(state: *mut PyThreadState) {
+    let py = python::get_or_fatal(ACQUIRE);
+    if state.is_null() {
+        python::fatal(ACQUIRE, "the thread state is NULL");
+    }
+    // SAFETY: a thread state that the caller may attach, so its own; it goes with its interpreter.
+    let counted = while_alive(py, || unsafe { *count(state) }).unwrap_or_else(|| sleep_for_ever());
+    if counted != 0 {
+        // SAFETY: as the caller of CPython's own function promises.
+        return unsafe { py.PyEval_RestoreThread(state) };
+    }
+    if attach(py, State::OfScope(state)).is_none() {
+        sleep_for_ever();
+    }
+}
+
+pub(super) unsafe extern "C" fn delete_current() {
+    let py = python::get_or_fatal(DELETE);
+    let state = attach::attached(py);
+    if state.is_null() {
+        python::fatal(DELETE, "no thread state is attached to the calling thread");
+    }
+    delete(py, state);
+    if let Some(thread) = Thread::known() {
+        thread.legacy.note_deletion(state);
+    }
+}
+
+/// Detaches the attached thread state, which was cleared, and deletes it. In two steps, as CPython's own function is
+/// not to be had any more: what keeps it from going in between is a hold, or that this thread conducts the exit.
+fn delete(py: &'static Api, state: *mut PyThreadState) {
+    let record = record_of(py, state).unwrap_or(interpreter::main());
+    let held = record.legacy.enter(Claim::Holder, &LOBBY);
+    // SAFETY: attached.
+    unsafe { py.PyEval_SaveThread() };
+    if held || Thread::known().is_some_and(|thread| thread.legacy.finalizes(record)) {
+        // SAFETY: not attached any more, and nobody's but this thread's. Otherwise it is too late, and the exit
+        // deletes it.
+        unsafe { py.PyThreadState_Delete(state) };
+    }
+    if held {
+        let _ = record.legacy.leave(&LOBBY);
+    }
+}
+
+/// Where this thread is attached by an Ensure, while it has no thread state. `false`: cannot be.
+pub(crate) fn choose_interpreter(py: &'static Api, interpreter: *mut PyInterpreterState) -> bool {
+    let Some(thread) = Thread::this() else { return false };
+    // SAFETY: needs no thread state.
+    if interpreter.is_null() || interpreter == unsafe { py.PyInterpreterState_Main() } {
+        thread.legacy.chosen.set(None);
+        return true;
+    }
+    if !super::is_on() {
+        return false;
+    }
+    let attached = attach::attached(py);
+    let mut chosen = alternatives::choose(py, interpreter, attached);
+    if chosen.is_none() && attached.is_null() {
+        // One that the library was never used in is looked for with something attached.
+        thread.legacy.chosen.set(None);
+        if let Some(state) = begin(py, State::usual(py)) {
+            chosen = alternatives::choose(py, interpreter, state);
+            // SAFETY: of the call just begun.
+            unsafe { release(UNLOCKED) };
+        }
+    }
+    if chosen.is_some() {
+        thread.legacy.chosen.set(chosen);
+    }
+    chosen.is_some()
+}

@@ -1,0 +1,161 @@
+//! The seatbelt: `PyGILState_Ensure` and `PyGILState_Release`, for programs as they are.
+//!
+//! Once it is on, whoever calls CPython's two functions comes to [`gilstate`]'s, which hold the interpreter
+//! for the time of the call. [`patch`] writes the jumps, while [`stop`] has all other threads
+//! stand still. Never on by itself: see [`protect`].
+//!
+//! pybind11 and cffi do by themselves what the two do, with `PyThreadState_New`, `PyEval_AcquireThread` and
+//! `PyThreadState_DeleteCurrent`: so
+//! these are served too, and are as they were for everybody else.
+
+mod alternatives;
+mod gilstate;
+mod hold;
+#[cfg_attr(
+    not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))),
+    path = "patch_elsewhere.rs"
+)]
+mod patch;
+mod states;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod stop;
+mod wait;
+
+pub(crate) use alternatives::{hold_at_fini, run_at_fini, set_at_fini, set_hangs, AtFini};
+pub(crate) use gilstate::{choose_interpreter, FAILED};
+pub(crate) use hold::{
+    forget_parent, give_up_own_holds, hold_threads, linger, note_finalizer, Legacy, Seen,
+};
+pub(crate) use wait::Wait;
+
+use std::ffi::CStr;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::python::{self, Api};
+use crate::say::say;
+use crate::sync::{lock, Mutex};
+use crate::{attach, interpreter, settings};
+
+static ON: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn is_on() -> bool {
+    // Relaxed: for what is told to people.
+    ON.load(Ordering::Relaxed)
+}
+
+/// Why it cannot be switched on.
+pub(crate) enum Why {
+    NoPython,
+    States(states::Why),
+    Patch(patch::Why),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::NoPython => f.write_str("there is no CPython 3.9 or later in this process"),
+            Why::States(states::Why::TooNew) => f.write_str(
+                "this version of Python is newer than the library, which does not know its thread states",
+            ),
+            Why::States(states::Why::Missing(name)) => {
+                write!(f, "this Python does not export {}", name.to_string_lossy())
+            }
+            Why::Patch(why) => why.fmt(f),
+        }
+    }
+}
+
+/// Has CPython's two functions served by the library, from now on, for every caller. Threads may
+/// be inside them. Any thread may.
+pub(crate) fn protect() -> Result<(), Why> {
+    let py = python::get().ok_or(Why::NoPython)?;
+    switch_on(py)?;
+    let attached = attach::attached(py);
+    if !attached.is_null() {
+        // The exit waits in it: so callbacks that are registered from now on are before the wait.
+        // SAFETY: attached. A refusal means that it is too late, or comes again with the first call.
+        let _ = unsafe { interpreter::of(py, attached) };
+    }
+    Ok(())
+}
+
+fn switch_on(py: &'static Api) -> Result<(), Why> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = lock(&ONE_AT_A_TIME);
+    if is_on() {
+        return Ok(());
+    }
+    states::look(py).map_err(Why::States)?;
+    patch::redirect(&redirections().ok_or(Why::NoPython)?).map_err(Why::Patch)?;
+    ON.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Which functions of CPython's are served by which of ours, as addresses.
+fn redirections() -> Option<Vec<(usize, usize)>> {
+    let all = [
+        (c"PyGILState_Ensure", gilstate::ensure as *const ()),
+        (c"PyGILState_Release", gilstate::release as *const ()),
+        (c"PyThreadState_New", gilstate::new as *const ()),
+        (c"PyEval_AcquireThread", gilstate::acquire_thread as *const ()),
+        (c"PyThreadState_DeleteCurrent", gilstate::delete_current as *const ()),
+    ];
+    let addresses = all.into_iter().map(|(name, to)| {
+        let found = python::address_of(name);
+        (!found.is_null()).then_some((found as usize, to as usize))
+    });
+    addresses.collect()
+}
+
+/// As [`protect`]; says in a line why it cannot be.
+pub(crate) fn protect_or_say() -> bool {
+    let done = protect();
+    if let Err(why) = &done {
+        say_why_not(why);
+    }
+    done.is_ok()
+}
+
+fn say_why_not(why: &Why) {
+    say(format!("libpep788: PyGILState_Ensure cannot be protected here: {why}\n").as_bytes());
+}
+
+/// Whether the environment asks for it. Not from the settings, which are read later.
+fn is_asked_for() -> bool {
+    // SAFETY: as any `getenv`; the text is compared at once.
+    unsafe {
+        let value = libc::getenv(settings::GILSTATE.as_ptr());
+        !value.is_null() && CStr::from_ptr(value) == c"protect"
+    }
+}
+
+/// When the library is loaded: then, as a rule, nobody else runs yet. If there is no Python yet, the first use of the
+/// library does it. The loader's lock is held, so no Python code may be run.
+extern "C" fn at_load() {
+    if is_asked_for() && !python::address_of(c"PyGILState_Ensure").is_null() {
+        match python::get().ok_or(Why::NoPython).and_then(switch_on) {
+            Ok(()) | Err(Why::NoPython) => {}
+            Err(why) => {
+                TRIED.store(true, Ordering::Relaxed);
+                say_why_not(&why);
+            }
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[used]
+#[link_section = ".init_array"]
+static AT_LOAD: extern "C" fn() = at_load;
+
+/// Whether it was tried, and said why it cannot be.
+static TRIED: AtomicBool = AtomicBool::new(false);
+
+/// At the first use of the library in an interpreter, with a thread state attached.
+pub(crate) fn at_first_use() {
+    // Relaxed: `protect` lets one in at a time, and a line said twice does no harm.
+    if is_asked_for() && !is_on() && !TRIED.swap(true, Ordering::Relaxed) {
+        protect_or_say();
+    }
+}

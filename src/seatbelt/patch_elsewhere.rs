@@ -1,0 +1,15 @@
+//! Where the library cannot redirect functions: it knows neither the processor's jumps nor how to have the system's threads stand still.
+
+use std::fmt;
+
+pub(crate) struct Why;
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the library redirects functions on Linux on x86-64 and aarch64 only")
+    }
+}
+
+pub(super) fn redirect(_: &[(usize, usize)]) -> Result<(), Why> {
+    Err(Why)
+}

@@ -1,0 +1,137 @@
+//! What the library knows of the thread states of each version: how to make one without `PyThreadState_New`, which is
+//! redirected, and where one counts the calls of `PyGILState_Ensure` that it is in.
+
+use std::ffi::{c_int, c_void, CStr};
+
+use once_cell::sync::OnceCell;
+
+use crate::python::{self, Api, PyInterpreterState, PyThreadState};
+
+/// What `PyThreadState_New` consists of.
+enum Parts {
+    /// Makes one, and binds it to the thread.
+    TwoSteps(&'static CStr, &'static CStr),
+    /// Does both. Its second argument is what the thread state is for; 0 is not known, as there.
+    One(&'static CStr),
+}
+
+/// In bytes. It is `gilstate_counter` of `cpython/pystate.h`, which pybind11 and cffi write too: so it does not move
+/// within a minor version.
+fn counter(version: u16) -> Option<usize> {
+    match version {
+        0x0309 | 0x030a | 0x030f => Some(160),
+        0x030b | 0x030d | 0x030e => Some(136),
+        0x030c => Some(120),
+        _ => None,
+    }
+}
+
+fn parts(version: u16) -> Option<Parts> {
+    match version {
+        0x0309 | 0x030a => {
+            Some(Parts::TwoSteps(c"_PyThreadState_Prealloc", c"_PyThreadState_Init"))
+        }
+        0x030b => Some(Parts::TwoSteps(c"_PyThreadState_Prealloc", c"_PyThreadState_SetCurrent")),
+        0x030c => Some(Parts::TwoSteps(c"_PyThreadState_New", c"_PyThreadState_Bind")),
+        0x030d..=0x030f => Some(Parts::One(c"_PyThreadState_NewBound")),
+        _ => None,
+    }
+}
+
+type Make = unsafe extern "C" fn(*mut PyInterpreterState) -> *mut PyThreadState;
+type Bind = unsafe extern "C" fn(*mut PyThreadState);
+type IsFinalizing = unsafe extern "C" fn() -> c_int;
+type MakeBound = unsafe extern "C" fn(*mut PyInterpreterState, c_int) -> *mut PyThreadState;
+
+#[derive(Clone, Copy)]
+enum Maker {
+    TwoSteps(Make, Bind),
+    One(MakeBound),
+}
+
+/// Thread states of the version that runs.
+pub(super) struct States {
+    counter: usize,
+    maker: Maker,
+    is_finalizing: IsFinalizing,
+}
+
+/// Why they are not known.
+pub(crate) enum Why {
+    TooNew,
+    Missing(&'static CStr),
+}
+
+static STATES: OnceCell<States> = OnceCell::new();
+
+/// Before the first of what follows.
+pub(super) fn look(py: &'static Api) -> Result<(), Why> {
+    let counter = counter(py.version).ok_or(Why::TooNew)?;
+    let find = |name: &'static CStr| -> Result<*mut c_void, Why> {
+        let found = python::address_of(name);
+        if found.is_null() {
+            Err(Why::Missing(name))
+        } else {
+            Ok(found)
+        }
+    };
+    // SAFETY: the signatures that these have in the versions that they are looked for in.
+    let maker = unsafe {
+        match parts(py.version).ok_or(Why::TooNew)? {
+            Parts::TwoSteps(make, bind) => Maker::TwoSteps(
+                std::mem::transmute::<*mut c_void, Make>(find(make)?),
+                std::mem::transmute::<*mut c_void, Bind>(find(bind)?),
+            ),
+            Parts::One(make) => {
+                Maker::One(std::mem::transmute::<*mut c_void, MakeBound>(find(make)?))
+            }
+        }
+    };
+    let name = if py.version < 0x030d { c"_Py_IsFinalizing" } else { c"Py_IsFinalizing" };
+    // SAFETY: the signature that both have.
+    let is_finalizing = unsafe { std::mem::transmute::<*mut c_void, IsFinalizing>(find(name)?) };
+    let _ = STATES.set(States { counter, maker, is_finalizing });
+    Ok(())
+}
+
+pub(super) fn get() -> &'static States {
+    STATES.get().unwrap_or_else(|| python::fatal("PyGILState_Ensure", "not redirected"))
+}
+
+impl States {
+    /// As `PyThreadState_New`.
+    ///
+    /// # Safety
+    /// The interpreter does not end meanwhile.
+    pub(super) unsafe fn make(&self, interpreter: *mut PyInterpreterState) -> *mut PyThreadState {
+        // SAFETY: says the caller.
+        unsafe {
+            match self.maker {
+                Maker::One(make) => make(interpreter, 0),
+                Maker::TwoSteps(make, bind) => {
+                    let state = make(interpreter);
+                    if !state.is_null() {
+                        bind(state);
+                    }
+                    state
+                }
+            }
+        }
+    }
+
+    /// Whether Python is being finalized. Where it is not, and nobody is let in, it may be `Py_Initialize` that
+    /// asks, for the next run.
+    pub(super) fn are_going(&self) -> bool {
+        // SAFETY: may be called by any thread at any time.
+        unsafe { (self.is_finalizing)() != 0 }
+    }
+
+    /// The count in a thread state.
+    ///
+    /// # Safety
+    /// `state` is the calling thread's own, and exists. The result is good for as long as that.
+    pub(super) unsafe fn count(&self, state: *mut PyThreadState) -> *mut c_int {
+        // SAFETY: within the thread state.
+        unsafe { state.byte_add(self.counter).cast() }
+    }
+}

@@ -1,0 +1,373 @@
+//! Has all other threads of the process stand still, away from a few instructions.
+//!
+//! Each is sent a signal, whose handler notes where the thread was and waits. One that was inside
+//! the instructions goes on, and is sent another. A thread that blocks the signal cannot be stopped: it
+//! must be in a system call, which is outside of any code, as the kernel tells (`/proc`). (In the few microseconds that are left it could
+//! return, and be in the very instructions when they change; before it, it would find the old ones, and after, the new ones.)
+//!
+//! While they stand still, they may have any lock: of the allocator, of the loader. So what happens then
+//! does without: only system calls, and memory that was there before.
+
+use std::ffi::{c_int, c_void};
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// This many threads are more than the handler has room for.
+    TooMany,
+    /// `/proc` is not there, or all signals are in use.
+    NoMeans,
+    /// This thread did not stand still in time.
+    Restless(libc::pid_t),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::TooMany => write!(f, "there are more than {MOST} threads"),
+            Why::NoMeans => f.write_str(
+                "there are other threads, and without /proc or a free real-time signal they \
+                 cannot be stopped for it",
+            ),
+            Why::Restless(id) => {
+                write!(f, "thread {id} could not be stopped for it: it blocks signals and runs")
+            }
+        }
+    }
+}
+
+const MOST: usize = 1024;
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Which attempt threads stand still for, 0 for none. Never used again, so a signal that comes late
+/// does nothing.
+static ROUND: AtomicU32 = AtomicU32::new(0);
+
+/// For each thread that a signal was sent to, the round in which it stands still, and whether inside.
+static PLACES: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
+const OUTSIDE: u64 = 1;
+const INSIDE: u64 = 2;
+
+/// Where nobody may be: begins and ends. Ranges from 0 to 0 are none.
+static BANNED: [AtomicUsize; 10] = [const { AtomicUsize::new(0) }; 10];
+
+/// Calls `work` while all other threads stand still, none of them `inside`.
+pub(super) fn with_all_stopped<T>(
+    inside: &[Range<usize>],
+    work: impl FnOnce() -> T,
+) -> Result<T, Why> {
+    if Tasks::open().is_some_and(|mut tasks| tasks.all(|id| id == this_thread())) {
+        return Ok(work());
+    }
+    assert!(inside.len() * 2 <= BANNED.len());
+    let bounds = inside.iter().flat_map(|range| [range.start, range.end]);
+    for (place, bound) in BANNED.iter().zip(bounds.chain(std::iter::repeat(0))) {
+        // Relaxed: the round is published after it.
+        place.store(bound, Ordering::Relaxed);
+    }
+    let signal = take_signal().ok_or(Why::NoMeans)?;
+    let deadline = Instant::now() + PATIENCE;
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let round = NEXT.fetch_add(1, Ordering::Relaxed);
+    // Release: what is banned comes before.
+    ROUND.store(round, Ordering::Release);
+    let _let_go = LetGo;
+    stop_all(round, signal, deadline)?;
+    let result = work();
+    sync_code();
+    Ok(result)
+}
+
+/// Ends the round when dropped.
+struct LetGo;
+
+impl Drop for LetGo {
+    fn drop(&mut self) {
+        // Release: who goes on sees what was done.
+        ROUND.store(0, Ordering::Release);
+        // SAFETY: wakes who sleeps on a word of ours.
+        unsafe { libc::syscall(libc::SYS_futex, &ROUND, libc::FUTEX_WAKE, c_int::MAX) };
+    }
+}
+
+/// Returns when all others stand still outside.
+fn stop_all(round: u32, signal: c_int, deadline: Instant) -> Result<(), Why> {
+    let mut sent: [libc::pid_t; MOST] = [0; MOST];
+    let mut count = 0;
+    loop {
+        let mut restless = None;
+        // Threads may come, as long as there is one that runs.
+        let mut any_new = false;
+        for id in Tasks::open().ok_or(Why::NoMeans)? {
+            if id == this_thread() || sent[..count].contains(&id) {
+                continue;
+            }
+            match look_at(id, signal) {
+                Seen::Gone => {}
+                Seen::Blocks { in_system_call: true } => {}
+                Seen::Blocks { in_system_call: false } => restless = Some(id),
+                Seen::Takes => {
+                    if count == MOST {
+                        return Err(Why::TooMany);
+                    }
+                    if send(id, signal, round, count) {
+                        sent[count] = id;
+                        count += 1;
+                        any_new = true;
+                    } else {
+                        restless = Some(id);
+                    }
+                }
+            }
+        }
+        for (place, id) in sent[..count].iter().enumerate() {
+            // Acquire: pairs with the handler.
+            let noted = PLACES[place].load(Ordering::Acquire);
+            if noted == note(round, OUTSIDE) {
+                continue;
+            }
+            // Its end may have come before the signal.
+            if !matches!(look_at(*id, signal), Seen::Gone) {
+                restless = Some(*id);
+                if noted == note(round, INSIDE) {
+                    // Relaxed: sending it orders that.
+                    PLACES[place].store(0, Ordering::Relaxed);
+                    if !send(*id, signal, round, place) {
+                        PLACES[place].store(noted, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+        match restless {
+            None if !any_new => return Ok(()),
+            Some(id) if Instant::now() > deadline => return Err(Why::Restless(id)),
+            // SAFETY: no preconditions.
+            _ => unsafe { libc::usleep(20) },
+        };
+    }
+}
+
+/// What a thread notes in its place.
+fn note(round: u32, whether: u64) -> u64 {
+    u64::from(round) << 2 | whether
+}
+
+/// A real-time signal that nobody uses. Its handler stays: a signal that comes late must not end the
+/// process.
+fn take_signal() -> Option<c_int> {
+    let handler = handle as extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) as usize;
+    (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev().find(|signal| {
+        let mut action = MaybeUninit::<libc::sigaction>::uninit();
+        // SAFETY: valid places; the action is filled in before it is looked at.
+        unsafe {
+            if libc::sigaction(*signal, std::ptr::null(), action.as_mut_ptr()) != 0 {
+                return false;
+            }
+            let mut action = action.assume_init();
+            if action.sa_sigaction == handler {
+                return true;
+            }
+            if action.sa_sigaction != libc::SIG_DFL {
+                return false;
+            }
+            action.sa_sigaction = handler;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+            libc::sigfillset(&mut action.sa_mask);
+            libc::sigaction(*signal, &action, std::ptr::null_mut()) == 0
+        }
+    })
+}
+
+extern "C" fn handle(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: what the kernel gives a handler; only signals of our own have a round in their value.
+    unsafe {
+        let value = (*info).si_value().sival_ptr as usize;
+        let (round, place) = ((value >> 16) as u32, value & 0xffff);
+        let is_ours = (*info).si_code == libc::SI_QUEUE && (*info).si_pid() == libc::getpid();
+        // Acquire: what is banned comes with the round.
+        if !is_ours || round == 0 || ROUND.load(Ordering::Acquire) != round || place >= MOST {
+            return;
+        }
+        let errno = *libc::__errno_location();
+        let at = program_counter(context.cast());
+        let is_inside = BANNED.chunks(2).any(|range| {
+            let [begin, end] = [&range[0], &range[1]].map(|bound| bound.load(Ordering::Relaxed));
+            (begin..end).contains(&at)
+        });
+        // Release: pairs with who counts.
+        let whether = if is_inside { INSIDE } else { OUTSIDE };
+        PLACES[place].store(note(round, whether), Ordering::Release);
+        // Acquire: pairs with the end of the round.
+        while !is_inside && ROUND.load(Ordering::Acquire) == round {
+            let forever = std::ptr::null::<libc::timespec>();
+            libc::syscall(libc::SYS_futex, &ROUND, libc::FUTEX_WAIT, round, forever);
+        }
+        *libc::__errno_location() = errno;
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe fn program_counter(context: *const libc::ucontext_t) -> usize {
+    // SAFETY: the kernel's, says the caller.
+    unsafe { (*context).uc_mcontext.gregs[libc::REG_RIP as usize] as usize }
+}
+
+#[cfg(target_arch = "aarch64")]
+unsafe fn program_counter(context: *const libc::ucontext_t) -> usize {
+    // SAFETY: the kernel's, says the caller.
+    unsafe { (*context).uc_mcontext.pc as usize }
+}
+
+/// `false`: not now.
+fn send(id: libc::pid_t, signal: c_int, round: u32, place: usize) -> bool {
+    /// As the kernel has it; the C library's has no public fields.
+    #[repr(C)]
+    struct Info {
+        signal: c_int,
+        error: c_int,
+        code: c_int,
+        _align: c_int,
+        process: libc::pid_t,
+        user: libc::uid_t,
+        value: usize,
+        rest: [u8; 128 - 32],
+    }
+    // SAFETY: takes numbers, and reads a record of the size that the kernel expects.
+    unsafe {
+        let info = Info {
+            signal,
+            error: 0,
+            code: libc::SI_QUEUE,
+            _align: 0,
+            process: libc::getpid(),
+            user: libc::getuid(),
+            value: (round as usize) << 16 | place,
+            rest: [0; 128 - 32],
+        };
+        let process = libc::getpid();
+        libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, id, signal, &info) == 0
+    }
+}
+
+/// Processors that were in a system call run no code that they fetched before.
+fn sync_code() {
+    const SYNC_CORE: c_int = 1 << 5;
+    const REGISTER_SYNC_CORE: c_int = 1 << 6;
+    // SAFETY: takes numbers. Where the kernel does not know it, its return to the thread has to do.
+    unsafe {
+        libc::syscall(libc::SYS_membarrier, REGISTER_SYNC_CORE, 0, 0);
+        libc::syscall(libc::SYS_membarrier, SYNC_CORE, 0, 0);
+    }
+}
+
+fn this_thread() -> libc::pid_t {
+    // SAFETY: no preconditions.
+    unsafe { libc::gettid() }
+}
+
+enum Seen {
+    Takes,
+    Blocks { in_system_call: bool },
+    Gone,
+}
+
+fn look_at(id: libc::pid_t, signal: c_int) -> Seen {
+    let mut buffer = [0; 4096];
+    let Some(status) = read(id, "status", &mut buffer) else { return Seen::Gone };
+    let field = |name: &[u8]| {
+        let lines = status.split(|byte| *byte == b'\n');
+        lines.filter_map(|line| line.strip_prefix(name)).next().map(<[u8]>::trim_ascii)
+    };
+    if field(b"State:").is_none_or(|state| state.starts_with(b"Z") || state.starts_with(b"X")) {
+        return Seen::Gone;
+    }
+    let blocked = field(b"SigBlk:")
+        .and_then(|digits| std::str::from_utf8(digits).ok())
+        .and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    if blocked.is_some_and(|blocked| blocked >> (signal - 1) & 1 == 0) {
+        return Seen::Takes;
+    }
+    let mut buffer = [0; 256];
+    // `running`, or the number of the call.
+    let call = read(id, "syscall", &mut buffer);
+    let in_system_call = call.is_some_and(|call| call.first().is_some_and(u8::is_ascii_digit));
+    Seen::Blocks { in_system_call }
+}
+
+/// The beginning of a file in `/proc/self/task`. `None`: the thread is gone.
+fn read<'a>(id: libc::pid_t, name: &str, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    use std::io::Write;
+    let mut path = [0; 64];
+    // Ends in the NULs that are there.
+    write!(&mut path[..63], "/proc/self/task/{id}/{name}").ok()?;
+    // SAFETY: a C string, and a buffer that is as long as it says.
+    unsafe {
+        let file = libc::open(path.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if file < 0 {
+            return None;
+        }
+        let length = libc::read(file, buffer.as_mut_ptr().cast(), buffer.len());
+        libc::close(file);
+        buffer.get(..usize::try_from(length).ok()?)
+    }
+}
+
+/// The threads of this process, by their numbers.
+struct Tasks {
+    folder: c_int,
+    entries: [u8; 4096],
+    /// Which part of the entries is yet to be looked at.
+    rest: Range<usize>,
+}
+
+impl Tasks {
+    fn open() -> Option<Tasks> {
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+        // SAFETY: a C string.
+        let folder = unsafe { libc::open(c"/proc/self/task".as_ptr(), flags) };
+        (folder >= 0).then_some(Tasks { folder, entries: [0; 4096], rest: 0..0 })
+    }
+
+    fn fill(&mut self) -> bool {
+        let (buffer, size) = (self.entries.as_mut_ptr(), self.entries.len());
+        // SAFETY: a buffer that is as long as it says.
+        let length = unsafe { libc::syscall(libc::SYS_getdents64, self.folder, buffer, size) };
+        self.rest = 0..usize::try_from(length).unwrap_or(0);
+        !self.rest.is_empty()
+    }
+}
+
+impl Iterator for Tasks {
+    type Item = libc::pid_t;
+
+    fn next(&mut self) -> Option<libc::pid_t> {
+        // Of an entry: its length, and its name, which ends in a NUL.
+        const LENGTH: usize = 16;
+        const NAME: usize = 19;
+        loop {
+            if self.rest.is_empty() && !self.fill() {
+                return None;
+            }
+            let entry = self.entries.get(self.rest.clone())?;
+            let length =
+                usize::from(u16::from_ne_bytes([*entry.get(LENGTH)?, *entry.get(LENGTH + 1)?]));
+            self.rest.start += length.max(1);
+            let name = entry.get(NAME..)?.split(|byte| *byte == 0).next()?;
+            // Others are `.` and `..`.
+            if let Some(id) = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok()) {
+                return Some(id);
+            }
+        }
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        // SAFETY: opened by `open`.
+        unsafe { libc::close(self.folder) };
+    }
+}

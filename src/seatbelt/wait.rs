@@ -1,0 +1,85 @@
+//! For how long an exit waits for calls inside `PyGILState_Ensure`, and whom it lets in meanwhile.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use super::hold;
+use crate::interpreter::Record;
+use crate::say::Seconds;
+use crate::settings;
+
+/// Newcomers stay outside at first, so that calls in flight come to an end however hard others knock. If they do
+/// not, it may be because they need one that is outside: so those who knock are let in for a moment, and so on.
+pub(super) const CLOSED: Duration = Duration::from_millis(50);
+const OPEN: Duration = Duration::from_millis(10);
+
+/// One exit's wait for calls that began with `PyGILState_Ensure`.
+pub(crate) struct Wait {
+    begun: Instant,
+    /// `None`: as long as it takes.
+    over: Option<Instant>,
+    reported: bool,
+}
+
+impl Wait {
+    pub(crate) fn new(begun: Instant) -> Wait {
+        let over = settings::get().gilstate_wait.map(|wait| begun + wait);
+        Wait { begun, over, reported: false }
+    }
+
+    /// Whether the exit still waits for calls.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.over.is_none_or(|over| Instant::now() < over)
+    }
+
+    /// Whether threads with nothing attached are let in. With guards out the exit waits in any case,
+    /// and what they protect may need such a thread.
+    pub(crate) fn lets_in(&self, guards_are_out: bool, grace_over: Option<Instant>) -> bool {
+        let now = Instant::now();
+        let is_open = self.in_period(now) >= CLOSED;
+        guards_are_out || is_open && grace_over.is_none_or(|over| now < over)
+    }
+
+    /// How long the door has been closed, and, after that, open.
+    fn in_period(&self, now: Instant) -> Duration {
+        let period = (CLOSED + OPEN).as_millis();
+        let waited = now.saturating_duration_since(self.begun);
+        // In a period it is a small number.
+        Duration::from_micros((waited.as_micros() % (period * 1000)) as u64)
+    }
+
+    /// When the answer of [`Wait::lets_in`] or [`Wait::goes_on`] changes next, if before `pause`.
+    pub(crate) fn next_change(&self, pause: Instant) -> Instant {
+        let now = Instant::now();
+        let in_period = self.in_period(now);
+        let end = if in_period < CLOSED { CLOSED } else { CLOSED + OPEN };
+        let changes = [Some(now + (end - in_period)), self.over];
+        changes.into_iter().flatten().filter(|change| *change > now).fold(pause, Instant::min)
+    }
+
+    /// Once, when the exit waits no longer: which threads it leaves behind.
+    pub(crate) fn report(
+        &mut self,
+        record: &'static Record,
+        covers: impl Fn(&'static Record) -> bool,
+    ) -> Option<String> {
+        if self.reported || self.goes_on() {
+            return None;
+        }
+        self.reported = true;
+        let threads = hold::inside(covers);
+        if threads.is_empty() {
+            return None;
+        }
+        let mut text = format!(
+            "libpep788: the end of {} has waited {} for threads inside PyGILState_Ensure, and goes on \
+             without them (PEP788_GILSTATE_WAIT_MS):\n",
+            record.name(),
+            Seconds(self.begun.elapsed())
+        );
+        for (name, id) in threads {
+            let _ = writeln!(text, "libpep788:   thread \"{name}\" (id {id})");
+        }
+        Some(text)
+    }
+}
