@@ -99,9 +99,9 @@ sanitize:
 stress: lib
 	$(BENCH_PYTHON) stress/stress.py $(PYTHON)
 
-# Fails if a protected exit crashes or hangs. PYTHON is a path or a version.
+# Fails if a protected exit crashes or hangs. PYTHON is a path or a version; PROGRAMS=nesting,detaching is for these.
 seatbelt: lib
-	$(BENCH_PYTHON) seatbelt/run.py $(if $(EXITS),--exits $(EXITS)) $(PYTHON)
+	$(BENCH_PYTHON) seatbelt/run.py $(if $(EXITS),--exits $(EXITS)) $(if $(PROGRAMS),--programs $(PROGRAMS)) $(PYTHON)
 
 seatbelt-cpython: lib
 	$(BENCH_PYTHON) seatbelt/cpython.py $(PYTHON)

@@ -1,6 +1,6 @@
-"""exits.py NUMBER PRELOADED PROGRAM ARGUMENT...: many exits of a program, with the Python that runs this.
+"""exits.py NUMBER PRELOADED WAIT PROGRAM ARGUMENT...: many exits of a program, with the Python that runs this.
 
-PRELOADED is libpep788.so, or `-`. Prints how many exits crashed, how many did not come to an end, and
+PRELOADED is libpep788.so, or `-`; WAIT is PEP788_GILSTATE_WAIT_MS. Prints how many exits crashed, how many did not come to an end, and
 how many calls were begun that did not.
 """
 import os
@@ -13,10 +13,9 @@ PATIENCE = 30
 
 
 def main():
-    number, preloaded, *program = sys.argv[1:]
+    number, preloaded, wait, *program = sys.argv[1:]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PEP788_")}
-    # For those that never come to their Release.
-    environment["PEP788_GILSTATE_WAIT_MS"] = "200"
+    environment["PEP788_GILSTATE_WAIT_MS"] = wait
     if preloaded != "-":
         environment.update(LD_PRELOAD=preloaded, PEP788_GILSTATE="protect")
     crashes = hangs = lost = 0

@@ -1,4 +1,4 @@
-"""run.py [--exits N] [--program NAME]... [PYTHON...]: programs that nobody adapted, with and without protection.
+"""run.py [--exits N] [--programs NAME,...] [PYTHON...]: programs that nobody adapted, with and without protection.
 
 Each is ended N times (200) in the middle of its threads' calls, on every Python that is found, plain and with libpep788
 preloaded and PEP788_GILSTATE=protect. Prints a table; fails if a protected exit crashed or hung.
@@ -28,7 +28,7 @@ def programs(chosen):
             path = os.path.join(HERE, "programs", name)
             with open(path) as file:
                 text = file.read()
-            says = {key: re.findall(r"^# %s: (.+)$" % key, text, re.M) for key in ("needs", "module", "not for")}
+            says = {key: re.findall(r"^# %s: (.+)$" % key, text, re.M) for key in ("needs", "module", "not for", "wait")}
             yield name[:-3], path, says
 
 
@@ -83,8 +83,10 @@ def exits(python, program, preloaded, number, library):
             raise Skip("it has no " + package)
     for source in says["module"]:
         compile_module(python, source)
-    command = [python.executable, os.path.join(HERE, "exits.py"), str(number), preloaded, path, library]
-    done = subprocess.run(python.command(*command, PYTHONPATH=packages(python)), check=True, text=True,
+    wait = (says["wait"] or ["3000"])[0]
+    command = [python.executable, os.path.join(HERE, "exits.py"), str(number), preloaded, wait, path, library]
+    environment = {"PYTHONPATH": packages(python)} if says["needs"] else {}
+    done = subprocess.run(python.command(*command, **environment), check=True, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=pythons.visible())
     if preloaded != "-" and done.stderr.strip():
         say("%s, %s, protected: the last failure: %s" % (python.label, name, done.stderr.strip()[-1000:]))
@@ -94,7 +96,7 @@ def exits(python, program, preloaded, number, library):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exits", type=int, default=200)
-    parser.add_argument("--program", action="append")
+    parser.add_argument("--programs", type=lambda names: names.split(","))
     parser.add_argument("python", nargs="*")
     asked = parser.parse_args()
     found = [python for name in asked.python for python in pythons.find(name)] or pythons.find()
@@ -103,7 +105,7 @@ def main():
     print("| --- | --- " + "| ---: " * 7 + "|", flush=True)
     for python in found:
         library = compile_library(python)
-        for program in programs(asked.program):
+        for program in programs(asked.programs):
             try:
                 plain, protected = [exits(python, program, preloaded, asked.exits, library)
                                     for preloaded in ("-", pythons.LIBRARY)]

@@ -1,4 +1,5 @@
 """Threads that never come to their `PyGILState_Release`."""
+# wait: 200
 import ctypes
 import sys
 import time
