@@ -378,8 +378,8 @@ SCENARIO(a_thread_that_is_about_to_start, "The exit waits for a thread that is j
 }
 
 /* `threading` does not list it any more. What is left of it is Python code all the same, and it goes on
- * after the exit has looked for threads. */
-// pythons: !=3.12
+ * after the exit has looked for threads. Without a GIL it would be run by who made the object. */
+// pythons: gil !=3.12
 // native: no, it does not join such a thread
 SCENARIO(a_thread_in_its_end, "The exit waits for a thread that `threading` has forgotten, and which is not over")
 {
