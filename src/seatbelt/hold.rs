@@ -341,7 +341,7 @@ fn now() -> u64 {
 /// next one may go through a callback object, which the exit is about to free. With nothing attached.
 pub(crate) fn linger() {
     const LATELY: u64 = 100;
-    const PATIENCE: Duration = Duration::from_millis(20);
+    const PATIENCE: Duration = Duration::from_millis(100);
     let begun = Instant::now();
     let closed = now();
     let own = Thread::known().map(|thread| std::ptr::from_ref(&thread.legacy.seen));
