@@ -3,6 +3,7 @@
 
 #define _GNU_SOURCE
 #include "harness.h"
+#include "pep788_doctor.h"
 #include "pep788_gilstate.h"
 
 #include <linux/filter.h>
@@ -87,6 +88,35 @@ SCENARIO(runs_in_other_threads, "... whichever threads the runs are in, and whoe
         thread_join(thread_start(run_of_python, NULL));
         run_of_python(&ready);
     }
+}
+
+static bool doctor_says(const char *line)
+{
+    char said[2048] = "\n";
+    CHECK(Pep788_Doctor(said + 1, sizeof said - 1) < sizeof said - 1);
+    return strstr(said, line) != NULL;
+}
+
+// env: PEP788_GILSTATE=protect
+SCENARIO(by_environment, "The environment can ask for it")
+{
+    py_init();
+    CHECK(doctor_says("\nPyGILState_Ensure: protected\n"));
+    py_thread_join(thread_start(fresh_thread_body, NULL));
+    py_finalize();
+}
+
+// env: PEP788_GILSTATE=yes
+SCENARIO(never_by_itself, "... in one word only, and nothing else switches it on")
+{
+    py_init();
+    CHECK(doctor_says("\nPyGILState_Ensure: not protected\n"));
+    PyGILState_Release(PyGILState_Ensure());
+    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
+    CHECK(guard != NULL);
+    PyInterpreterGuard_Close(guard);
+    CHECK(doctor_says("\nPyGILState_Ensure: not protected\n"));
+    py_finalize();
 }
 
 static void protect_and_call(void *unused)
