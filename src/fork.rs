@@ -53,6 +53,7 @@ pub(crate) fn watch() {
 }
 
 unsafe extern "C" fn before() {
+    seatbelt::stand_still();
     let registry = interpreter::registry();
     let lobby = interpreter::LOBBY.enter();
     let roll = ROLL.lock();
@@ -71,6 +72,7 @@ unsafe extern "C" fn before() {
 
 unsafe extern "C" fn in_parent() {
     let_go();
+    seatbelt::go_on();
 }
 
 unsafe extern "C" fn in_child() {
@@ -88,5 +90,6 @@ unsafe extern "C" fn in_child() {
         HELD.set(Some(held));
     }
     let_go();
+    seatbelt::go_on_alone();
     interpreter::forget_requests();
 }

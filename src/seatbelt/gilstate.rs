@@ -292,7 +292,7 @@ fn delete(py: &'static Api, state: *mut PyThreadState) {
     if held || Thread::known().is_some_and(|thread| thread.legacy.finalizes(record)) {
         // SAFETY: not attached any more, and nobody's but this thread's. Otherwise it is too late, and the exit
         // deletes it.
-        unsafe { py.PyThreadState_Delete(state) };
+        unsafe { states::get().delete(py, state) };
     }
     if held {
         let _ = record.legacy.leave(&LOBBY);

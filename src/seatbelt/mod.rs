@@ -26,6 +26,7 @@ pub(crate) use gilstate::{choose_interpreter, FAILED};
 pub(crate) use hold::{
     forget_parent, give_up_own_holds, hold_threads, linger, note_finalizer, Legacy, Seen,
 };
+pub(crate) use states::{go_on, go_on_alone, stand_still};
 pub(crate) use wait::Wait;
 
 use std::ffi::CStr;

@@ -3,6 +3,9 @@
 
 use std::ffi::{c_int, c_void, CStr};
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
 use once_cell::sync::OnceCell;
 
 use crate::python::{self, Api, PyInterpreterState, PyThreadState};
@@ -98,6 +101,53 @@ pub(super) fn get() -> &'static States {
     STATES.get().unwrap_or_else(|| python::fatal("PyGILState_Ensure", "not redirected"))
 }
 
+/// How many threads are making or deleting one, and how many are about to fork.
+static BUSY: AtomicUsize = AtomicUsize::new(0);
+static FORKING: AtomicUsize = AtomicUsize::new(0);
+
+/// For how long one waits for the other. A fork within a fork's handlers, or an allocator's hook that calls
+/// `PyGILState_Ensure`, must not end in both waiting for ever.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+fn wait_while(condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while condition() && begun.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
+/// Makes or deletes a thread state, not while another thread forks: up to 3.11 a child does not get out of
+/// `os.fork()` if another thread had CPython's lock of the list of thread states.
+fn not_in_a_fork<T>(work: impl FnOnce() -> T) -> T {
+    // SeqCst, here and below: either this sees who forks, or that sees this.
+    BUSY.fetch_add(1, Ordering::SeqCst);
+    if FORKING.load(Ordering::SeqCst) != 0 {
+        BUSY.fetch_sub(1, Ordering::SeqCst);
+        wait_while(|| FORKING.load(Ordering::SeqCst) != 0);
+        BUSY.fetch_add(1, Ordering::SeqCst);
+    }
+    let done = work();
+    BUSY.fetch_sub(1, Ordering::SeqCst);
+    done
+}
+
+/// Before a fork.
+pub(crate) fn stand_still() {
+    FORKING.fetch_add(1, Ordering::SeqCst);
+    wait_while(|| BUSY.load(Ordering::SeqCst) != 0);
+}
+
+/// After it, in the parent.
+pub(crate) fn go_on() {
+    FORKING.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// After it, in the child: other threads are not there.
+pub(crate) fn go_on_alone() {
+    FORKING.store(0, Ordering::SeqCst);
+    BUSY.store(0, Ordering::SeqCst);
+}
+
 impl States {
     /// As `PyThreadState_New`.
     ///
@@ -105,7 +155,7 @@ impl States {
     /// The interpreter does not end meanwhile.
     pub(super) unsafe fn make(&self, interpreter: *mut PyInterpreterState) -> *mut PyThreadState {
         // SAFETY: says the caller.
-        unsafe {
+        not_in_a_fork(|| unsafe {
             match self.maker {
                 Maker::One(make) => make(interpreter, 0),
                 Maker::TwoSteps(make, bind) => {
@@ -116,7 +166,16 @@ impl States {
                     state
                 }
             }
-        }
+        })
+    }
+
+    /// As `PyThreadState_Delete`.
+    ///
+    /// # Safety
+    /// The thread state is cleared, not attached, and nobody else's; its interpreter does not end meanwhile.
+    pub(super) unsafe fn delete(&self, py: &'static Api, state: *mut PyThreadState) {
+        // SAFETY: says the caller.
+        not_in_a_fork(|| unsafe { py.PyThreadState_Delete(state) });
     }
 
     /// Whether Python is being finalized. Where it is not, and nobody is let in, it may be `Py_Initialize` that
