@@ -29,7 +29,7 @@ extern "C" {
  * Ensure, instead of being ended there or crashing. All else about the two is as it was.
  *
  * Caller: any thread, attached or not, also before Py_Initialize(). Other threads may be
- * inside the two functions, or call them at the same time. All of them are stopped for a moment by a real-time signal that is not in
+ * inside the two functions, or call them at the same time. All of them are stopped for a moment (2 seconds, before it is given up) by a real-time signal that is not in
  * use, so a system call that such signals interrupt (poll, sleep) may return early in them, with EINTR.
  *
  * Returns 0, also if it is on already. There is no way back.

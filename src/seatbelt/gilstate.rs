@@ -121,6 +121,15 @@ fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadState> {
     if !is_inside && !enter(py, thread, record, matches!(state, State::Own(_))) {
         return None;
     }
+    if let (State::ToBeMade, Some(chosen)) = (state, thread.legacy.chosen.get()) {
+        // Again, now that it is held: until then the record could become another interpreter's.
+        if chosen.record().is_none() {
+            if !is_inside {
+                thread.legacy.give_back();
+            }
+            return None;
+        }
+    }
     let attached = match state {
         State::Own(state) | State::OfScope(state) => state,
         State::ToBeMade => {
@@ -163,12 +172,8 @@ fn no_memory() -> ! {
 
 /// The record of the interpreter of `own`, if that is one that the library knows.
 fn record_of(py: &'static Api, own: *mut PyThreadState) -> Option<&'static Record> {
-    if interpreter::main().gate.is_closed() {
-        // It may be freed already.
-        return None;
-    }
-    // SAFETY: a thread's last state is not deleted behind its back.
-    let interpreter: *mut PyInterpreterState = unsafe { py.PyThreadState_GetInterpreter(own) };
+    // SAFETY: a thread's last state is not deleted behind its back, but by the end of its interpreter.
+    let interpreter = while_alive(py, || unsafe { py.PyThreadState_GetInterpreter(own) })?;
     interpreter::by_address(py, interpreter, null_mut())
 }
 
@@ -282,9 +287,16 @@ pub(super) unsafe extern "C" fn delete_current() {
     }
 }
 
-/// Detaches the attached thread state, which was cleared, and deletes it. In two steps, as CPython's own function is
-/// not to be had any more: what keeps it from going in between is a hold, or that this thread conducts the exit.
+/// Detaches the attached thread state, which was cleared, and deletes it. From 3.13 on in two steps, as there is no
+/// function that does both: what keeps it from going in between is a hold, or that this thread conducts the exit.
 fn delete(py: &'static Api, state: *mut PyThreadState) {
+    // SAFETY: attached and cleared, says the caller.
+    if unsafe { states::get().delete_current(state) } {
+        return;
+    }
+    if !interpreter::main().is_installed() {
+        request_install(py);
+    }
     let record = record_of(py, state).unwrap_or(interpreter::main());
     let held = record.legacy.enter(Claim::Holder, &LOBBY);
     // SAFETY: attached.
@@ -292,7 +304,7 @@ fn delete(py: &'static Api, state: *mut PyThreadState) {
     if held || Thread::known().is_some_and(|thread| thread.legacy.finalizes(record)) {
         // SAFETY: not attached any more, and nobody's but this thread's. Otherwise it is too late, and the exit
         // deletes it.
-        unsafe { states::get().delete(py, state) };
+        unsafe { py.PyThreadState_Delete(state) };
     }
     if held {
         let _ = record.legacy.leave(&LOBBY);
@@ -310,6 +322,7 @@ pub(crate) fn choose_interpreter(py: &'static Api, interpreter: *mut PyInterpret
     if !super::is_on() {
         return false;
     }
+    let before = thread.legacy.chosen.get();
     let attached = attach::attached(py);
     let mut chosen = alternatives::choose(py, interpreter, attached);
     if chosen.is_none() && attached.is_null() {
@@ -321,8 +334,6 @@ pub(crate) fn choose_interpreter(py: &'static Api, interpreter: *mut PyInterpret
             unsafe { release(UNLOCKED) };
         }
     }
-    if chosen.is_some() {
-        thread.legacy.chosen.set(chosen);
-    }
+    thread.legacy.chosen.set(chosen.or(before));
     chosen.is_some()
 }

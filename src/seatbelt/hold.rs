@@ -185,7 +185,7 @@ impl Legacy {
     }
 
     /// When nothing is attached: the interpreter may be gone the moment it is not held any more.
-    fn give_back(&self) {
+    pub(super) fn give_back(&self) {
         if let Some(hold) = self.hold.take() {
             self.seen.holds(None);
             hold.give_back();
@@ -251,6 +251,11 @@ fn knock(
         let may_insist = is_holder || is_known && begun.elapsed() > 2 * CLOSED;
         let claim = if may_insist { Claim::Holder } else { Claim::View };
         if record.legacy.enter(claim, &LOBBY) {
+            if record.life() != life {
+                // Another run of Python has begun, or another interpreter has the record.
+                let _ = record.legacy.leave(&LOBBY);
+                continue;
+            }
             let until = Until::Released { ensures: 0, alone: false };
             let process = fork::generation();
             thread.legacy.hold.set(Some(Hold { record, process, life, until }));

@@ -57,6 +57,11 @@ pub(super) struct States {
     counter: usize,
     maker: Maker,
     is_finalizing: IsFinalizing,
+    /// `None`: the version does not export it.
+    delete_current: Option<Bind>,
+    /// Up to 3.11 a child does not get out of `os.fork()` if another thread had CPython's lock of the list of
+    /// thread states. From 3.13 on CPython sees to it.
+    heeds_forks: bool,
 }
 
 /// Why they are not known.
@@ -93,7 +98,13 @@ pub(super) fn look(py: &'static Api) -> Result<(), Why> {
     let name = if py.version < 0x030d { c"_Py_IsFinalizing" } else { c"Py_IsFinalizing" };
     // SAFETY: the signature that both have.
     let is_finalizing = unsafe { std::mem::transmute::<*mut c_void, IsFinalizing>(find(name)?) };
-    let _ = STATES.set(States { counter, maker, is_finalizing });
+    // SAFETY: the signature that it has in these versions.
+    let delete_current = (py.version < 0x030d)
+        .then(|| find(c"_PyThreadState_DeleteCurrent").ok())
+        .flatten()
+        .map(|found| unsafe { std::mem::transmute::<*mut c_void, Bind>(found) });
+    let heeds_forks = py.version < 0x030c;
+    let _ = STATES.set(States { counter, maker, is_finalizing, delete_current, heeds_forks });
     Ok(())
 }
 
@@ -101,7 +112,7 @@ pub(super) fn get() -> &'static States {
     STATES.get().unwrap_or_else(|| python::fatal("PyGILState_Ensure", "not redirected"))
 }
 
-/// How many threads are making or deleting one, and how many are about to fork.
+/// How many threads are making one, and how many are about to fork.
 static BUSY: AtomicUsize = AtomicUsize::new(0);
 static FORKING: AtomicUsize = AtomicUsize::new(0);
 
@@ -116,12 +127,12 @@ fn wait_while(condition: impl Fn() -> bool) {
     }
 }
 
-/// Makes or deletes a thread state, not while another thread forks: up to 3.11 a child does not get out of
-/// `os.fork()` if another thread had CPython's lock of the list of thread states.
+/// Makes a thread state, not while another thread forks.
 fn not_in_a_fork<T>(work: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
     // SeqCst, here and below: either this sees who forks, or that sees this.
     BUSY.fetch_add(1, Ordering::SeqCst);
-    if FORKING.load(Ordering::SeqCst) != 0 {
+    while FORKING.load(Ordering::SeqCst) != 0 && begun.elapsed() < PATIENCE {
         BUSY.fetch_sub(1, Ordering::SeqCst);
         wait_while(|| FORKING.load(Ordering::SeqCst) != 0);
         BUSY.fetch_add(1, Ordering::SeqCst);
@@ -134,6 +145,7 @@ fn not_in_a_fork<T>(work: impl FnOnce() -> T) -> T {
 /// Before a fork.
 pub(crate) fn stand_still() {
     FORKING.fetch_add(1, Ordering::SeqCst);
+    // Of those that heed no forks nobody is busy.
     wait_while(|| BUSY.load(Ordering::SeqCst) != 0);
 }
 
@@ -155,7 +167,7 @@ impl States {
     /// The interpreter does not end meanwhile.
     pub(super) unsafe fn make(&self, interpreter: *mut PyInterpreterState) -> *mut PyThreadState {
         // SAFETY: says the caller.
-        not_in_a_fork(|| unsafe {
+        let make = || unsafe {
             match self.maker {
                 Maker::One(make) => make(interpreter, 0),
                 Maker::TwoSteps(make, bind) => {
@@ -166,16 +178,21 @@ impl States {
                     state
                 }
             }
-        })
+        };
+        if self.heeds_forks {
+            not_in_a_fork(make)
+        } else {
+            make()
+        }
     }
 
-    /// As `PyThreadState_Delete`.
+    /// As `PyThreadState_DeleteCurrent`. `false`: this version has no other function for it.
     ///
     /// # Safety
-    /// The thread state is cleared, not attached, and nobody else's; its interpreter does not end meanwhile.
-    pub(super) unsafe fn delete(&self, py: &'static Api, state: *mut PyThreadState) {
+    /// The thread state is attached to the calling thread, and cleared.
+    pub(super) unsafe fn delete_current(&self, state: *mut PyThreadState) -> bool {
         // SAFETY: says the caller.
-        not_in_a_fork(|| unsafe { py.PyThreadState_Delete(state) });
+        self.delete_current.map(|delete| unsafe { delete(state) }).is_some()
     }
 
     /// Whether Python is being finalized. Where it is not, and nobody is let in, it may be `Py_Initialize` that

@@ -3,7 +3,8 @@
 //! Each is sent a signal, whose handler notes where the thread was and waits. One that was inside
 //! the instructions goes on, and is sent another. A thread that blocks the signal cannot be stopped: it
 //! must be in a system call, which is outside of any code, as the kernel tells (`/proc`). (In the few microseconds that are left it could
-//! return, and be in the very instructions when they change; before it, it would find the old ones, and after, the new ones.)
+//! return, and be in the very instructions when they change; before it, it would find the old ones, and after, the new ones.
+//! So could one that was interrupted inside them by another signal, and is in that one's handler.)
 //!
 //! While they stand still, they may have any lock: of the allocator, of the loader. So what happens then
 //! does without: only system calls, and memory that was there before.
@@ -30,7 +31,7 @@ impl fmt::Display for Why {
         match self {
             Why::TooMany => write!(f, "there are more than {MOST} threads"),
             Why::NoMeans => f.write_str(
-                "there are other threads, and without /proc or a free real-time signal they \
+                "there may be other threads, and without /proc or a free real-time signal they \
                  cannot be stopped for it",
             ),
             Why::Restless(id) => {
@@ -60,9 +61,11 @@ pub(super) fn with_all_stopped<T>(
     inside: &[Range<usize>],
     work: impl FnOnce() -> T,
 ) -> Result<T, Why> {
-    if Tasks::open().is_some_and(|mut tasks| tasks.all(|id| id == this_thread())) {
+    if is_alone() {
         return Ok(work());
     }
+    // A handler of this thread's would run while all others stand still with their locks.
+    let _no_signals = NoSignals::new();
     assert!(inside.len() * 2 <= BANNED.len());
     let bounds = inside.iter().flat_map(|range| [range.start, range.end]);
     for (place, bound) in BANNED.iter().zip(bounds.chain(std::iter::repeat(0))) {
@@ -82,6 +85,41 @@ pub(super) fn with_all_stopped<T>(
     Ok(result)
 }
 
+fn is_alone() -> bool {
+    let mut is_here = false;
+    for id in Tasks::open().into_iter().flatten() {
+        if id != this_thread() {
+            return false;
+        }
+        is_here = true;
+    }
+    is_here
+}
+
+/// While it lives, this thread takes no signals.
+struct NoSignals(libc::sigset_t);
+
+impl NoSignals {
+    fn new() -> NoSignals {
+        // SAFETY: valid places, filled in before they are read.
+        unsafe {
+            let mut all = MaybeUninit::uninit();
+            let mut before = MaybeUninit::uninit();
+            libc::sigfillset(all.as_mut_ptr());
+            libc::sigemptyset(before.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr());
+            NoSignals(before.assume_init())
+        }
+    }
+}
+
+impl Drop for NoSignals {
+    fn drop(&mut self) {
+        // SAFETY: the mask from before.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
+    }
+}
+
 /// Ends the round when dropped.
 struct LetGo;
 
@@ -98,6 +136,8 @@ impl Drop for LetGo {
 fn stop_all(round: u32, signal: c_int, deadline: Instant) -> Result<(), Why> {
     let mut sent: [libc::pid_t; MOST] = [0; MOST];
     let mut count = 0;
+    // A thread may have been made after it was looked for, by one that stood still only then.
+    let mut was_quiet = false;
     loop {
         let mut restless = None;
         // Threads may come, as long as there is one that runs.
@@ -143,11 +183,16 @@ fn stop_all(round: u32, signal: c_int, deadline: Instant) -> Result<(), Why> {
             }
         }
         match restless {
-            None if !any_new => return Ok(()),
+            None if !any_new && was_quiet => return Ok(()),
+            None if !any_new => {
+                was_quiet = true;
+                continue;
+            }
             Some(id) if Instant::now() > deadline => return Err(Why::Restless(id)),
             // SAFETY: no preconditions.
             _ => unsafe { libc::usleep(20) },
         };
+        was_quiet = false;
     }
 }
 
@@ -285,17 +330,25 @@ fn look_at(id: libc::pid_t, signal: c_int) -> Seen {
     if field(b"State:").is_none_or(|state| state.starts_with(b"Z") || state.starts_with(b"X")) {
         return Seen::Gone;
     }
+    let mut buffer = [0; 256];
+    // `running`, or the number of the call.
+    let call = read(id, "syscall", &mut buffer);
+    let number = call.and_then(|call| call.split(|byte| *byte == b' ').next()).and_then(number_of);
+    if number == Some(libc::SYS_rt_sigtimedwait) {
+        // It takes signals there that it blocks, without a handler.
+        return Seen::Blocks { in_system_call: true };
+    }
     let blocked = field(b"SigBlk:")
         .and_then(|digits| std::str::from_utf8(digits).ok())
         .and_then(|digits| u64::from_str_radix(digits, 16).ok());
     if blocked.is_some_and(|blocked| blocked >> (signal - 1) & 1 == 0) {
         return Seen::Takes;
     }
-    let mut buffer = [0; 256];
-    // `running`, or the number of the call.
-    let call = read(id, "syscall", &mut buffer);
-    let in_system_call = call.is_some_and(|call| call.first().is_some_and(u8::is_ascii_digit));
-    Seen::Blocks { in_system_call }
+    Seen::Blocks { in_system_call: number.is_some() }
+}
+
+fn number_of(digits: &[u8]) -> Option<libc::c_long> {
+    std::str::from_utf8(digits).ok()?.trim().parse().ok()
 }
 
 /// The beginning of a file in `/proc/self/task`. `None`: the thread is gone.
