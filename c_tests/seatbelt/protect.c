@@ -8,6 +8,7 @@
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <stddef.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -404,6 +405,70 @@ static void blocked_signals(void *unused)
     fresh_thread_body(NULL);
 }
 
+/* Until a thread is in one of two system calls. */
+static void wait_until_in_call(pid_t thread, long number, long other)
+{
+    char path[64], said[256];
+    snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)thread);
+    for (;;) {
+        FILE *file = fopen(path, "r");
+        CHECK(file != NULL);
+        CHECK(fgets(said, sizeof said, file) != NULL);
+        fclose(file);
+        long call = said[0] == 'r' ? -1 : strtol(said, NULL, 10);
+        if (call == number || call == other) {
+            return;
+        }
+        sched_yield();
+    }
+}
+
+static void wait_until_it_sleeps(pid_t thread)
+{
+#ifdef SYS_pause
+    wait_until_in_call(thread, SYS_pause, SYS_ppoll);
+#else
+    wait_until_in_call(thread, SYS_ppoll, SYS_ppoll);
+#endif
+}
+
+static pid_t sleeper;
+
+static void note_sleeper(void)
+{
+    __atomic_store_n(&sleeper, (pid_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
+}
+
+static pid_t noted_sleeper(void)
+{
+    return __atomic_load_n(&sleeper, __ATOMIC_ACQUIRE);
+}
+
+static void handles_signals(void *unused)
+{
+    (void)unused;
+    sigset_t all;
+    sigfillset(&all);
+    CHECK_INT(pthread_sigmask(SIG_BLOCK, &all, NULL), 0);
+    note_sleeper();
+    event_set(&ready);
+    int signal = 0;
+    CHECK_INT(sigwait(&all, &signal), 0);
+    CHECK_INT(signal, SIGUSR1);
+}
+
+SCENARIO(thread_that_handles_signals, "A thread that waits for all signals is sent none")
+{
+    py_init();
+    pthread_t thread = thread_start(handles_signals, NULL);
+    py_event_wait(&ready);
+    wait_until_in_call(noted_sleeper(), SYS_rt_sigtimedwait, SYS_rt_sigtimedwait);
+    protect();
+    CHECK_INT(pthread_kill(thread, SIGUSR1), 0);
+    py_thread_join(thread);
+    py_finalize();
+}
+
 SCENARIO(threads_that_block_signals, "A thread that blocks all signals does not stand in the way while it waits for something")
 {
     py_init();
@@ -643,8 +708,6 @@ SCENARIO(kept_and_attached, "... but not where that attaches it by itself, as cf
     py_finalize();
 }
 
-static pid_t sleeper;
-
 static void comes_too_late(void *in_a_scope)
 {
     PyThreadState *state = NULL;
@@ -655,7 +718,7 @@ static void comes_too_late(void *in_a_scope)
     else {
         PyGILState_Release(PyGILState_Ensure());
     }
-    __atomic_store_n(&sleeper, (pid_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
+    note_sleeper();
     event_set(&ready);
     event_wait(&go);
     if (in_a_scope) {
@@ -667,28 +730,6 @@ static void comes_too_late(void *in_a_scope)
     check_failed(__FILE__, __LINE__, "it returned after the end of Python");
 }
 
-/* Until a thread is in the system call behind pause(). */
-static void wait_until_it_sleeps(pid_t thread)
-{
-    char path[64], said[256];
-    snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)thread);
-    for (;;) {
-        FILE *file = fopen(path, "r");
-        CHECK(file != NULL);
-        CHECK(fgets(said, sizeof said, file) != NULL);
-        fclose(file);
-#ifdef SYS_pause
-        if (strtol(said, NULL, 10) == SYS_pause) {
-            return;
-        }
-#endif
-        if (strtol(said, NULL, 10) == SYS_ppoll) {
-            return;
-        }
-        sched_yield();
-    }
-}
-
 SCENARIO(too_late, "Once Python is gone a thread sleeps in Ensure, without a word")
 {
     init_protected();
@@ -696,7 +737,7 @@ SCENARIO(too_late, "Once Python is gone a thread sleeps in Ensure, without a wor
     py_event_wait(&ready);
     py_finalize();
     event_set(&go);
-    wait_until_it_sleeps(__atomic_load_n(&sleeper, __ATOMIC_ACQUIRE));
+    wait_until_it_sleeps(noted_sleeper());
 }
 
 SCENARIO(scope_too_late, "... and in a scope of pybind11")
@@ -707,14 +748,14 @@ SCENARIO(scope_too_late, "... and in a scope of pybind11")
     py_event_wait(&ready);
     py_finalize();
     event_set(&go);
-    wait_until_it_sleeps(__atomic_load_n(&sleeper, __ATOMIC_ACQUIRE));
+    wait_until_it_sleeps(noted_sleeper());
 }
 
 static void ensure_from_a_thread(void *unused)
 {
     (void)unused;
     event_set(&go);
-    wait_until_it_sleeps(__atomic_load_n(&sleeper, __ATOMIC_ACQUIRE));
+    wait_until_it_sleeps(noted_sleeper());
     log_event("asleep");
 }
 
