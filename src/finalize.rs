@@ -160,7 +160,7 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
             let state = py.PyEval_SaveThread();
             let free = wait_detached(record, grace_over, &belt, Instant::now() + SIGNALS_EVERY);
             if let Some(text) = belt.report(record, |other| covers(record, other)) {
-                say(text.as_bytes());
+                say(text.as_str().as_bytes());
             }
             py.PyEval_RestoreThread(state);
             if !free {

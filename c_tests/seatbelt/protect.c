@@ -394,12 +394,18 @@ SCENARIO(under_fire, "It can be switched on while threads are in the middle of t
     py_finalize();
 }
 
-static void blocked_signals(void *unused)
+static sigset_t block_all_signals(void)
 {
-    (void)unused;
     sigset_t all;
     sigfillset(&all);
     CHECK_INT(pthread_sigmask(SIG_BLOCK, &all, NULL), 0);
+    return all;
+}
+
+static void blocked_signals(void *unused)
+{
+    (void)unused;
+    block_all_signals();
     event_set(&ready);
     event_wait(&go);
     fresh_thread_body(NULL);
@@ -447,9 +453,7 @@ static pid_t noted_sleeper(void)
 static void handles_signals(void *unused)
 {
     (void)unused;
-    sigset_t all;
-    sigfillset(&all);
-    CHECK_INT(pthread_sigmask(SIG_BLOCK, &all, NULL), 0);
+    sigset_t all = block_all_signals();
     note_sleeper();
     event_set(&ready);
     int signal = 0;
@@ -527,10 +531,10 @@ static void work_through_the_exit(void *detached)
     PyGILState_Release(state);
 }
 
-static void exit_while_it_works(void *detached)
+static void exit_while_it_works(void (*works)(void *), void *argument)
 {
     init_protected();
-    pthread_t thread = thread_start(work_through_the_exit, detached);
+    pthread_t thread = thread_start(works, argument);
     py_event_wait(&ready);
     at_exit(set_event, &exiting);
     py_finalize();
@@ -542,13 +546,13 @@ static void exit_while_it_works(void *detached)
 // env: PEP788_GILSTATE_WAIT_MS=-1
 SCENARIO(exit_waits, "The exit waits for a call in flight, which may detach and attach again")
 {
-    exit_while_it_works(NULL);
+    exit_while_it_works(work_through_the_exit, NULL);
 }
 
 // env: PEP788_GILSTATE_WAIT_MS=-1
 SCENARIO(exit_waits_for_nested_calls, "... and call the functions again")
 {
-    exit_while_it_works(&ready);
+    exit_while_it_works(work_through_the_exit, &ready);
 }
 
 static void ends_inside(void *unused)
@@ -612,14 +616,7 @@ static void scope_through_the_exit(void *unused)
 // env: PEP788_GILSTATE_WAIT_MS=-1
 SCENARIO(exit_waits_for_scopes, "... also for those of pybind11, which do without the functions")
 {
-    init_protected();
-    pthread_t thread = thread_start(scope_through_the_exit, NULL);
-    py_event_wait(&ready);
-    at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    exit_while_it_works(scope_through_the_exit, NULL);
 }
 
 static void has_own_thread_states(void *unused)
@@ -730,25 +727,24 @@ static void comes_too_late(void *in_a_scope)
     check_failed(__FILE__, __LINE__, "it returned after the end of Python");
 }
 
-SCENARIO(too_late, "Once Python is gone a thread sleeps in Ensure, without a word")
+static void finalize_before_it_comes(void *in_a_scope)
 {
     init_protected();
-    thread_start(comes_too_late, NULL);
+    thread_start(comes_too_late, in_a_scope);
     py_event_wait(&ready);
     py_finalize();
     event_set(&go);
     wait_until_it_sleeps(noted_sleeper());
 }
 
+SCENARIO(too_late, "Once Python is gone a thread sleeps in Ensure, without a word")
+{
+    finalize_before_it_comes(NULL);
+}
+
 SCENARIO(scope_too_late, "... and in a scope of pybind11")
 {
-    init_protected();
-    PyGILState_Release(PyGILState_Ensure());
-    thread_start(comes_too_late, &ready);
-    py_event_wait(&ready);
-    py_finalize();
-    event_set(&go);
-    wait_until_it_sleeps(noted_sleeper());
+    finalize_before_it_comes(&ready);
 }
 
 static void ensure_from_a_thread(void *unused)

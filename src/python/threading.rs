@@ -57,7 +57,7 @@ unsafe fn this_thread(py: &'static Api, threading: &Owned) -> Option<Owned> {
     // attached threads change, and then owned.
     unsafe {
         let ident = py.PyLong_FromUnsignedLong(py.PyThread_get_thread_ident());
-        let ident = Owned::new(py, ident)?;
+        let ident = or_cleared(py, Owned::new(py, ident))?;
         let thread = py.PyDict_GetItemWithError(active.as_ptr(), ident.as_ptr());
         if thread.is_null() {
             py.PyErr_Clear();

@@ -71,9 +71,7 @@ pub(super) unsafe extern "C" fn ensure() -> c_int {
         if py.is_current(state) {
             // SAFETY: attached to this thread.
             unsafe { *count(state) += 1 };
-            if !interpreter::main().is_installed() {
-                request_install(py);
-            }
+            request_install(py);
             return LOCKED;
         }
     }
@@ -99,11 +97,11 @@ fn begin(py: &'static Api, usual: State) -> Option<*mut PyThreadState> {
     Some(state)
 }
 
-/// The exit callback is wanted, but not here: this call neither runs Python code nor gives up the GIL.
-#[cold]
+/// The exit callback is wanted, if it is not there, but not here: this call neither runs Python code nor gives up the GIL.
 fn request_install(py: &'static Api) {
+    let main = interpreter::main();
     // SAFETY: needs no thread state.
-    if !interpreter::main().gate.is_closed() && unsafe { py.Py_IsInitialized() } != 0 {
+    if !main.is_installed() && !main.gate.is_closed() && unsafe { py.Py_IsInitialized() } != 0 {
         interpreter::request_install(py);
     }
 }
@@ -247,13 +245,17 @@ fn while_alive<T>(py: &'static Api, work: impl FnOnce() -> T) -> Option<T> {
         // Unless it is alive again.
         interpreter::prepare_main(py);
     }
-    let held = main.legacy.enter(Claim::Holder, &LOBBY);
-    let may = held
-        || Thread::known().is_some_and(|thread| thread.legacy.finalizes(main))
-        || !states::get().are_going();
-    let done = may.then(work);
+    trying_to_hold(main, |stays| (stays || !states::get().are_going()).then(work))
+}
+
+/// Does something quick, with the interpreter held if it is not too late. It is told whether the interpreter stays
+/// meanwhile: because of that, or as this thread conducts the exit.
+fn trying_to_hold<T>(record: &'static Record, work: impl FnOnce(bool) -> T) -> T {
+    let held = record.legacy.enter(Claim::Holder, &LOBBY);
+    let stays = held || Thread::known().is_some_and(|thread| thread.legacy.finalizes(record));
+    let done = work(stays);
     if held {
-        let _ = main.legacy.leave(&LOBBY);
+        let _ = record.legacy.leave(&LOBBY);
     }
     done
 }
@@ -294,21 +296,17 @@ fn delete(py: &'static Api, state: *mut PyThreadState) {
     if unsafe { states::get().delete_current(state) } {
         return;
     }
-    if !interpreter::main().is_installed() {
-        request_install(py);
-    }
+    request_install(py);
     let record = record_of(py, state).unwrap_or(interpreter::main());
-    let held = record.legacy.enter(Claim::Holder, &LOBBY);
-    // SAFETY: attached.
-    unsafe { py.PyEval_SaveThread() };
-    if held || Thread::known().is_some_and(|thread| thread.legacy.finalizes(record)) {
-        // SAFETY: not attached any more, and nobody's but this thread's. Otherwise it is too late, and the exit
-        // deletes it.
-        unsafe { py.PyThreadState_Delete(state) };
-    }
-    if held {
-        let _ = record.legacy.leave(&LOBBY);
-    }
+    trying_to_hold(record, |stays| {
+        // SAFETY: attached.
+        unsafe { py.PyEval_SaveThread() };
+        if stays {
+            // SAFETY: not attached any more, and nobody's but this thread's. Otherwise it is too late, and the exit
+            // deletes it.
+            unsafe { py.PyThreadState_Delete(state) };
+        }
+    });
 }
 
 /// Where this thread is attached by an Ensure, while it has no thread state. `false`: cannot be.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::alternatives::Choice;
 use super::wait::CLOSED;
 use crate::gate::Claim;
-use crate::interpreter::{self, Record, LOBBY};
+use crate::interpreter::{self, clock, Record, LOBBY};
 use crate::python::{Api, PyThreadState};
 use crate::sync::{lock, Mutex, MutexGuard};
 use crate::thread::Thread;
@@ -69,7 +69,7 @@ pub(crate) struct Seen {
     id: AtomicU64,
     /// Its `pthread_t`.
     thread: AtomicUsize,
-    /// When it last held one, in milliseconds.
+    /// When it last held one, by `clock`.
     last: AtomicU64,
     /// Whether it is at the door, or was told that it is too late.
     knocks: AtomicBool,
@@ -80,7 +80,7 @@ impl Seen {
     fn holds(&self, record: Option<&'static Record>) {
         let record = record.map_or(null_mut(), |record| std::ptr::from_ref(record).cast_mut());
         self.holds.store(record, Ordering::Relaxed);
-        self.last.store(now(), Ordering::Relaxed);
+        self.last.store(clock(), Ordering::Relaxed);
     }
 
     fn note_id(&self) {
@@ -330,25 +330,13 @@ pub(super) fn inside(covers: impl Fn(&'static Record) -> bool) -> Vec<(Text<16>,
     found
 }
 
-/// Milliseconds, of a clock that is cheap to read.
-fn now() -> u64 {
-    #[cfg(target_os = "linux")]
-    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_COARSE;
-    #[cfg(not(target_os = "linux"))]
-    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a valid place.
-    unsafe { libc::clock_gettime(CLOCK, &mut time) };
-    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
-}
-
 /// The door has closed. Lets threads that call in a loop come and find it so, for as long as a call from nowhere may take: their
 /// next one may go through a callback object, which the exit is about to free. With nothing attached.
 pub(crate) fn linger() {
     const LATELY: u64 = 100;
     const PATIENCE: Duration = Duration::from_millis(100);
     let begun = Instant::now();
-    let closed = now();
+    let closed = clock();
     let own = Thread::known().map(|thread| std::ptr::from_ref(&thread.legacy.seen));
     let is_on_its_way = |thread: &&Seen| {
         Some(std::ptr::from_ref(*thread)) != own

@@ -2,7 +2,6 @@
 //! redirected, and where one counts the calls of `PyGILState_Ensure` that it is in.
 
 use std::ffi::{c_int, c_void, CStr};
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -60,7 +59,7 @@ pub(super) struct States {
     /// `None`: the version does not export it.
     delete_current: Option<Bind>,
     /// Up to 3.11 a child does not get out of `os.fork()` if another thread had CPython's lock of the list of
-    /// thread states. From 3.13 on CPython sees to it.
+    /// thread states.
     heeds_forks: bool,
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::hold;
 use crate::interpreter::Record;
+use crate::memory::Text;
 use crate::say::Seconds;
 use crate::settings;
 
@@ -62,7 +63,7 @@ impl Wait {
         &mut self,
         record: &'static Record,
         covers: impl Fn(&'static Record) -> bool,
-    ) -> Option<String> {
+    ) -> Option<Text> {
         if self.reported || self.goes_on() {
             return None;
         }
@@ -71,9 +72,11 @@ impl Wait {
         if threads.is_empty() {
             return None;
         }
-        let mut text = format!(
+        let mut text = Text::default();
+        let _ = writeln!(
+            text,
             "libpep788: the end of {} has waited {} for threads inside PyGILState_Ensure, and goes on \
-             without them (PEP788_GILSTATE_WAIT_MS):\n",
+             without them (PEP788_GILSTATE_WAIT_MS):",
             record.name(),
             Seconds(self.begun.elapsed())
         );
