@@ -73,6 +73,22 @@ void stays() noexcept
     }
 }
 
+// GLib's, which this is not linked with.
+int (*iteration)(void *context, int may_block);
+
+void dispatches(void *context) noexcept
+{
+    iteration(context, 1);
+}
+
+void *main_loop(void *context)
+{
+    for (;;) {
+        dispatches(context);
+    }
+    return nullptr;
+}
+
 template <void (*action)() noexcept> void *loop(void *)
 {
     for (;;) {
@@ -81,11 +97,11 @@ template <void (*action)() noexcept> void *loop(void *)
     return nullptr;
 }
 
-void start(void *(*body)(void *), int threads)
+void start(void *(*body)(void *), int threads, void *argument = nullptr)
 {
     while (threads-- > 0) {
         pthread_t thread;
-        pthread_create(&thread, nullptr, body, nullptr);
+        pthread_create(&thread, nullptr, body, argument);
         pthread_detach(thread);
     }
 }
@@ -110,6 +126,12 @@ void start_callbacks(void (*function)(), int threads)
 void start_nesting(int threads) { start(loop<nests>, threads); }
 void start_detaching(int threads) { start(loop<detaches_inside>, threads); }
 void start_staying(int threads) { start(loop<stays>, threads); }
+
+void start_main_loop(int (*function)(void *, int), void *context)
+{
+    iteration = function;
+    start(main_loop, 1, context);
+}
 
 // For callbacks that count themselves.
 void call_begun() { begun++; }

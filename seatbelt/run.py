@@ -11,9 +11,10 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "bench"))
+import packages  # noqa: E402
 import pythons  # noqa: E402
 
-OUT = os.path.join(pythons.TARGET, "seatbelt")
+
 def say(text):
     print("seatbelt: " + text, file=sys.stderr, flush=True)
 
@@ -32,25 +33,8 @@ def programs(chosen):
             yield name[:-3], path, says
 
 
-def packages(python):
-    """A folder with the packages for this Python, as far as they can be had."""
-    folder = os.path.join(OUT, python.label, "packages")
-    if not os.path.exists(folder):
-        tag = "cp%d%d" % python.version
-        for package in ("cffi", "pybind11"):
-            # By any pip: for this Python, which may be in a root folder that has none.
-            command = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--target", folder,
-                       "--implementation", "cp", "--python-version", "%d.%d" % python.version,
-                       "--abi", tag + "t" * python.free_threaded, "--abi", "none", "--only-binary", ":all:",
-                       "--root-user-action", "ignore", package]
-            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-            if done.returncode != 0:
-                say("%s: there is no %s: %s" % (python.label, package, done.stderr.strip().splitlines()[-1]))
-    return folder
-
-
 def compile_library(python):
-    library = os.path.join(OUT, python.label, "libnative.so")
+    library = os.path.join(packages.OUT, python.label, "libnative.so")
     os.makedirs(os.path.dirname(library), exist_ok=True)
     command = ["c++", "-std=c++17", "-O1", "-g", "-shared", "-fPIC", "-pthread", os.path.join(HERE, "native.cc"), "-o", library]
     subprocess.run(python.command(*command), check=True, env=pythons.visible())
@@ -58,17 +42,15 @@ def compile_library(python):
 
 
 def compile_module(python, source):
-    name = source.rsplit(".", 1)[0]
-    module = os.path.join(OUT, python.label, "packages", name + ".so")
-    command = ["c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-fvisibility=hidden",
-               "-I" + os.path.join(packages(python), "pybind11", "include"),
-               *python.facts["cflags"].split(), os.path.join(HERE, source), "-o", module]
+    folder = packages.folder(python)
+    os.makedirs(folder, exist_ok=True)
+    ask = [python.executable, "-c", "import pybind11; print(pybind11.get_include())"]
+    include = subprocess.run(python.command(*ask, PYTHONPATH=folder), check=True, text=True, stdout=subprocess.PIPE,
+                             env=pythons.visible()).stdout.strip()
+    command = ["c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-fvisibility=hidden", "-I" + include,
+               *python.facts["cflags"].split(), os.path.join(HERE, source),
+               "-o", os.path.join(folder, source.rsplit(".", 1)[0] + ".so")]
     subprocess.run(python.command(*command), check=True, env=pythons.visible())
-
-
-def has(python, package):
-    command = python.command(python.executable, "-c", "import " + package, PYTHONPATH=packages(python))
-    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=pythons.visible()).returncode == 0
 
 
 def exits(python, program, preloaded, number, library):
@@ -79,13 +61,15 @@ def exits(python, program, preloaded, number, library):
         if kind == "free-threaded" and python.free_threaded:
             raise Skip(why)
     for package in says["needs"]:
-        if not has(python, package):
-            raise Skip("it has no " + package)
+        try:
+            packages.bring(python, package)
+        except packages.Missing as why:
+            raise Skip(why)
     for source in says["module"]:
         compile_module(python, source)
     wait = (says["wait"] or ["3000"])[0]
     command = [python.executable, os.path.join(HERE, "exits.py"), str(number), preloaded, wait, path, library]
-    environment = {"PYTHONPATH": packages(python)} if says["needs"] else {}
+    environment = {"PYTHONPATH": packages.folder(python)} if says["needs"] else {}
     done = subprocess.run(python.command(*command, **environment), check=True, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=pythons.visible())
     if preloaded != "-" and done.stderr.strip():
