@@ -48,9 +48,8 @@ def fetch(python, package):
 
 def build_pygobject(python):
     if run(python.command("pkg-config", "--exists", "gobject-introspection-1.0")).returncode != 0:
-        raise Missing("it has no PyGObject, and it takes %s to build it (%s)" % (
-            ("libgirepository1.0-dev", "apt-get install libgirepository1.0-dev") if python.root is None else
-            ("libgirepository1.0-dev in " + python.root, "matrix/run --provision")))
+        raise Missing("PyGObject has to be built for it, with libgirepository1.0-dev: " + (
+            "apt-get install libgirepository1.0-dev" if python.root is None else "matrix/run --provision brings that in"))
     tools = build_tools()
     pip(python.command(python.executable, "-m", "pip", **tools), "install", "--target", folder(python),
         "--no-deps", "--no-build-isolation", "--no-cache-dir", PYGOBJECT_OPTION, pygobject_source(tools))
