@@ -3,6 +3,7 @@
 
 use std::ptr::null_mut;
 
+use crate::birth;
 use crate::daemon;
 use crate::fork;
 use crate::gate::{Claim, NotOut};
@@ -269,7 +270,7 @@ pub(crate) unsafe fn ensure_detached(
         }
         let usual = py.PyGILState_GetThisThreadState();
         if usual.is_null() {
-            let state = py.PyThreadState_New(record.interpreter());
+            let state = make(py, thread, record);
             if state.is_null() {
                 return None;
             }
@@ -338,7 +339,7 @@ pub(crate) unsafe fn ensure_over(
     // SAFETY: as this function says. There is room for one more: what a call into Python may have
     // noted has been released again.
     unsafe {
-        let (state, way) = attach(py, record, before)?;
+        let (state, way) = attach(py, thread, record, before)?;
         if trace::is_off() {
             Glance::learn(py, state);
         }
@@ -369,6 +370,7 @@ unsafe fn note(
 /// `before` is what is attached to this thread; the interpreter is alive and stays alive.
 unsafe fn attach(
     py: &'static Api,
+    thread: &Thread,
     record: &'static Record,
     before: Attached,
 ) -> Option<(*mut PyThreadState, Way)> {
@@ -386,7 +388,7 @@ unsafe fn attach(
             py.PyEval_RestoreThread(usual);
             return Some((usual, Way::Reattached));
         }
-        create(py, record, outer, usual)
+        create(py, thread, record, outer, usual)
     }
 }
 
@@ -397,13 +399,14 @@ unsafe fn attach(
 #[inline]
 unsafe fn create(
     py: &'static Api,
+    thread: &Thread,
     record: &'static Record,
     outer: *mut PyThreadState,
     usual: *mut PyThreadState,
 ) -> Option<(*mut PyThreadState, Way)> {
     // SAFETY: says the caller.
     unsafe {
-        let state = py.PyThreadState_New(record.interpreter());
+        let state = make(py, thread, record);
         if state.is_null() {
             return None;
         }
@@ -415,6 +418,16 @@ unsafe fn create(
         py.PyEval_RestoreThread(state);
         Some((state, Way::Created { outer, slot }))
     }
+}
+
+/// A new thread state. NULL: out of memory.
+///
+/// # Safety
+/// The interpreter is alive and stays alive.
+#[inline(always)]
+unsafe fn make(py: &Api, thread: &Thread, record: &'static Record) -> *mut PyThreadState {
+    // SAFETY: says the caller.
+    birth::of_thread_state(py, thread, || unsafe { py.PyThreadState_New(record.interpreter()) })
 }
 
 /// # Safety

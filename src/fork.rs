@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crate::birth;
 use crate::interpreter::{self, Registry};
 use crate::seatbelt::{self, AtFini, Seen};
 use crate::sync::MutexGuard;
@@ -29,6 +29,7 @@ struct Held {
     slips: trace::Slips,
     legacy: MutexGuard<'static, Vec<&'static Seen>>,
     _at_fini: MutexGuard<'static, Vec<AtFini>>,
+    _switch: MutexGuard<'static, ()>,
 }
 
 thread_local! {
@@ -37,23 +38,28 @@ thread_local! {
     static HELD: Cell<Option<ManuallyDrop<Held>>> = const { Cell::new(None) };
 }
 
-fn let_go() {
-    if let Some(held) = HELD.take() {
-        drop(ManuallyDrop::into_inner(held));
+/// Has the library told of forks. Called at the first use that leaves anything to tell of.
+pub(crate) fn watch() {
+    static WATCHED: AtomicBool = AtomicBool::new(false);
+    // Threads that meet here are all told of: handlers that find their work done do nothing. Not one at a time: a
+    // fork may come between, and its child would wait for a thread that it does not have.
+    // Relaxed: the C library has a lock for its list.
+    if !WATCHED.load(Ordering::Relaxed) {
+        // SAFETY: the handlers stay loaded: the library is linked with `nodelete`.
+        unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+        WATCHED.store(true, Ordering::Relaxed);
     }
 }
 
-/// Has the library told of forks. Called at the first use that leaves anything to tell of.
-pub(crate) fn watch() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // SAFETY: the handlers stay loaded: the library is linked with `nodelete`.
-        unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
-    });
-}
-
 unsafe extern "C" fn before() {
-    seatbelt::stand_still();
+    let held = HELD.take();
+    if held.is_some() {
+        HELD.set(held);
+        return;
+    }
+    // First: who has it waits for other threads.
+    let switch = seatbelt::hold_switch();
+    birth::suspend();
     let registry = interpreter::registry();
     let lobby = interpreter::LOBBY.enter();
     let roll = ROLL.lock();
@@ -67,29 +73,29 @@ unsafe extern "C" fn before() {
         slips,
         legacy,
         _at_fini: at_fini,
+        _switch: switch,
     })));
 }
 
 unsafe extern "C" fn in_parent() {
-    let_go();
-    seatbelt::go_on();
+    let Some(held) = HELD.take() else { return };
+    drop(ManuallyDrop::into_inner(held));
+    birth::resume();
 }
 
 unsafe extern "C" fn in_child() {
     // Only the forking thread lives on. It holds all locks, so nothing is half done.
+    let Some(mut held) = HELD.take() else { return };
     GENERATION.fetch_add(1, Ordering::Relaxed);
-    if let Some(mut held) = HELD.take() {
-        Roll::forget_parent(&mut held.roll, Thread::known().map(|thread| &thread.tally));
-        for record in held.registry.everything() {
-            record.gate.forget_parent();
-            record.legacy.forget_parent();
-            record.forget_handles();
-        }
-        held.slips.forget_parent();
-        seatbelt::forget_parent(&mut held.legacy);
-        HELD.set(Some(held));
+    Roll::forget_parent(&mut held.roll, Thread::known().map(|thread| &thread.tally));
+    for record in held.registry.everything() {
+        record.gate.forget_parent();
+        record.legacy.forget_parent();
+        record.forget_handles();
     }
-    let_go();
-    seatbelt::go_on_alone();
+    held.slips.forget_parent();
+    seatbelt::forget_parent(&mut held.legacy);
+    drop(ManuallyDrop::into_inner(held));
+    birth::resume_alone();
     interpreter::forget_requests();
 }

@@ -24,7 +24,7 @@
 //!   by `say`, which no stderr can stop.
 //! - `seatbelt` is for programs that know nothing of all this: on request it has CPython's `PyGILState_Ensure` and
 //!   `PyGILState_Release` served by the library.
-//! - `fork` makes a forked child start afresh; `settings` are the environment variables; `memory`
+//! - `fork` makes a forked child start afresh, and `birth` sees to it that it can start; `settings` are the environment variables; `memory`
 //!   is for allocations that may fail.
 //! - `python` is the only part that calls CPython, by functions found at run time.
 //!
@@ -74,6 +74,8 @@ mod symbols;
 #[cfg(not(loom))]
 mod trace;
 
+#[cfg(not(loom))]
+mod birth;
 #[cfg(not(loom))]
 mod fork;
 mod memory;

@@ -33,11 +33,18 @@ pub(crate) struct Tally {
     word: AtomicUsize,
     /// Where [`Roll`] has it; changed under the roll's lock.
     place: AtomicUsize,
+    #[cfg(not(loom))]
+    pub(crate) birth: crate::birth::Birth,
 }
 
 impl Tally {
     pub(crate) fn new() -> Tally {
-        Tally { word: AtomicUsize::new(0), place: AtomicUsize::new(0) }
+        Tally {
+            word: AtomicUsize::new(0),
+            place: AtomicUsize::new(0),
+            #[cfg(not(loom))]
+            birth: crate::birth::Birth::new(),
+        }
     }
 
     /// One more for `owner`. `false`: the word is in use for another one, or full.

@@ -22,14 +22,8 @@ static PyInterpreterGuard *guard_here(void)
     return new_guard;
 }
 
-/* Takes and gives back all there is. It keeps one thread state throughout: in 3.9 and 3.10, CPython's own
- * child hangs if another thread was making one. */
-static void take_and_give(void *started)
+static void take_and_give_for_a_while(void)
 {
-    PyThreadStateToken *outer = PyThreadState_Ensure(guard);
-    CHECK(outer != NULL);
-    PyThreadState *own = PyEval_SaveThread();
-    event_set(started);
     while (!atomic_load(&enough)) {
         PyInterpreterGuard *more = PyInterpreterGuard_FromView(view);
         CHECK(more != NULL);
@@ -39,17 +33,34 @@ static void take_and_give(void *started)
         PyThreadState_Release(token);
         PyInterpreterGuard_Close(more);
     }
+}
+
+/* Takes and gives back all there is, with one thread state throughout. */
+static void take_and_give(void *started)
+{
+    PyThreadStateToken *outer = PyThreadState_Ensure(guard);
+    CHECK(outer != NULL);
+    PyThreadState *own = PyEval_SaveThread();
+    event_set(started);
+    take_and_give_for_a_while();
     PyEval_RestoreThread(own);
     PyThreadState_Release(outer);
 }
 
+/* The same, with a new one each time. */
+static void take_and_give_afresh(void *started)
+{
+    event_set(started);
+    take_and_give_for_a_while();
+}
+
 static pthread_t threads[THREADS];
 
-static void start_threads(void)
+static void start_threads(void (*body)(void *))
 {
     for (int i = 0; i < THREADS; i++) {
         running[i] = (event)EVENT_INIT;
-        threads[i] = thread_start(take_and_give, &running[i]);
+        threads[i] = thread_start(body, &running[i]);
         py_event_wait(&running[i]);
     }
 }
@@ -118,15 +129,13 @@ static void live_in_the_child(void)
     _exit(7);
 }
 
-// native: no, a child waits for ever for guards of threads it does not have
-// timeout: 180
-SCENARIO(through_python, "os.fork() while threads take and give back guards and tokens: parent and child both work and finalize")
+static void fork_through_python_among(void (*threads_body)(void *))
 {
     py_init();
     guard = guard_here();
     view = PyInterpreterView_FromCurrent();
     CHECK(view != NULL);
-    start_threads();
+    start_threads(threads_body);
     for (int i = 0; i < FORKS; i++) {
         pid_t child;
         if (python_forks(&child)) {
@@ -139,6 +148,20 @@ SCENARIO(through_python, "os.fork() while threads take and give back guards and 
     PyInterpreterGuard_Close(guard);
     py_finalize();
     PyInterpreterView_Close(view);
+}
+
+// native: no, a child waits for ever for guards of threads it does not have
+// timeout: 180
+SCENARIO(through_python, "os.fork() while threads take and give back guards and tokens: parent and child both work and finalize")
+{
+    fork_through_python_among(take_and_give);
+}
+
+// native: no, a child waits for ever for guards of threads it does not have
+// timeout: 180
+SCENARIO(among_thread_states, "... while they make and delete thread states: up to 3.11 that has a lock which the child needs")
+{
+    fork_through_python_among(take_and_give_afresh);
 }
 
 /* The child has no Python to speak of: it may use handles only. */
@@ -176,7 +199,7 @@ SCENARIO(by_c_alone, "fork() in C, by threads with nothing attached, meanwhile: 
     guard = guard_here();
     view = PyInterpreterView_FromCurrent();
     CHECK(view != NULL);
-    start_threads();
+    start_threads(take_and_give);
     pthread_t forking[2];
     for (int i = 0; i < 2; i++) {
         forking[i] = thread_start(fork_again_and_again, NULL);

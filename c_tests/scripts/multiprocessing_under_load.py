@@ -2,11 +2,8 @@
 # native: no, a forked child waits for ever for guards of threads it does not have
 # env: PEP788_DRAIN_GRACE_MS=50
 # timeout: 180
-# pythons: >=3.12
 # expect: stdout "exit codes: [0, 0, 0, 0, 0, 0, 0, 0, 0]"
 # expect: stdout "results: [10, 11, 12, 13]"
-# Up to 3.11 a child hangs in os.fork() now and then if a thread makes or deletes a thread state meanwhile, without
-# the library too: docs/semantics.md.
 import atexit
 import multiprocessing
 import threading

@@ -394,6 +394,55 @@ SCENARIO(under_fire, "It can be switched on while threads are in the middle of t
     py_finalize();
 }
 
+static void fork_all_the_time(void *counted)
+{
+    while (!is_stopped()) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            alarm(30);
+            _exit(Pep788_ProtectGILState() == 0 ? 7 : 8);
+        }
+        int status;
+        CHECK_INT(waitpid(child, &status, 0), child);
+        CHECK_INT(status, 7 << 8);
+        __atomic_fetch_add((long *)counted, 1, __ATOMIC_RELAXED);
+    }
+}
+
+static void wait_for_one_more(long *counted)
+{
+    long before = __atomic_load_n(counted, __ATOMIC_RELAXED);
+    while (__atomic_load_n(counted, __ATOMIC_RELAXED) < before + 2) {
+        sched_yield();
+    }
+}
+
+// repeat: 5
+// sanitize: not address thread, their malloc may stay locked in a forked child of a process with threads
+SCENARIO(while_others_fork, "... and of forks: a child finds it on, or switches it on")
+{
+    enum { FORKING = 4 };
+    static long counted[FORKING];
+    pthread_t threads[FORKING];
+    py_init();
+    for (int i = 0; i < FORKING; i++) {
+        threads[i] = thread_start(fork_all_the_time, &counted[i]);
+    }
+    for (int i = 0; i < FORKING; i++) {
+        wait_for_one_more(&counted[i]);
+    }
+    protect();
+    for (int i = 0; i < FORKING; i++) {
+        wait_for_one_more(&counted[i]);
+    }
+    __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+    for (int i = 0; i < FORKING; i++) {
+        thread_join(threads[i]);
+    }
+    py_finalize();
+}
+
 static sigset_t block_all_signals(void)
 {
     sigset_t all;

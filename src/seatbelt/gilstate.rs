@@ -20,6 +20,7 @@ use super::alternatives;
 use super::hold::{enter, Until};
 use super::states;
 use crate::attach;
+use crate::birth;
 use crate::gate::Claim;
 use crate::interpreter::{self, Record, LOBBY};
 use crate::python::{self, Api, PyInterpreterState, PyThreadState};
@@ -131,7 +132,7 @@ fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadState> {
     let attached = match state {
         State::Own(state) | State::OfScope(state) => state,
         State::ToBeMade => {
-            let state = make_in(py, record);
+            let state = make_in(py, thread, record);
             thread.legacy.note_making(state);
             state
         }
@@ -149,12 +150,12 @@ fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadState> {
 }
 
 /// A thread state, with one call counted, in an interpreter that is held.
-fn make_in(py: &'static Api, record: &'static Record) -> *mut PyThreadState {
+fn make_in(py: &'static Api, thread: &Thread, record: &'static Record) -> *mut PyThreadState {
     // SAFETY: held, says the caller; and then the thread state just made, which nobody else knows.
     unsafe {
         let main = py.PyInterpreterState_Main();
         let interpreter = if record.is_main() { main } else { record.interpreter() };
-        let state = states::get().make(interpreter);
+        let state = birth::of_thread_state(py, thread, || states::get().make(interpreter));
         if state.is_null() {
             no_memory();
         }
@@ -229,7 +230,11 @@ pub(super) unsafe extern "C" fn new(interpreter: *mut PyInterpreterState) -> *mu
     let py = python::get_or_fatal(NEW);
     let make = || {
         // SAFETY: the caller's interpreter, which does not end now.
-        unsafe { states::get().make(interpreter) }
+        let make = || unsafe { states::get().make(interpreter) };
+        match Thread::this() {
+            Some(thread) => birth::of_thread_state(py, thread, make),
+            None => make(),
+        }
     };
     if attach::attached(py).is_null() {
         while_alive(py, make).unwrap_or_else(|| sleep_for_ever())

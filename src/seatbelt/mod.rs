@@ -26,7 +26,6 @@ pub(crate) use gilstate::{choose_interpreter, FAILED};
 pub(crate) use hold::{
     forget_parent, give_up_own_holds, hold_threads, linger, note_finalizer, Legacy, Seen,
 };
-pub(crate) use states::{go_on, go_on_alone, stand_still};
 pub(crate) use wait::Wait;
 
 use std::ffi::CStr;
@@ -35,8 +34,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::python::{self, Api};
 use crate::say::say;
-use crate::sync::{lock, Mutex};
-use crate::{attach, interpreter, settings};
+use crate::sync::{lock, Mutex, MutexGuard};
+use crate::{attach, fork, interpreter, settings};
 
 static ON: AtomicBool = AtomicBool::new(false);
 
@@ -81,9 +80,16 @@ pub(crate) fn protect() -> Result<(), Why> {
     Ok(())
 }
 
+static SWITCH: Mutex<()> = Mutex::new(());
+
+/// For the time of a fork, so that the child finds it on or off.
+pub(crate) fn hold_switch() -> MutexGuard<'static, ()> {
+    lock(&SWITCH)
+}
+
 fn switch_on(py: &'static Api) -> Result<(), Why> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _one = lock(&ONE_AT_A_TIME);
+    fork::watch();
+    let _one_at_a_time = lock(&SWITCH);
     if is_on() {
         return Ok(());
     }

@@ -2,8 +2,6 @@
 //! redirected, and where one counts the calls of `PyGILState_Ensure` that it is in.
 
 use std::ffi::{c_int, c_void, CStr};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 
@@ -58,9 +56,6 @@ pub(super) struct States {
     is_finalizing: IsFinalizing,
     /// `None`: the version does not export it.
     delete_current: Option<Bind>,
-    /// Up to 3.11 a child does not get out of `os.fork()` if another thread had CPython's lock of the list of
-    /// thread states.
-    heeds_forks: bool,
 }
 
 /// Why they are not known.
@@ -102,61 +97,12 @@ pub(super) fn look(py: &'static Api) -> Result<(), Why> {
         .then(|| find(c"_PyThreadState_DeleteCurrent").ok())
         .flatten()
         .map(|found| unsafe { std::mem::transmute::<*mut c_void, Bind>(found) });
-    let heeds_forks = py.version < 0x030c;
-    let _ = STATES.set(States { counter, maker, is_finalizing, delete_current, heeds_forks });
+    let _ = STATES.set(States { counter, maker, is_finalizing, delete_current });
     Ok(())
 }
 
 pub(super) fn get() -> &'static States {
     STATES.get().unwrap_or_else(|| python::fatal("PyGILState_Ensure", "not redirected"))
-}
-
-/// How many threads are making one, and how many are about to fork.
-static BUSY: AtomicUsize = AtomicUsize::new(0);
-static FORKING: AtomicUsize = AtomicUsize::new(0);
-
-/// For how long one waits for the other. A fork within a fork's handlers, or an allocator's hook that calls
-/// `PyGILState_Ensure`, must not end in both waiting for ever.
-const PATIENCE: Duration = Duration::from_millis(100);
-
-fn wait_while(condition: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while condition() && begun.elapsed() < PATIENCE {
-        std::thread::sleep(Duration::from_micros(50));
-    }
-}
-
-/// Makes a thread state, not while another thread forks.
-fn not_in_a_fork<T>(work: impl FnOnce() -> T) -> T {
-    let begun = Instant::now();
-    // SeqCst, here and below: either this sees who forks, or that sees this.
-    BUSY.fetch_add(1, Ordering::SeqCst);
-    while FORKING.load(Ordering::SeqCst) != 0 && begun.elapsed() < PATIENCE {
-        BUSY.fetch_sub(1, Ordering::SeqCst);
-        wait_while(|| FORKING.load(Ordering::SeqCst) != 0);
-        BUSY.fetch_add(1, Ordering::SeqCst);
-    }
-    let done = work();
-    BUSY.fetch_sub(1, Ordering::SeqCst);
-    done
-}
-
-/// Before a fork.
-pub(crate) fn stand_still() {
-    FORKING.fetch_add(1, Ordering::SeqCst);
-    // Of those that heed no forks nobody is busy.
-    wait_while(|| BUSY.load(Ordering::SeqCst) != 0);
-}
-
-/// After it, in the parent.
-pub(crate) fn go_on() {
-    FORKING.fetch_sub(1, Ordering::SeqCst);
-}
-
-/// After it, in the child: other threads are not there.
-pub(crate) fn go_on_alone() {
-    FORKING.store(0, Ordering::SeqCst);
-    BUSY.store(0, Ordering::SeqCst);
 }
 
 impl States {
@@ -166,7 +112,7 @@ impl States {
     /// The interpreter does not end meanwhile.
     pub(super) unsafe fn make(&self, interpreter: *mut PyInterpreterState) -> *mut PyThreadState {
         // SAFETY: says the caller.
-        let make = || unsafe {
+        unsafe {
             match self.maker {
                 Maker::One(make) => make(interpreter, 0),
                 Maker::TwoSteps(make, bind) => {
@@ -177,11 +123,6 @@ impl States {
                     state
                 }
             }
-        };
-        if self.heeds_forks {
-            not_in_a_fork(make)
-        } else {
-            make()
         }
     }
 
