@@ -316,7 +316,7 @@ impl Page {
     fn make_executable(&self) -> Result<(), Why> {
         // SAFETY: our own page.
         let refused = unsafe {
-            clear_cache(self.address, 64);
+            clear_cache(self.address, page_size());
             let how = libc::PROT_READ | libc::PROT_EXEC;
             libc::mprotect(self.address as *mut c_void, page_size(), how) != 0
         };
