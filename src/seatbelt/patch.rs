@@ -14,7 +14,7 @@
 //!   that (SELinux, a sealed mapping, W^X) says so at the request, before anything is changed, and
 //!   might forbid the way back. If it says no, that is the answer: no way around is tried.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::ops::Range;
 
@@ -53,11 +53,13 @@ struct Change {
     at: usize,
     bytes: [u8; 8],
     length: usize,
+    /// What its page is protected by, besides read, write and execute.
+    guard: c_int,
 }
 
 impl Change {
     fn new(at: usize, bytes: &[u8]) -> Change {
-        let mut change = Change { at, bytes: [0; 8], length: bytes.len() };
+        let mut change = Change { at, bytes: [0; 8], length: bytes.len(), guard: 0 };
         change.bytes[..bytes.len()].copy_from_slice(bytes);
         change
     }
@@ -200,6 +202,7 @@ pub(super) fn redirect(functions: &[(usize, usize)]) -> Result<(), Why> {
     // SAFETY: nobody knows the page yet, and it is longer.
     unsafe { (page.address as *mut [u8; 16]).write(MARK) };
     let mut changes = Vec::new();
+    let mappings = mappings();
     for (index, &(entry, to)) in functions.iter().enumerate() {
         let stub = page.address + 16 * (index + 1);
         // SAFETY: as above; and the first bytes of a function, which is longer.
@@ -207,7 +210,9 @@ pub(super) fn redirect(functions: &[(usize, usize)]) -> Result<(), Why> {
             (stub as *mut [u8; 16]).write(jump_anywhere(to));
             (entry as *const [u8; 16]).read_unaligned()
         };
-        changes.push(jump(entry, &code, stub)?);
+        let mut change = jump(entry, &code, stub)?;
+        change.guard = guard_of(&mappings, entry);
+        changes.push(change);
     }
     page.make_executable()?;
     let inside: Vec<_> = changes.iter().map(Change::inside).collect();
@@ -239,8 +244,34 @@ fn write(changes: &[Change]) -> Result<(), Why> {
     result
 }
 
-fn protect(change: &Change, how: libc::c_int) -> Result<(), Why> {
+/// What the kernel says of all mappings, where there is such a guard.
+fn mappings() -> String {
+    let said = cfg!(target_arch = "aarch64").then(|| std::fs::read("/proc/self/smaps").ok());
+    String::from_utf8_lossy(&said.flatten().unwrap_or_default()).into_owned()
+}
+
+/// `PROT_BTI`, where indirect jumps into the page at `address` have to meet a landing pad. A change of its protection that
+/// does not name it takes that away.
+fn guard_of(mappings: &str, address: usize) -> c_int {
+    const PROT_BTI: c_int = 0x10;
+    let bound = |digits| usize::from_str_radix(digits, 16).ok();
+    let mut is_there = false;
+    for line in mappings.lines() {
+        let word = line.split(' ').next().and_then(|word| word.split_once('-'));
+        if let Some((Some(begin), Some(end))) = word.map(|(begin, end)| (bound(begin), bound(end)))
+        {
+            is_there = (begin..end).contains(&address);
+        } else if let (true, Some(flags)) = (is_there, line.strip_prefix("VmFlags:")) {
+            let is_guarded = flags.split(' ').any(|flag| flag == "bt");
+            return if is_guarded { PROT_BTI } else { 0 };
+        }
+    }
+    0
+}
+
+fn protect(change: &Change, how: c_int) -> Result<(), Why> {
     let begin = change.at & !(page_size() - 1);
+    let how = how | change.guard;
     // SAFETY: pages of code, of which nothing is taken but the ban on writing.
     let refused = unsafe { libc::mprotect(begin as *mut c_void, change.end() - begin, how) } != 0;
     if refused {
@@ -316,7 +347,7 @@ impl Page {
     fn make_executable(&self) -> Result<(), Why> {
         // SAFETY: our own page.
         let refused = unsafe {
-            clear_cache(self.address, 64);
+            clear_cache(self.address, page_size());
             let how = libc::PROT_READ | libc::PROT_EXEC;
             libc::mprotect(self.address as *mut c_void, page_size(), how) != 0
         };
@@ -436,26 +467,60 @@ mod tests {
         assert_eq!(bytes, words(&[0x5800_0050, 0xd61f_0200, 0x0506_0708, 0x0102_0304]));
     }
 
-    /// A function that spends its time in the bytes that are overwritten, with an end after each of them.
-    #[cfg(target_arch = "x86_64")]
-    #[unsafe(naked)]
-    extern "C" fn victim() -> usize {
-        std::arch::naked_asm!(
-            "push rbp",
-            "push rbx",
-            "push r12",
-            "mov eax, 1",
-            "pop r12",
-            "pop rbx",
-            "pop rbp",
-            "ret",
-        )
+    #[test]
+    fn aarch64_knows_which_pages_are_guarded() {
+        // As the kernel prints them, shortened.
+        let mappings = "\
+            ffff8a000000-ffff8a2c0000 r-xp 00000000 fe:01 1234    /usr/lib/libpython3-13.so.1.0\n\
+            Size:               2816 kB\n\
+            THPeligible:           0\n\
+            VmFlags: rd ex mr mw me bt\n\
+            ffff8a2c0000-ffff8a2d0000 rw-p 002c0000 fe:01 1234    /usr/lib/libpython3-13.so.1.0\n\
+            VmFlags: rd wr mr mw me ac\n\
+            ffff8a2d0000-ffff8a2e0000 r-xp 00000000 00:00 0\n\
+            VmFlags: rd ex mr mw me\n";
+        assert_eq!(guard_of(mappings, 0xffff_8a00_0000), 0x10);
+        assert_eq!(guard_of(mappings, 0xffff_8a2b_ffff), 0x10);
+        assert_eq!(guard_of(mappings, 0xffff_8a2c_0000), 0);
+        assert_eq!(guard_of(mappings, 0xffff_8a2d_0000), 0);
+        assert_eq!(guard_of(mappings, 0x1000), 0);
     }
 
+    // A function that spends its time in the bytes that are overwritten, with an end after each of them.
+    #[cfg(target_arch = "x86_64")]
+    std::arch::global_asm!(
+        ".text",
+        ".globl pep788_victim",
+        ".hidden pep788_victim",
+        "pep788_victim:",
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "mov eax, 1",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+    );
+
+    // `paciasp`, `autiasp`: by their numbers, which any assembler knows.
     #[cfg(target_arch = "aarch64")]
-    #[unsafe(naked)]
-    extern "C" fn victim() -> usize {
-        std::arch::naked_asm!("paciasp", "mov x0, 1", "autiasp", "ret")
+    std::arch::global_asm!(
+        ".text",
+        ".balign 4",
+        ".globl pep788_victim",
+        ".hidden pep788_victim",
+        "pep788_victim:",
+        "hint 25",
+        "mov x0, 1",
+        "hint 29",
+        "ret",
+    );
+
+    // SAFETY: takes nothing, and gives a number.
+    unsafe extern "C" {
+        #[link_name = "pep788_victim"]
+        safe fn victim() -> usize;
     }
 
     extern "C" fn replacement() -> usize {

@@ -111,6 +111,17 @@ impl NoSignals {
             NoSignals(before.assume_init())
         }
     }
+
+    /// What this thread blocks.
+    fn now() -> libc::sigset_t {
+        let mut now = MaybeUninit::uninit();
+        // SAFETY: valid places, filled in before they are read.
+        unsafe {
+            libc::sigemptyset(now.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), now.as_mut_ptr());
+            now.assume_init()
+        }
+    }
 }
 
 impl Drop for NoSignals {
@@ -205,10 +216,15 @@ fn note(round: u32, whether: u64) -> u64 {
 /// process.
 fn take_signal() -> Option<c_int> {
     let handler = handle as extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) as usize;
+    let blocked = NoSignals::now();
     (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev().find(|signal| {
         let mut action = MaybeUninit::<libc::sigaction>::uninit();
         // SAFETY: valid places; the action is filled in before it is looked at.
         unsafe {
+            // All are blocked but those that only the C library knows: QEMU's emulation of programs has fewer.
+            if libc::sigismember(&blocked, *signal) != 1 {
+                return false;
+            }
             if libc::sigaction(*signal, std::ptr::null(), action.as_mut_ptr()) != 0 {
                 return false;
             }

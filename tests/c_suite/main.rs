@@ -87,7 +87,13 @@ impl Case {
         builder
             .tool
             .and_then(|tool| tool.ignored(&self.scenario))
+            .or_else(|| self.not_emulated())
             .or_else(|| self.scenario.ignored(&self.subject))
+    }
+
+    fn not_emulated(&self) -> Option<String> {
+        let reason = self.scenario.not_emulated.as_ref().filter(|_| is_emulated())?;
+        Some(format!("emulated: {reason}"))
     }
 
     fn target(&self) -> Target {

@@ -71,6 +71,8 @@ pub struct Scenario {
     pythons: Vec<String>,
     /// Why the interpreter's own implementation is not held to this
     not_native: Option<String>,
+    /// Why it cannot be run in an emulator
+    pub not_emulated: Option<String>,
     /// Tools of `PEP788_SANITIZE` that it cannot be run under, and why
     pub not_under: Vec<(Tool, String)>,
 }
@@ -113,6 +115,7 @@ impl Default for Scenario {
             time_limit: Duration::from_secs(60),
             pythons: Vec::new(),
             not_native: None,
+            not_emulated: None,
             not_under: Vec::new(),
         }
     }
@@ -161,10 +164,8 @@ impl Scenario {
                     self.pythons.push(condition.to_owned());
                 }
             }
-            "native" => {
-                let reason = value.strip_prefix("no, ").ok_or("native: wants `no, <reason>`")?;
-                self.not_native = Some(reason.to_owned());
-            }
+            "native" => self.not_native = Some(reason_of(key, value)?),
+            "emulated" => self.not_emulated = Some(reason_of(key, value)?),
             "sanitize" => self.not_under.extend(not_under(value)?),
             "timeout" => self.time_limit = Duration::from_secs(u64::from(number(key, value)?)),
             "repeat" => self.repeat = number(key, value)?,
@@ -189,6 +190,13 @@ impl Scenario {
         }
         Ok(())
     }
+}
+
+/// `no, <reason>`
+fn reason_of(key: &str, value: &str) -> Result<String, String> {
+    let reason =
+        value.strip_prefix("no, ").ok_or_else(|| format!("{key}: wants `no, <reason>`"))?;
+    Ok(reason.to_owned())
 }
 
 /// `not address thread, <reason>`
