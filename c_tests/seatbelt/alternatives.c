@@ -1,8 +1,15 @@
 /* What else was proposed for PyGILState: failure instead of sleep, another interpreter, a callback
  * at the beginning of the end. */
 
+#define _GNU_SOURCE
 #include "harness.h"
 #include "pep788_gilstate.h"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
 
 static event ready = EVENT_INIT, go = EVENT_INIT;
 
@@ -40,10 +47,13 @@ SCENARIO(failure, "Asked for, Ensure fails where it would have slept")
     thread_join(thread);
 }
 
+/* Of which copy of the library. */
+static int (*set_interpreter)(PyInterpreterState *) = PyGILState_SetInterpreter;
+
 static void attach_to(void *sub)
 {
     PyInterpreterState *interpreter = PyThreadState_GetInterpreter(sub);
-    CHECK_INT(PyGILState_SetInterpreter(interpreter), 0);
+    CHECK_INT(set_interpreter(interpreter), 0);
     PyGILState_STATE state = PyGILState_Ensure();
     CHECK_INT(state, PyGILState_UNLOCKED);
     CHECK_PTR(attached_interpreter(), interpreter);
@@ -51,22 +61,20 @@ static void attach_to(void *sub)
     run("here = 1");
     PyGILState_Release(state);
     CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
-    CHECK_INT(PyGILState_SetInterpreter(NULL), 0);
+    CHECK_INT(set_interpreter(NULL), 0);
     state = PyGILState_Ensure();
     CHECK(attached_interpreter() != interpreter);
     PyGILState_Release(state);
-    CHECK_INT(PyGILState_SetInterpreter(interpreter), 0);
+    CHECK_INT(set_interpreter(interpreter), 0);
     event_set(&ready);
     event_wait(&go);
     state = PyGILState_Ensure();
     CHECK_INT(PyGILState_Failed(state), 1);
 }
 
-SCENARIO(other_interpreter, "A thread can choose the interpreter that Ensure attaches it to, until that is gone")
+/* After py_init(), where Ensure fails when it is too late. */
+static void end_an_interpreter_that_was_chosen(void)
 {
-    py_init();
-    protect();
-    PyGILState_SetHangDuringFini(0);
     PyThreadState *main = PyThreadState_Get();
     PyThreadState *sub = sub_new();
     swap(main, sub);
@@ -81,6 +89,68 @@ SCENARIO(other_interpreter, "A thread can choose the interpreter that Ensure att
     event_set(&go);
     py_thread_join(thread);
     py_finalize();
+}
+
+SCENARIO(other_interpreter, "A thread can choose the interpreter that Ensure attaches it to, until that is gone")
+{
+    py_init();
+    protect();
+    PyGILState_SetHangDuringFini(0);
+    end_an_interpreter_that_was_chosen();
+}
+
+static void *load_copy_of_the_library(void)
+{
+    Dl_info info;
+    CHECK(dladdr((void *)Pep788_ProtectGILState, &info) != 0);
+    int original = open(info.dli_fname, O_RDONLY), copy = memfd_create("copy", 0);
+    struct stat about;
+    CHECK(original >= 0 && copy >= 0 && fstat(original, &about) == 0);
+    for (off_t done = 0; done < about.st_size;) {
+        CHECK(sendfile(copy, original, &done, (size_t)(about.st_size - done)) > 0);
+    }
+    close(original);
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", copy);
+    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (library == NULL) {
+        check_failed(__FILE__, __LINE__, "%s", dlerror());
+    }
+    return library;
+}
+
+static void (*set_hangs)(int);
+
+static void find_in_copy(void *library)
+{
+    int (*copy_protects)(void);
+    *(void **)&copy_protects = dlsym(library, "Pep788_ProtectGILState");
+    *(void **)&set_hangs = dlsym(library, "PyGILState_SetHangDuringFini");
+    *(void **)&set_interpreter = dlsym(library, "PyGILState_SetInterpreter");
+    CHECK(copy_protects != NULL && copy_protects != Pep788_ProtectGILState);
+    CHECK_INT(copy_protects(), 0);
+}
+
+// sanitize: not address thread valgrind, which take a library for one, whatever its name
+SCENARIO(another_copy, "... also by a second copy of the library in the process, which hands it on to the one that serves the calls")
+{
+    py_init();
+    protect();
+    find_in_copy(load_copy_of_the_library());
+    set_hangs(0);
+    end_an_interpreter_that_was_chosen();
+}
+
+// sanitize: not address thread valgrind, which take a library for one, whatever its name
+SCENARIO(another_copy_told_before, "... and what it was told before it found the first one")
+{
+    py_init();
+    protect();
+    void *library = load_copy_of_the_library();
+    *(void **)&set_hangs = dlsym(library, "PyGILState_SetHangDuringFini");
+    set_hangs(0);
+    find_in_copy(library);
+    end_an_interpreter_that_was_chosen();
 }
 
 static void attach_to_unknown(void *sub)

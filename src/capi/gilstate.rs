@@ -83,7 +83,8 @@ pub unsafe extern "C" fn PyGILState_SetInterpreter(interp: *mut PyInterpreterSta
 
 /// Has `callback` called once, with `tstate` and `arg`, when the end of the interpreter of `tstate` begins to wait: in the
 /// thread that finalizes, attached to the interpreter that ends. There the program can tell its threads to
-/// come to an end. Not called if `tstate` is cleared before. The main interpreter's end calls those of all
+/// come to an end. Not called if `tstate` is cleared before; but its thread may delete it while the
+/// callback gives up the GIL, or at any time where there is none: so `tstate` is for telling it from others. The main interpreter's end calls those of all
 /// interpreters; a thread state has one callback, and NULL takes it back. If it returns other than
 /// 0 with an exception set, that is reported as unraisable, and the exit goes on.
 ///

@@ -5,6 +5,10 @@ use std::ffi::{c_int, c_void, CStr};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use once_cell::sync::OnceCell;
+
+use super::gilstate::choose_interpreter;
+use super::patch::Copy;
 use crate::interpreter::{self, Record, Refusal};
 use crate::memory::OwnName;
 use crate::python::{self, Api, KeepException, Owned, PyInterpreterState, PyObject, PyThreadState};
@@ -16,10 +20,59 @@ static HANGS: AtomicBool = AtomicBool::new(true);
 pub(crate) fn set_hangs(hangs: bool) {
     // Relaxed: nothing else is told by it.
     HANGS.store(hangs, Ordering::Relaxed);
+    if let Some(serving) = SERVING.get() {
+        // SAFETY: the other copy's, which stays loaded.
+        unsafe { (serving.set_hangs)(c_int::from(hangs)) };
+    }
 }
 
 pub(super) fn hangs() -> bool {
     HANGS.load(Ordering::Relaxed)
+}
+
+/// What another copy of the library is asked to do, as it serves the calls.
+struct Serving {
+    set_hangs: SetHangs,
+    choose: ChooseInterpreter,
+}
+
+type SetHangs = unsafe extern "C" fn(c_int);
+type ChooseInterpreter = unsafe extern "C" fn(*mut PyInterpreterState) -> c_int;
+
+static SERVING: OnceCell<Serving> = OnceCell::new();
+
+/// What this copy has for others: `Serving`, in this order.
+pub(super) fn for_copies() -> [usize; 2] {
+    unsafe extern "C" fn hangs(hangs: c_int) {
+        set_hangs(hangs != 0);
+    }
+    unsafe extern "C" fn choose(interpreter: *mut PyInterpreterState) -> c_int {
+        let py = python::get_or_fatal("PyGILState_SetInterpreter");
+        c_int::from(choose_interpreter(py, interpreter))
+    }
+    [hangs as SetHangs as usize, choose as ChooseInterpreter as usize]
+}
+
+/// From now on that copy is asked.
+pub(super) fn hand_on_to(copy: &Copy) {
+    // SAFETY: the signatures of what `for_copies` gave to it.
+    let serving = unsafe {
+        Serving {
+            set_hangs: std::mem::transmute::<usize, SetHangs>(copy.function(0)),
+            choose: std::mem::transmute::<usize, ChooseInterpreter>(copy.function(1)),
+        }
+    };
+    let _ = SERVING.set(serving);
+    if !hangs() {
+        // It was told before.
+        set_hangs(false);
+    }
+}
+
+/// As `choose_interpreter`, by the copy that serves the calls. `None`: that is this one.
+pub(super) fn choose_by_copy(interpreter: *mut PyInterpreterState) -> Option<bool> {
+    // SAFETY: the other copy's, which stays loaded.
+    SERVING.get().map(|serving| unsafe { (serving.choose)(interpreter) } != 0)
 }
 
 /// The interpreter that a thread chose, in the life that its record had.

@@ -316,6 +316,9 @@ fn delete(py: &'static Api, state: *mut PyThreadState) {
 
 /// Where this thread is attached by an Ensure, while it has no thread state. `false`: cannot be.
 pub(crate) fn choose_interpreter(py: &'static Api, interpreter: *mut PyInterpreterState) -> bool {
+    if let Some(done) = alternatives::choose_by_copy(interpreter) {
+        return done;
+    }
     let Some(thread) = Thread::this() else { return false };
     // SAFETY: needs no thread state.
     if interpreter.is_null() || interpreter == unsafe { py.PyInterpreterState_Main() } {

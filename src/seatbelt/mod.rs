@@ -94,7 +94,11 @@ fn switch_on(py: &'static Api) -> Result<(), Why> {
         return Ok(());
     }
     states::look(py).map_err(Why::States)?;
-    patch::redirect(&redirections().ok_or(Why::NoPython)?).map_err(Why::Patch)?;
+    let redirections = redirections().ok_or(Why::NoPython)?;
+    let copy = patch::redirect(&redirections, &alternatives::for_copies()).map_err(Why::Patch)?;
+    if let Some(copy) = copy {
+        alternatives::hand_on_to(&copy);
+    }
     ON.store(true, Ordering::Relaxed);
     Ok(())
 }

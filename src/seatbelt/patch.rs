@@ -178,48 +178,83 @@ use aarch64::{jump, jump_anywhere, target, REACH};
 #[cfg(target_arch = "x86_64")]
 use x86_64::{jump, jump_anywhere, target, REACH};
 
-/// The page that jumps go to: this, so that other copies of the library recognize it, and a jump for
-/// each function.
-const MARK: [u8; 16] = *b"libpep788 jumps\0";
+/// The page that jumps go to: this, so that other copies of the library recognize it and what follows, a jump for
+/// each redirected function, and one for each that is for other copies to call.
+const MARK: [u8; 16] = *b"libpep788 jumps1";
 
-/// Whether the function at `entry` was redirected, by another copy of the library.
-fn is_taken_by_a_copy(entry: *mut c_void) -> bool {
-    // SAFETY: the first bytes of a function, which is longer.
-    let code = unsafe { entry.cast::<[u8; 16]>().read_unaligned() };
-    target(entry as usize, &code).is_some_and(|to| {
-        let mark = (to & !0xfff) as *const [u8; 16];
-        // SAFETY: what a function jumps to is code, so its page can be read.
-        unsafe { mark.read() == MARK }
-    })
+fn jump_at(page: usize, index: usize) -> usize {
+    page + 16 * (index + 1)
 }
 
-/// Redirects functions, each to another: all or none.
-pub(super) fn redirect(functions: &[(usize, usize)]) -> Result<(), Why> {
-    if functions.iter().all(|(entry, _)| is_taken_by_a_copy(*entry as *mut c_void)) {
-        return Ok(());
+/// Another copy of the library in the process, which was first.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    page: usize,
+    redirected: usize,
+}
+
+impl Copy {
+    /// The one that has redirected the function at `entry`.
+    fn that_took(entry: usize, redirected: usize) -> Option<Copy> {
+        // SAFETY: the first bytes of a function, which is longer.
+        let code = unsafe { (entry as *const [u8; 16]).read_unaligned() };
+        let page = target(entry, &code)? & !(page_size() - 1);
+        // SAFETY: what a function jumps to is code, so its page can be read.
+        let is_marked = unsafe { (page as *const [u8; 16]).read() == MARK };
+        is_marked.then_some(Copy { page, redirected })
+    }
+
+    /// The address of what it had as such an item of `for_copies`.
+    pub(super) fn function(&self, index: usize) -> usize {
+        jump_at(self.page, self.redirected + index)
+    }
+}
+
+/// Redirects functions, each to another: all or none. Tells of another copy that has done so before.
+pub(super) fn redirect(
+    functions: &[(usize, usize)],
+    for_copies: &[usize],
+) -> Result<Option<Copy>, Why> {
+    let mut copies = functions.iter().map(|(entry, _)| Copy::that_took(*entry, functions.len()));
+    if let Some(Some(copy)) = copies.next() {
+        if copies.all(|other| other.is_some()) {
+            return Ok(Some(copy));
+        }
     }
     let page = Page::near(functions[0].0)?;
     // SAFETY: nobody knows the page yet, and it is longer.
     unsafe { (page.address as *mut [u8; 16]).write(MARK) };
     let mut changes = Vec::new();
-    let mappings = mappings();
+    // What the kernel says of all mappings, where there is such a guard.
+    let mappings = if cfg!(target_arch = "aarch64") {
+        std::fs::read("/proc/self/smaps").unwrap_or_default()
+    } else {
+        Vec::new()
+    };
     for (index, &(entry, to)) in functions.iter().enumerate() {
-        let stub = page.address + 16 * (index + 1);
+        let stub = jump_at(page.address, index);
         // SAFETY: as above; and the first bytes of a function, which is longer.
         let code = unsafe {
             (stub as *mut [u8; 16]).write(jump_anywhere(to));
             (entry as *const [u8; 16]).read_unaligned()
         };
         let mut change = jump(entry, &code, stub)?;
-        change.guard = guard_of(&mappings, entry);
+        if cfg!(target_arch = "aarch64") {
+            change.guard = guard_of(&String::from_utf8_lossy(&mappings), entry);
+        }
         changes.push(change);
+    }
+    for (index, to) in for_copies.iter().enumerate() {
+        let stub = jump_at(page.address, functions.len() + index);
+        // SAFETY: as above.
+        unsafe { (stub as *mut [u8; 16]).write(jump_anywhere(*to)) };
     }
     page.make_executable()?;
     let inside: Vec<_> = changes.iter().map(Change::inside).collect();
     stop::with_all_stopped(&inside, || write(&changes)).map_err(Why::Stop)??;
     // From now on it is jumped to.
     std::mem::forget(page);
-    Ok(())
+    Ok(None)
 }
 
 /// No allocation and no lock in here: other threads stand still, and may have them.
@@ -242,12 +277,6 @@ fn write(changes: &[Change]) -> Result<(), Why> {
         let _ = protect(change, libc::PROT_READ | libc::PROT_EXEC);
     }
     result
-}
-
-/// What the kernel says of all mappings, where there is such a guard.
-fn mappings() -> String {
-    let said = cfg!(target_arch = "aarch64").then(|| std::fs::read("/proc/self/smaps").ok());
-    String::from_utf8_lossy(&said.flatten().unwrap_or_default()).into_owned()
 }
 
 /// `PROT_BTI`, where indirect jumps into the page at `address` have to meet a landing pad. A change of its protection that
