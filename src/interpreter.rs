@@ -380,13 +380,26 @@ fn adopt_main(py: &'static Api) -> Result<(), Refusal> {
     // A thread that is attached to another interpreter goes there for it only if it has the one GIL
     // there is (up to 3.11): the main one's may be held by a thread that waits for this one.
     let goes_there = !state.is_null() && (is_of_main(py, state) || py.has_one_gil());
-    if goes_there || !request_install(py) {
+    if goes_there || !request_install_holding(py) {
         install_main_attached(py, state);
         if !MAIN.is_installed() {
             return Err(Refusal::Unavailable);
         }
     }
     Ok(())
+}
+
+/// [`request_install`] for a thread that may have nothing attached, and may have been held up since it looked: where
+/// there is no interpreter any more, asking it for a call crashes. `false`: refused, or too late.
+fn request_install_holding(py: &'static Api) -> bool {
+    if !MAIN.gate.enter(Claim::View, &LOBBY) {
+        // An exit waits, or has ended.
+        return MAIN.is_installed();
+    }
+    // SAFETY: needs no thread state.
+    let accepted = unsafe { py.Py_IsInitialized() } != 0 && request_install(py);
+    let _ = MAIN.gate.leave(&LOBBY);
+    accepted
 }
 
 /// Opens the main interpreter's gate, if this is a new run of the runtime.

@@ -294,8 +294,8 @@ impl Api {
         self.version < 0x030c
     }
 
-    /// Has the main thread call `function`, attached to the main interpreter. `false`: its queue
-    /// is full. Needs no thread state.
+    /// Has the main thread call `function`, attached to the main interpreter, which must be there still. `false`: its
+    /// queue is full. Needs no thread state.
     pub(crate) fn call_in_main(&self, function: PendingCall) -> bool {
         let argument = std::ptr::null_mut();
         // SAFETY: both only queue the function; the private one has this signature up to 3.11.

@@ -236,8 +236,8 @@ fn knock(
         interpreter::prepare_main(py);
     }
     // SAFETY: needs no thread state.
-    let is_initialized = unsafe { py.Py_IsInitialized() } != 0;
-    if main.gate.is_closed() || !is_initialized {
+    let is_initialized = || unsafe { py.Py_IsInitialized() } != 0;
+    if main.gate.is_closed() || !is_initialized() {
         // Finalization, or there is no Python.
         return thread.legacy.finalizes(main) || !main.gate.is_closed() && is_known;
     }
@@ -255,6 +255,11 @@ fn knock(
                 // Another run of Python has begun, or another interpreter has the record.
                 let _ = record.legacy.leave(&LOBBY);
                 continue;
+            }
+            if !main.is_installed() && !is_initialized() {
+                // Finalization, which nobody could be told of: this is the first call in the process.
+                let _ = record.legacy.leave(&LOBBY);
+                return thread.legacy.finalizes(main);
             }
             let until = Until::Released { ensures: 0, alone: false };
             let process = fork::generation();
