@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::fence;
+use crate::fork;
 use crate::python::{Api, PyThreadState};
 use crate::tally::ROLL;
 use crate::thread::Thread;
@@ -22,9 +23,11 @@ pub(crate) struct Birth(AtomicUsize);
 /// How many threads are between the two ends of a fork.
 static FORKS: AtomicUsize = AtomicUsize::new(0);
 
-/// For how long one waits for the other. A fork within a fork's handlers, or an allocator's hook that calls
-/// `PyGILState_Ensure`, must not end in both waiting for ever.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// For how long one waits for the other. An allocator's hook that calls `PyGILState_Ensure`, or another copy of the
+/// library, must not end in both waiting for ever. The fork gives up first: then the other one still waits, without
+/// CPython's lock.
+const FORKS_WAIT: Duration = Duration::from_millis(100);
+const BIRTHS_WAIT: Duration = Duration::from_secs(10);
 
 impl Birth {
     pub(crate) fn new() -> Birth {
@@ -51,12 +54,18 @@ impl Birth {
 
     #[cold]
     fn wait_for_forks(&self) {
+        if fork::is_under_way_here() {
+            // In another library's handlers.
+            return;
+        }
         let begun = Instant::now();
         // Not inside another, for which the fork may wait.
-        while is_one_forking() && self.0.load(Ordering::Relaxed) == 1 && begun.elapsed() < PATIENCE
+        while is_one_forking()
+            && self.0.load(Ordering::Relaxed) == 1
+            && begun.elapsed() < BIRTHS_WAIT
         {
             self.end();
-            wait_while(is_one_forking);
+            wait_while(BIRTHS_WAIT, is_one_forking);
             self.begin();
         }
     }
@@ -69,11 +78,17 @@ pub(crate) fn of_thread_state(
     thread: &Thread,
     make: impl FnOnce() -> *mut PyThreadState,
 ) -> *mut PyThreadState {
-    if py.version >= 0x030c {
-        make()
-    } else {
+    if matters(py) {
         in_sight_of_forks(&thread.tally.birth, make)
+    } else {
+        make()
     }
+}
+
+/// Whether this version has to be helped.
+#[inline(always)]
+pub(crate) fn matters(py: &Api) -> bool {
+    py.version < 0x030c
 }
 
 /// Apart, so that later versions do not pay for it.
@@ -96,9 +111,9 @@ fn is_one_forking() -> bool {
     FORKS.load(Ordering::Relaxed) != 0
 }
 
-fn wait_while(condition: impl Fn() -> bool) {
+fn wait_while(patience: Duration, condition: impl Fn() -> bool) {
     let begun = Instant::now();
-    while condition() && begun.elapsed() < PATIENCE {
+    while condition() && begun.elapsed() < patience {
         std::thread::sleep(Duration::from_micros(50));
     }
 }
@@ -108,7 +123,7 @@ pub(crate) fn suspend() {
     // Relaxed: the fence orders it.
     FORKS.fetch_add(1, Ordering::Relaxed);
     fence::heavy();
-    wait_while(|| ROLL.lock().iter().any(|tally| tally.birth.is_under_way()));
+    wait_while(FORKS_WAIT, || ROLL.lock().iter().any(|tally| tally.birth.is_under_way()));
 }
 
 /// After it, in the parent.

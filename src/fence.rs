@@ -1,4 +1,4 @@
-//! Two fences that meet: a light one on the way of every call, a heavy one on the way of an exit.
+//! Two fences that meet: a light one on the way of every call, a heavy one on the way of an exit or a fork.
 //!
 //! Each orders its thread's earlier stores before its later loads. Where the system can make all
 //! threads of the process pass a barrier (`membarrier` on Linux), the heavy side does that, and the
@@ -42,7 +42,7 @@ mod imp {
         }
     }
 
-    /// On the way of an exit.
+    /// On the way of an exit, or a fork.
     #[cold]
     pub(crate) fn heavy() {
         fence(Ordering::SeqCst);

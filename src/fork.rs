@@ -21,7 +21,7 @@ pub(crate) fn generation() -> usize {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// All locks of the library, held across a fork so that the child finds whole data.
+/// The locks of the library that a child may come to, held across a fork so that the child finds whole data.
 struct Held {
     registry: MutexGuard<'static, Registry>,
     _lobby: MutexGuard<'static, ()>,
@@ -41,22 +41,32 @@ thread_local! {
 /// Has the library told of forks. Called at the first use that leaves anything to tell of.
 pub(crate) fn watch() {
     static WATCHED: AtomicBool = AtomicBool::new(false);
-    // Threads that meet here are all told of: handlers that find their work done do nothing. Not one at a time: a
-    // fork may come between, and its child would wait for a thread that it does not have.
+    // Two threads may do it at once: handlers that find their work done do nothing. Not one after the other: the child of
+    // a fork in between would wait for a thread that it does not have.
     // Relaxed: the C library has a lock for its list.
     if !WATCHED.load(Ordering::Relaxed) {
         // SAFETY: the handlers stay loaded: the library is linked with `nodelete`.
-        unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
-        WATCHED.store(true, Ordering::Relaxed);
+        let failed =
+            unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } != 0;
+        // Out of memory: the next use tries again.
+        WATCHED.store(!failed, Ordering::Relaxed);
     }
 }
 
-unsafe extern "C" fn before() {
+/// Whether this thread forks.
+pub(crate) fn is_under_way_here() -> bool {
     let held = HELD.take();
-    if held.is_some() {
-        HELD.set(held);
+    let is_under_way = held.is_some();
+    HELD.set(held);
+    is_under_way
+}
+
+unsafe extern "C" fn before() {
+    if is_under_way_here() {
         return;
     }
+    // Its beginning is noted once: a thread that is just doing so is not there in the child.
+    interpreter::clock();
     // First: who has it waits for other threads.
     let switch = seatbelt::hold_switch();
     birth::suspend();

@@ -390,15 +390,20 @@ fn adopt_main(py: &'static Api) -> Result<(), Refusal> {
 }
 
 /// [`request_install`] for a thread that may have nothing attached, and may have been held up since it looked: where
-/// there is no interpreter any more, asking it for a call crashes. `false`: refused, or too late.
+/// there is no interpreter any more, asking it for a call crashes. An exit waits for the gate if the exit callback is
+/// there, or was asked for in time. If not, the time between the second look and the call is all there is.
+/// `false`: not accepted, or too late.
 fn request_install_holding(py: &'static Api) -> bool {
+    let life = MAIN.life();
     if !MAIN.gate.enter(Claim::View, &LOBBY) {
         // An exit waits, or has ended.
         return MAIN.is_installed();
     }
     // SAFETY: needs no thread state.
     let accepted = unsafe { py.Py_IsInitialized() } != 0 && request_install(py);
-    let _ = MAIN.gate.leave(&LOBBY);
+    if MAIN.life() == life {
+        let _ = MAIN.gate.leave(&LOBBY);
+    }
     accepted
 }
 

@@ -50,7 +50,7 @@ impl Settings {
     pub(crate) fn lines(&self) -> String {
         let engine = if self.backport { "backport" } else { "native" };
         let grace = self.drain_grace.map_or(-1, |grace| grace.as_millis() as i64);
-        let warn = self.wait_warn.map_or(0, |wait| wait.as_millis());
+        let warn = self.wait_warn.map_or(0, |wait| wait.as_millis() as u64);
         let trace = u8::from(self.trace);
         let gilstate_wait = self.gilstate_wait.map_or(-1, |wait| wait.as_millis() as i64);
         format!(

@@ -28,7 +28,8 @@ impl Owner {
     }
 }
 
-/// One thread's holds on one interpreter: whose they are, and how many. Only its thread writes it.
+/// One thread's holds on one interpreter: whose they are, and how many. Only its thread writes it. With it, as others find
+/// both by the [`Roll`], whether the thread is making a thread state.
 pub(crate) struct Tally {
     word: AtomicUsize,
     /// Where [`Roll`] has it; changed under the roll's lock.

@@ -303,6 +303,9 @@ impl Api {
             if self.version < 0x030c {
                 // There the public one gives it to the interpreter of whoever holds the GIL.
                 let main = self.PyInterpreterState_Main();
+                if main.is_null() {
+                    return false;
+                }
                 if let Some(queued) = self._PyEval_AddPendingCall(main, function, argument) {
                     return queued == 0;
                 }

@@ -1,5 +1,5 @@
 //! What the library asks of Python's `threading`, if a program has loaded it. Nothing here
-//! imports it, and nothing here leaves an exception set.
+//! imports it, and nothing here but `watch` leaves an exception set.
 
 use std::ffi::CStr;
 use std::ptr::null_mut;

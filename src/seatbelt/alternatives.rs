@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ffi::{c_int, c_void, CStr};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{fence, AtomicBool, Ordering};
 
 use once_cell::sync::OnceCell;
 
@@ -20,6 +20,8 @@ static HANGS: AtomicBool = AtomicBool::new(true);
 pub(crate) fn set_hangs(hangs: bool) {
     // Relaxed: nothing else is told by it.
     HANGS.store(hangs, Ordering::Relaxed);
+    // Either the copy is found here, or what was stored is found there.
+    fence(Ordering::SeqCst);
     if let Some(serving) = SERVING.get() {
         // SAFETY: the other copy's, which stays loaded.
         unsafe { (serving.set_hangs)(c_int::from(hangs)) };
@@ -63,6 +65,7 @@ pub(super) fn hand_on_to(copy: &Copy) {
         }
     };
     let _ = SERVING.set(serving);
+    fence(Ordering::SeqCst);
     if !hangs() {
         // It was told before.
         set_hangs(false);

@@ -231,7 +231,7 @@ pub(super) unsafe extern "C" fn new(interpreter: *mut PyInterpreterState) -> *mu
     let make = || {
         // SAFETY: the caller's interpreter, which does not end now.
         let make = || unsafe { states::get().make(interpreter) };
-        match Thread::this() {
+        match birth::matters(py).then(Thread::this).flatten() {
             Some(thread) => birth::of_thread_state(py, thread, make),
             None => make(),
         }

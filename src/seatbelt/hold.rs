@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 use std::time::{Duration, Instant};
 
 use super::alternatives::Choice;
+#[cfg(target_os = "linux")]
+use super::tasks;
 use super::wait::CLOSED;
 use crate::gate::Claim;
 use crate::interpreter::{self, clock, Record, LOBBY};
@@ -259,7 +261,7 @@ fn knock(
             if !main.is_installed() && !is_initialized() {
                 // Finalization, which nobody could be told of: this is the first call in the process.
                 let _ = record.legacy.leave(&LOBBY);
-                return thread.legacy.finalizes(main);
+                return thread.legacy.finalizes(main) || is_known;
             }
             let until = Until::Released { ensures: 0, alone: false };
             let process = fork::generation();
@@ -335,8 +337,24 @@ pub(super) fn inside(covers: impl Fn(&'static Record) -> bool) -> Vec<(Text<16>,
     found
 }
 
+/// Whether a thread runs that has held no interpreter.
+fn one_unknown_runs() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        let is_known = |id: libc::pid_t| {
+            id == tasks::this_thread()
+                || threads().iter().any(|thread| thread.id.load(Ordering::Relaxed) == id as u64)
+        };
+        tasks::Tasks::open().into_iter().flatten().any(|id| !is_known(id) && tasks::runs(id))
+    }
+    // Nothing tells.
+    #[cfg(not(target_os = "linux"))]
+    false
+}
+
 /// The door has closed. Lets threads that call in a loop come and find it so, for as long as a call from nowhere may take: their
-/// next one may go through a callback object, which the exit is about to free. With nothing attached.
+/// next one may go through a callback object, which the exit is about to free. So may the first one of a thread that has
+/// only begun: all that run, and never called, are given as much. With nothing attached.
 pub(crate) fn linger() {
     const LATELY: u64 = 100;
     const PATIENCE: Duration = Duration::from_millis(100);
@@ -350,7 +368,8 @@ pub(crate) fn linger() {
             // Not one that is left behind inside.
             && thread.holds.load(Ordering::Relaxed).is_null()
     };
-    while threads().iter().any(&is_on_its_way) && begun.elapsed() < PATIENCE {
+    while begun.elapsed() < PATIENCE && (threads().iter().any(&is_on_its_way) || one_unknown_runs())
+    {
         std::thread::sleep(Duration::from_micros(200));
     }
 }

@@ -19,6 +19,8 @@ mod patch;
 mod states;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod stop;
+#[cfg(target_os = "linux")]
+mod tasks;
 mod wait;
 
 pub(crate) use alternatives::{hold_at_fini, run_at_fini, set_at_fini, set_hangs, AtFini};
@@ -88,13 +90,17 @@ pub(crate) fn hold_switch() -> MutexGuard<'static, ()> {
 }
 
 fn switch_on(py: &'static Api) -> Result<(), Why> {
+    if is_on() {
+        return Ok(());
+    }
     fork::watch();
+    // Before the lock, which a fork waits for: these take the loader's, which may wait for a fork.
+    states::look(py).map_err(Why::States)?;
+    let redirections = redirections().ok_or(Why::NoPython)?;
     let _one_at_a_time = lock(&SWITCH);
     if is_on() {
         return Ok(());
     }
-    states::look(py).map_err(Why::States)?;
-    let redirections = redirections().ok_or(Why::NoPython)?;
     let copy = patch::redirect(&redirections, &alternatives::for_copies()).map_err(Why::Patch)?;
     if let Some(copy) = copy {
         alternatives::hand_on_to(&copy);

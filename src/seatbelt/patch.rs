@@ -179,7 +179,8 @@ use aarch64::{jump, jump_anywhere, target, REACH};
 use x86_64::{jump, jump_anywhere, target, REACH};
 
 /// The page that jumps go to: this, so that other copies of the library recognize it and what follows, a jump for
-/// each redirected function, and one for each that is for other copies to call.
+/// each redirected function, and one for each that is for other copies to call. The digit is another one whenever
+/// these are.
 const MARK: [u8; 16] = *b"libpep788 jumps1";
 
 fn jump_at(page: usize, index: usize) -> usize {

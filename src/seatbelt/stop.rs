@@ -16,6 +16,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::tasks::{field, read, this_thread, Tasks};
+
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Why {
     /// This many threads are more than the handler has room for.
@@ -325,11 +327,6 @@ fn sync_code() {
     }
 }
 
-fn this_thread() -> libc::pid_t {
-    // SAFETY: no preconditions.
-    unsafe { libc::gettid() }
-}
-
 enum Seen {
     Takes,
     Blocks { in_system_call: bool },
@@ -339,11 +336,9 @@ enum Seen {
 fn look_at(id: libc::pid_t, signal: c_int) -> Seen {
     let mut buffer = [0; 4096];
     let Some(status) = read(id, "status", &mut buffer) else { return Seen::Gone };
-    let field = |name: &[u8]| {
-        let lines = status.split(|byte| *byte == b'\n');
-        lines.filter_map(|line| line.strip_prefix(name)).next().map(<[u8]>::trim_ascii)
-    };
-    if field(b"State:").is_none_or(|state| state.starts_with(b"Z") || state.starts_with(b"X")) {
+    if field(status, b"State:")
+        .is_none_or(|state| state.starts_with(b"Z") || state.starts_with(b"X"))
+    {
         return Seen::Gone;
     }
     let mut buffer = [0; 256];
@@ -354,7 +349,7 @@ fn look_at(id: libc::pid_t, signal: c_int) -> Seen {
         // It takes signals there that it blocks, without a handler.
         return Seen::Blocks { in_system_call: true };
     }
-    let blocked = field(b"SigBlk:")
+    let blocked = field(status, b"SigBlk:")
         .and_then(|digits| std::str::from_utf8(digits).ok())
         .and_then(|digits| u64::from_str_radix(digits, 16).ok());
     if blocked.is_some_and(|blocked| blocked >> (signal - 1) & 1 == 0) {
@@ -365,78 +360,4 @@ fn look_at(id: libc::pid_t, signal: c_int) -> Seen {
 
 fn number_of(digits: &[u8]) -> Option<libc::c_long> {
     std::str::from_utf8(digits).ok()?.trim().parse().ok()
-}
-
-/// The beginning of a file in `/proc/self/task`. `None`: the thread is gone.
-fn read<'a>(id: libc::pid_t, name: &str, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    use std::io::Write;
-    let mut path = [0; 64];
-    // Ends in the NULs that are there.
-    write!(&mut path[..63], "/proc/self/task/{id}/{name}").ok()?;
-    // SAFETY: a C string, and a buffer that is as long as it says.
-    unsafe {
-        let file = libc::open(path.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC);
-        if file < 0 {
-            return None;
-        }
-        let length = libc::read(file, buffer.as_mut_ptr().cast(), buffer.len());
-        libc::close(file);
-        buffer.get(..usize::try_from(length).ok()?)
-    }
-}
-
-/// The threads of this process, by their numbers.
-struct Tasks {
-    folder: c_int,
-    entries: [u8; 4096],
-    /// Which part of the entries is yet to be looked at.
-    rest: Range<usize>,
-}
-
-impl Tasks {
-    fn open() -> Option<Tasks> {
-        let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
-        // SAFETY: a C string.
-        let folder = unsafe { libc::open(c"/proc/self/task".as_ptr(), flags) };
-        (folder >= 0).then_some(Tasks { folder, entries: [0; 4096], rest: 0..0 })
-    }
-
-    fn fill(&mut self) -> bool {
-        let (buffer, size) = (self.entries.as_mut_ptr(), self.entries.len());
-        // SAFETY: a buffer that is as long as it says.
-        let length = unsafe { libc::syscall(libc::SYS_getdents64, self.folder, buffer, size) };
-        self.rest = 0..usize::try_from(length).unwrap_or(0);
-        !self.rest.is_empty()
-    }
-}
-
-impl Iterator for Tasks {
-    type Item = libc::pid_t;
-
-    fn next(&mut self) -> Option<libc::pid_t> {
-        // Of an entry: its length, and its name, which ends in a NUL.
-        const LENGTH: usize = 16;
-        const NAME: usize = 19;
-        loop {
-            if self.rest.is_empty() && !self.fill() {
-                return None;
-            }
-            let entry = self.entries.get(self.rest.clone())?;
-            let length =
-                usize::from(u16::from_ne_bytes([*entry.get(LENGTH)?, *entry.get(LENGTH + 1)?]));
-            self.rest.start += length.max(1);
-            let name = entry.get(NAME..)?.split(|byte| *byte == 0).next()?;
-            // Others are `.` and `..`.
-            if let Some(id) = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok()) {
-                return Some(id);
-            }
-        }
-    }
-}
-
-impl Drop for Tasks {
-    fn drop(&mut self) {
-        // SAFETY: opened by `open`.
-        unsafe { libc::close(self.folder) };
-    }
 }

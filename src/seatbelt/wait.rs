@@ -43,10 +43,9 @@ impl Wait {
 
     /// How long the door has been closed, and, after that, open.
     fn in_period(&self, now: Instant) -> Duration {
-        let period = (CLOSED + OPEN).as_millis();
+        let period = (CLOSED + OPEN).as_micros() as u64;
         let waited = now.saturating_duration_since(self.begun);
-        // In a period it is a small number.
-        Duration::from_micros((waited.as_micros() % (period * 1000)) as u64)
+        Duration::from_micros(waited.as_micros() as u64 % period)
     }
 
     /// When the answer of [`Wait::lets_in`] or [`Wait::goes_on`] changes next, if before `pause`.
