@@ -10,7 +10,7 @@
 #   results/NAME/   what the C suite built and printed for a Python
 
 # What every root has, to compile the C tests and to ask gdb about a hang.
-TOOLS="gcc g++ libc6-dev gdb-minimal python3-gi libgirepository1.0-dev"
+TOOLS="gcc g++ libc6-dev gdb-minimal python3-gi"
 # What Debian's libpython*.a, which has many modules in it, wants linked.
 STATIC_LIBRARIES="libexpat1-dev libzstd-dev zlib1g-dev"
 # For aarch64 there is a compiler for it, on x86-64, and Debian's libraries; and in one root what it takes

@@ -48,8 +48,9 @@ def fetch(python, package):
 
 def build_pygobject(python):
     if run(python.command("pkg-config", "--exists", "gobject-introspection-1.0")).returncode != 0:
-        raise Missing("PyGObject has to be built for it, with libgirepository1.0-dev: " + (
-            "apt-get install libgirepository1.0-dev" if python.root is None else "matrix/run --provision brings that in"))
+        # Not in the root folders of the matrix: it brings setuptools, which changes how every Python there imports.
+        raise Missing("PyGObject has to be built for it: apt-get install libgirepository1.0-dev" + (
+            "" if python.root is None else " in " + python.root))
     tools = build_tools()
     pip(python.command(python.executable, "-m", "pip", **tools), "install", "--target", folder(python),
         "--no-deps", "--no-build-isolation", "--no-cache-dir", PYGOBJECT_OPTION, pygobject_source(tools))
