@@ -65,8 +65,6 @@ unsafe extern "C" fn before() {
     if is_under_way_here() {
         return;
     }
-    // Its beginning is noted once: a thread that is just doing so is not there in the child.
-    interpreter::clock();
     // First: who has it waits for other threads.
     let switch = seatbelt::hold_switch();
     birth::suspend();

@@ -4,9 +4,6 @@
 use std::ffi::{c_int, c_void, CStr};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
-
-use once_cell::sync::OnceCell;
 
 use crate::attach::{Hold, Receipt};
 use crate::gate::{Claim, Lobby};
@@ -259,10 +256,12 @@ pub(crate) fn view_of_the_dying(
     registry().claim_for_the_dying()
 }
 
-/// Milliseconds since the first call, plus one.
+/// Milliseconds of a clock that never goes back; not 0.
 pub(crate) fn clock() -> u64 {
-    static BEGIN: OnceCell<Instant> = OnceCell::new();
-    BEGIN.get_or_init(Instant::now).elapsed().as_millis() as u64 + 1
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid place.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000 + 1
 }
 
 const CAPSULE: &CStr = c"pep788.record";

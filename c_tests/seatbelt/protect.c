@@ -410,6 +410,7 @@ static void fork_all_the_time(void *counted)
     }
 }
 
+/* One that has begun since: the first that is counted may be older. */
 static void wait_for_one_more(long *counted)
 {
     long before = __atomic_load_n(counted, __ATOMIC_RELAXED);

@@ -71,7 +71,7 @@ pub(crate) struct Seen {
     id: AtomicU64,
     /// Its `pthread_t`.
     thread: AtomicUsize,
-    /// When it last held one, by `clock`.
+    /// When it last gave one back, by `clock`.
     last: AtomicU64,
     /// Whether it is at the door, or was told that it is too late.
     knocks: AtomicBool,
@@ -80,9 +80,11 @@ pub(crate) struct Seen {
 impl Seen {
     // Relaxed, here and below: for what is told to people.
     fn holds(&self, record: Option<&'static Record>) {
+        if record.is_none() {
+            self.last.store(clock(), Ordering::Relaxed);
+        }
         let record = record.map_or(null_mut(), |record| std::ptr::from_ref(record).cast_mut());
         self.holds.store(record, Ordering::Relaxed);
-        self.last.store(clock(), Ordering::Relaxed);
     }
 
     fn note_id(&self) {

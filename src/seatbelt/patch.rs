@@ -228,9 +228,10 @@ pub(super) fn redirect(
     let mut changes = Vec::new();
     // What the kernel says of all mappings, where there is such a guard.
     let mappings = if cfg!(target_arch = "aarch64") {
-        std::fs::read("/proc/self/smaps").unwrap_or_default()
+        let said = std::fs::read("/proc/self/smaps").unwrap_or_default();
+        String::from_utf8_lossy(&said).into_owned()
     } else {
-        Vec::new()
+        String::new()
     };
     for (index, &(entry, to)) in functions.iter().enumerate() {
         let stub = jump_at(page.address, index);
@@ -241,7 +242,7 @@ pub(super) fn redirect(
         };
         let mut change = jump(entry, &code, stub)?;
         if cfg!(target_arch = "aarch64") {
-            change.guard = guard_of(&String::from_utf8_lossy(&mappings), entry);
+            change.guard = guard_of(&mappings, entry);
         }
         changes.push(change);
     }
