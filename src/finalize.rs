@@ -3,6 +3,11 @@
 //! The callback lives in the interpreter's own `atexit`, which is the last thing that
 //! finalization runs while threads can still attach, on every version, for the main
 //! interpreter (`Py_FinalizeEx`) and for subinterpreters (`Py_EndInterpreter`).
+//!
+//! The wait itself comes later: after the exit callbacks of the program that are older than ours.
+//! `atexit` gives its list up when all callbacks have run, still before finalization is marked. So
+//! our callback registers one more, the *last*, which is there only to be given up: the destructor
+//! of its capsule waits.
 
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
@@ -15,7 +20,7 @@ use crate::gate::close_together;
 use crate::interpreter::{self, registry, Record, LOBBY};
 use crate::python::atexit::{self, LateCallback, LateCallbacks};
 use crate::python::threading::{self, JoinedByExit, NotTold};
-use crate::python::{self, Api, MethodDef, Owned, PyObject};
+use crate::python::{self, Api, CapsuleDestructor, MethodDef, Owned, PyObject};
 use crate::report::Wait;
 use crate::say::say;
 use crate::tally::ROLL;
@@ -23,13 +28,20 @@ use crate::thread::Thread;
 use crate::{seatbelt, settings};
 
 const CAPSULE: &CStr = c"pep788.exit_callback";
+const LAST_CAPSULE: &CStr = c"pep788.last_exit_callback";
 
 /// How often a waiting exit looks for signals, which do not wake it.
 const SIGNALS_EVERY: Duration = Duration::from_millis(100);
 
 static EXIT_CALLBACK: MethodDef = MethodDef::no_arguments(
-    c"pep788_wait_for_guards",
+    c"pep788_exit_begins",
     exit_callback,
+    c"Has the interpreter wait for all PEP 788 guards before it finalizes.",
+);
+
+static LAST_CALLBACK: MethodDef = MethodDef::no_arguments(
+    c"pep788_wait_for_guards",
+    last_callback,
     c"Lets the interpreter finalize when all PEP 788 guards are closed.",
 );
 
@@ -38,24 +50,49 @@ static EXIT_CALLBACK: MethodDef = MethodDef::no_arguments(
 /// # Safety
 /// The calling thread is attached to the record's interpreter.
 pub(crate) unsafe fn install(py: &'static Api, record: &'static Record, register: &Owned) -> bool {
-    // SAFETY: attached, says the caller; the method definition lives for ever.
+    // SAFETY: attached, says the caller.
     unsafe {
-        let capsule = py.PyCapsule_New(record.ticket(), CAPSULE.as_ptr(), None);
+        // `threading` keeps the list of threads too. The capsule is only in the callback, so that
+        // it goes when `atexit` drops that.
+        JoinedByExit::watch(py).is_some_and(|joined| {
+            let joined = joined.as_object();
+            register_in(py, record, register, &EXIT_CALLBACK, (CAPSULE, dropped), joined)
+        })
+    }
+}
+
+/// Registers a callback whose `self` is a tuple: a capsule, with its name and destructor, that
+/// knows the record; and `joined`, which the capsule has a reference to as well, as its context.
+/// `false`: failed, with an exception set.
+///
+/// # Safety
+/// The calling thread is attached to the record's interpreter.
+unsafe fn register_in(
+    py: &'static Api,
+    record: &'static Record,
+    register: &Owned,
+    callback: &'static MethodDef,
+    (name, destructor): (&CStr, CapsuleDestructor),
+    joined: &Owned,
+) -> bool {
+    // SAFETY: attached, says the caller; the names and method definitions live for ever.
+    unsafe {
+        let capsule = py.PyCapsule_New(record.ticket(), name.as_ptr(), None);
         let Some(capsule) = Owned::new(py, capsule) else {
             return false;
         };
-        // `threading` keeps the list of threads too. The capsule is only in the callback, so that
-        // it goes when `atexit` drops that.
-        let registered = JoinedByExit::watch(py)
-            .and_then(|joined| python::tuple(py, &[&capsule, joined.as_object()]))
-            .and_then(|this| EXIT_CALLBACK.function(py, &this))
+        let registered = python::tuple(py, &[&capsule, joined])
+            .and_then(|this| callback.function(py, &this))
             .is_some_and(|callback| register.call(Some(&callback)).is_some());
         if registered {
             // Only now, so that a failure leaves nothing behind; and in time, as this thread has a
             // reference to the capsule yet. Release: pairs with the look at the count before a
             // guard is given.
             record.callbacks.fetch_add(1, Ordering::Release);
-            py.PyCapsule_SetDestructor(capsule.as_ptr(), Some(dropped));
+            if py.PyCapsule_SetContext(capsule.as_ptr(), joined.as_ptr().cast()) == 0 {
+                py.Py_IncRef(joined.as_ptr());
+            }
+            py.PyCapsule_SetDestructor(capsule.as_ptr(), Some(destructor));
         }
         registered
     }
@@ -63,19 +100,80 @@ pub(crate) unsafe fn install(py: &'static Api, record: &'static Record, register
 
 /// Called by `atexit`, with the tuple made by `install`.
 unsafe extern "C" fn exit_callback(this: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
-    let py = python::get_or_fatal("pep788_wait_for_guards");
+    let py = python::get_or_fatal("pep788_exit_begins");
     // SAFETY: CPython calls this attached; the items are borrowed from the tuple.
     unsafe {
         let capsule = py.PyTuple_GetItem(this, 0);
         let threads = Owned::of_borrowed(py, py.PyTuple_GetItem(this, 1));
-        let joined = threads.map(JoinedByExit::from_object);
         let ticket = py.PyCapsule_GetPointer(capsule, CAPSULE.as_ptr());
-        if let Some(record) = Record::of_ticket(ticket) {
-            if is_finalizing(py) {
-                wait_for_guards(py, record, joined);
+        if let (Some(record), Some(threads)) = (Record::of_ticket(ticket), threads) {
+            if is_finalizing(py) && !is_put_off(py, record, &threads) {
+                wait_for_guards(py, record, Some(JoinedByExit::from_object(threads)));
             }
         }
         py.new_none()
+    }
+}
+
+/// Has the wait come after the exit callbacks that are yet to be called. `false`: it cannot be had,
+/// for want of memory, or as `atexit.register` is not CPython's own any more and might keep what is
+/// registered.
+///
+/// # Safety
+/// The calling thread is attached to the interpreter of `record`.
+unsafe fn is_put_off(py: &'static Api, record: &'static Record, joined: &Owned) -> bool {
+    // SAFETY: attached, says the caller.
+    unsafe {
+        let _exception = python::KeepException::new(py);
+        let last = (LAST_CAPSULE, all_have_run as CapsuleDestructor);
+        let registered = atexit::own_register(py).is_some_and(|register| {
+            register_in(py, record, &register, &LAST_CALLBACK, last, joined)
+        });
+        py.PyErr_Clear();
+        registered
+    }
+}
+
+/// From 3.15 on `atexit` calls what is registered while callbacks run; it has nothing to do.
+unsafe extern "C" fn last_callback(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    // SAFETY: CPython calls this attached.
+    unsafe { python::get_or_fatal("pep788_wait_for_guards").new_none() }
+}
+
+/// One callback less in a list of `atexit`. Gives its record, if that is still in the same life, and
+/// whether it has no other.
+///
+/// # Safety
+/// `capsule` was made by `register_in`, with this name.
+unsafe fn one_less(
+    py: &'static Api,
+    capsule: *mut PyObject,
+    name: &CStr,
+) -> Option<(&'static Record, bool)> {
+    // SAFETY: says the caller.
+    let ticket = unsafe { py.PyCapsule_GetPointer(capsule, name.as_ptr()) };
+    // Locked before the look at the ticket: only so the record stays in that life.
+    let _registry = registry();
+    // SAFETY: a ticket.
+    let record = unsafe { Record::of_ticket(ticket) }?;
+    let before = record.callbacks.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| {
+        // Zero: the record's interpreter was given up before.
+        count.checked_sub(1)
+    });
+    Some((record, before == Ok(1)))
+}
+
+/// `atexit` gave the last callback up: all callbacks have run.
+unsafe extern "C" fn all_have_run(capsule: *mut PyObject) {
+    let Some(py) = python::get() else { return };
+    // SAFETY: CPython calls this attached, with a capsule made by `register_in`.
+    unsafe {
+        let joined = Owned::new(py, py.PyCapsule_GetContext(capsule).cast());
+        let record = one_less(py, capsule, LAST_CAPSULE);
+        let _exception = python::KeepException::new(py);
+        if let Some((record, _)) = record {
+            wait_for_guards(py, record, joined.map(JoinedByExit::from_object));
+        }
     }
 }
 
@@ -84,23 +182,16 @@ unsafe extern "C" fn dropped(capsule: *mut PyObject) {
     let Some(py) = python::get() else { return };
     // SAFETY: CPython calls this attached, with a capsule made by `install`.
     unsafe {
-        let ticket = py.PyCapsule_GetPointer(capsule, CAPSULE.as_ptr());
-        // Locked before the look at the ticket: only so the record stays in that life.
-        let registry = registry();
-        let Some(record) = Record::of_ticket(ticket) else { return };
-        let before = record.callbacks.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| {
-            // Zero: the record's interpreter was given up before.
-            count.checked_sub(1)
-        });
-        drop(registry);
-        if before != Ok(1) || record.gate.is_closed() {
+        let joined = Owned::new(py, py.PyCapsule_GetContext(capsule).cast());
+        let Some((record, true)) = one_less(py, capsule, CAPSULE) else { return };
+        if record.gate.is_closed() {
             return;
         }
         let _exception = python::KeepException::new(py);
         if py.PyEval_GetFrame().is_null() {
             // No Python code runs below: `atexit` tidies up at the very end, and the callback
             // was registered too late to be called. This is the last chance to wait.
-            wait_for_guards(py, record, None);
+            wait_for_guards(py, record, joined.map(JoinedByExit::from_object));
         } else if record.is_main() {
             // Not here: `atexit` is in the middle of clearing its list.
             interpreter::request_install(py);

@@ -193,6 +193,8 @@ api! {
         fn Py_IncRef(object: *mut PyObject);
         fn PyCapsule_New(pointer: *mut c_void, name: *const c_char, drop: Option<CapsuleDestructor>) -> *mut PyObject;
         fn PyCapsule_SetPointer(capsule: *mut PyObject, pointer: *mut c_void) -> c_int;
+        fn PyCapsule_SetContext(capsule: *mut PyObject, context: *mut c_void) -> c_int;
+        fn PyCapsule_GetContext(capsule: *mut PyObject) -> *mut c_void;
         fn PyCapsule_SetDestructor(capsule: *mut PyObject, drop: Option<CapsuleDestructor>) -> c_int;
         fn PyCapsule_GetPointer(capsule: *mut PyObject, name: *const c_char) -> *mut c_void;
         fn PyCFunction_NewEx(method: *mut PyMethodDef, this: *mut PyObject, module: *mut PyObject) -> *mut PyObject;

@@ -38,6 +38,19 @@ pub(crate) unsafe fn is_run_by_hand(py: &'static Api) -> bool {
     }
 }
 
+/// `atexit.register`, if it is CPython's: a C function.
+///
+/// # Safety
+/// The calling thread is attached.
+pub(crate) unsafe fn own_register(py: &'static Api) -> Option<Owned> {
+    // SAFETY: attached, says the caller.
+    unsafe {
+        let register = loaded_module(py, c"atexit")?.attribute(NAMES[0])?;
+        let function = py.PyCFunction_GetFunction(register.as_ptr());
+        (!function.is_null()).then_some(register)
+    }
+}
+
 static REGISTER: MethodDef = MethodDef::any_arguments(
     c"register",
     register,

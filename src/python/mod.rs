@@ -11,7 +11,7 @@ mod native;
 pub(crate) mod threading;
 mod word;
 
-pub(crate) use api::{Api, PyInterpreterState, PyObject, PyThreadState};
+pub(crate) use api::{Api, CapsuleDestructor, PyInterpreterState, PyObject, PyThreadState};
 use api::{PyCFunction, PyCFunctionWithKeywords, PyMethodDef};
 pub(crate) use current::{attached, live_interpreter, Attached, GilstateSlot};
 pub(crate) use find::{address_of, get, get_or_fatal};
