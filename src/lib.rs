@@ -64,11 +64,15 @@ mod tally;
 #[cfg(not(loom))]
 mod finalize;
 #[cfg(not(loom))]
+mod late;
+#[cfg(not(loom))]
 mod report;
 #[cfg(not(loom))]
 mod say;
 #[cfg(not(loom))]
 mod seatbelt;
+#[cfg(not(loom))]
+mod stack;
 #[cfg(not(loom))]
 mod symbols;
 #[cfg(not(loom))]

@@ -108,6 +108,15 @@ impl Thread {
         Thread::known().or_else(enroll)
     }
 
+    /// The calling thread is ended without its destructors (`late`). Nothing of it is used any more.
+    pub(crate) fn forget_this() {
+        let thread = word();
+        if !thread.is_null() {
+            // SAFETY: the box that `enroll` made. The frames that have a reference to it never go on.
+            unsafe { forget(thread) };
+        }
+    }
+
     /// Not NULL, and not the same for two Ensures of a thread, nor (as a rule) of two threads.
     #[inline(always)]
     pub(crate) fn next_token(&self) -> usize {
@@ -129,25 +138,27 @@ impl Thread {
     }
 }
 
+/// The thread ends. A destructor of POSIX, for the value of the key.
+unsafe extern "C" fn forget(thread: *mut c_void) {
+    let thread = thread.cast::<Thread>();
+    // SAFETY: the box that `enroll` made for this thread, which is not used after this.
+    unsafe {
+        // A thread that ends inside an Ensure will not come to its Release; the interpreter
+        // must not wait for it.
+        for level in (*thread).levels().iter_mut() {
+            if let Some(hold) = level.hold.take() {
+                let _ = hold.give_back_by(&*thread);
+            }
+        }
+        (*thread).legacy.forget();
+        pep788_set_thread(std::ptr::null_mut());
+        ROLL.remove(&(*thread).tally);
+        drop(Box::from_raw(thread));
+    }
+}
+
 #[cold]
 fn enroll() -> Option<&'static Thread> {
-    unsafe extern "C" fn forget(thread: *mut c_void) {
-        let thread = thread.cast::<Thread>();
-        // SAFETY: the box that `enroll` made for this thread, which is not used after this.
-        unsafe {
-            // A thread that ends inside an Ensure will not come to its Release; the interpreter
-            // must not wait for it.
-            for level in (*thread).levels().iter_mut() {
-                if let Some(hold) = level.hold.take() {
-                    let _ = hold.give_back_by(&*thread);
-                }
-            }
-            (*thread).legacy.forget();
-            pep788_set_thread(std::ptr::null_mut());
-            ROLL.remove(&(*thread).tally);
-            drop(Box::from_raw(thread));
-        }
-    }
     // A key of POSIX rather than a Rust destructor: it runs after the C++ ones, and once more
     // if the thread uses the library again after that.
     static KEY: OnceCell<Option<libc::pthread_key_t>> = OnceCell::new();

@@ -8,7 +8,7 @@
 //! With tracing off, all of this is the one branch of [`is_off`] where a guard is taken.
 
 use std::collections::VecDeque;
-use std::ffi::{c_int, c_ulong, c_void};
+use std::ffi::c_ulong;
 use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -18,7 +18,7 @@ use crate::memory::{self, try_box};
 use crate::say::Seconds;
 use crate::symbols::{Symbol, Symbols};
 use crate::sync::{lock, Mutex, MutexGuard};
-use crate::{attach, fork, python, settings};
+use crate::{attach, fork, python, settings, stack};
 
 /// What a slip is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -267,7 +267,7 @@ impl Notes {
             stack: [0; DEPTH],
             depth: 0,
         };
-        notes.walk_stack();
+        notes.depth = stack::walk(&mut notes.stack);
         if let Some(py) = python::get().filter(|py| !attach::attached(py).is_null()) {
             // SAFETY: attached.
             unsafe {
@@ -284,36 +284,6 @@ impl Notes {
             }
         }
         notes
-    }
-
-    /// Addresses alone; what they mean is found out when it is asked.
-    #[inline(never)]
-    fn walk_stack(&mut self) {
-        enum Context {}
-        extern "C" {
-            fn _Unwind_Backtrace(
-                visit: unsafe extern "C" fn(*mut Context, *mut c_void) -> c_int,
-                argument: *mut c_void,
-            ) -> c_int;
-            fn _Unwind_GetIP(context: *mut Context) -> usize;
-        }
-        const GO_ON: c_int = 0;
-        const STOP: c_int = 5;
-        unsafe extern "C" fn visit(context: *mut Context, notes: *mut c_void) -> c_int {
-            // SAFETY: `notes` is what is given below, and the context is the unwinder's.
-            unsafe {
-                let notes = &mut *notes.cast::<Notes>();
-                let address = _Unwind_GetIP(context);
-                if address == 0 || notes.depth == DEPTH {
-                    return STOP;
-                }
-                notes.stack[notes.depth] = address;
-                notes.depth += 1;
-            }
-            GO_ON
-        }
-        // SAFETY: `visit` has the type that is asked for; the notes outlive the call.
-        unsafe { _Unwind_Backtrace(visit, std::ptr::from_mut(self).cast()) };
     }
 
     fn stack(&self) -> &[usize] {

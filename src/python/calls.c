@@ -6,22 +6,51 @@
  * frames that made the call (it would abort the process), nor the user's C++
  * frames above them. So every call that can wait for the interpreter, or run
  * Python code that does, is made from here, from a frame that is not unwound:
- * the thread sleeps for ever instead of being torn down in the middle of its
- * frames, which is what CPython itself does from 3.14 on.
+ * the thread is ended without that, as `late.rs` says.
  */
 #include <pthread.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <unistd.h>
 #include <unwind.h>
 
 #define HIDDEN __attribute__((visibility("hidden")))
 
-static void sleep_for_ever(void *unused)
+/* `late.rs` puts it there. */
+HIDDEN void (*pep788_end_late_thread)(void);
+
+static void end_late_thread(void *unused)
 {
     (void)unused;
+    if (pep788_end_late_thread != NULL) {
+        pep788_end_late_thread();
+    }
     for (;;) {
         pause();
     }
+}
+
+/* Whether the calling thread comes too late, which `seatbelt/imports.rs` knows. */
+HIDDEN int (*pep788_is_too_late)(void);
+
+/*
+ * What CPython calls in their place under the seatbelt. Here, and not in Rust,
+ * since a thread that ends as it should is unwound through the first of them.
+ */
+HIDDEN void pep788_pthread_exit(void *result)
+{
+    if (pep788_is_too_late()) {
+        end_late_thread(NULL);
+    }
+    pthread_exit(result);
+}
+
+HIDDEN int pep788_pause(void)
+{
+    if (pep788_is_too_late()) {
+        end_late_thread(NULL);
+    }
+    return pause();
 }
 
 /* For `seatbelt/patch.rs`. */
@@ -43,7 +72,7 @@ HIDDEN _Unwind_Reason_Code pep788_stay(int version, _Unwind_Action actions,
 {
     (void)version, (void)kind, (void)exception, (void)context;
     if (actions & _UA_FORCE_UNWIND) {
-        sleep_for_ever(NULL);
+        end_late_thread(NULL);
     }
     return _URC_CONTINUE_UNWIND;
 }
@@ -54,7 +83,7 @@ HIDDEN _Unwind_Reason_Code pep788_stay(int version, _Unwind_Action actions,
 #define STAYED __asm__ volatile("" ::: "memory");
 #else
 /* Other C libraries end a thread without unwinding. */
-#define STAY pthread_cleanup_push(sleep_for_ever, NULL);
+#define STAY pthread_cleanup_push(end_late_thread, NULL);
 #define STAYED pthread_cleanup_pop(0);
 #endif
 

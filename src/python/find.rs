@@ -120,6 +120,19 @@ pub(super) fn object_of(address: *mut c_void) -> *mut c_void {
     object_at(address).map_or(std::ptr::null_mut(), |object| object.dli_fbase)
 }
 
+/// Whether CPython is linked into the executable, and not in a library.
+pub(crate) fn is_in_executable() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: reads what the kernel passed to the process.
+        let headers = unsafe { libc::getauxval(libc::AT_PHDR) } as *mut c_void;
+        object_of(address_of(c"Py_GetVersion")) == object_of(headers)
+    }
+    // Nothing tells.
+    #[cfg(not(target_os = "linux"))]
+    true
+}
+
 /// A handle of a loaded object, which loads and runs nothing. The executable has no name but null.
 fn loaded(name: *const c_char) -> Option<*mut c_void> {
     // SAFETY: null, or a C string that the loader gave.

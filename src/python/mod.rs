@@ -14,7 +14,7 @@ mod word;
 pub(crate) use api::{Api, CapsuleDestructor, PyInterpreterState, PyObject, PyThreadState};
 use api::{PyCFunction, PyCFunctionWithKeywords, PyMethodDef};
 pub(crate) use current::{attached, live_interpreter, Attached, GilstateSlot};
-pub(crate) use find::{address_of, get, get_or_fatal};
+pub(crate) use find::{address_of, get, get_or_fatal, is_in_executable};
 pub(crate) use frame::innermost_frame;
 pub(crate) use glance::{attached_word, holder, is_of, Glance};
 pub(crate) use native::native;

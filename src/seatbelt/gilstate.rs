@@ -2,7 +2,7 @@
 //!
 //! They do what CPython's do, by functions that it exports, and count calls where CPython counts them: so a call may begin in
 //! one's Ensure and end in the other's Release. What they do besides: an Ensure in a thread with nothing attached holds
-//! the interpreter ([`super::hold`]), and where it is too late for that, the thread sleeps for ever.
+//! the interpreter ([`super::hold`]), and where it is too late for that, the thread is ended ([`crate::late`]).
 //!
 //! Some attach by themselves, with `PyEval_AcquireThread`:
 //!
@@ -23,6 +23,7 @@ use crate::attach;
 use crate::birth;
 use crate::gate::Claim;
 use crate::interpreter::{self, Record, LOBBY};
+use crate::late;
 use crate::python::{self, Api, PyInterpreterState, PyThreadState};
 use crate::thread::Thread;
 
@@ -79,7 +80,7 @@ pub(super) unsafe extern "C" fn ensure() -> c_int {
     if begin(py, usual).is_some() {
         UNLOCKED
     } else if alternatives::hangs() {
-        sleep_for_ever();
+        late::end();
     } else {
         FAILED
     }
@@ -176,13 +177,6 @@ fn record_of(py: &'static Api, own: *mut PyThreadState) -> Option<&'static Recor
     interpreter::by_address(py, interpreter, null_mut())
 }
 
-fn sleep_for_ever() -> ! {
-    loop {
-        // SAFETY: no preconditions.
-        unsafe { libc::pause() };
-    }
-}
-
 pub(super) unsafe extern "C" fn release(before: c_int) {
     if before == FAILED {
         return;
@@ -225,7 +219,7 @@ pub(super) unsafe extern "C" fn release(before: c_int) {
     }
 }
 
-/// A thread with nothing attached may be about to begin a scope: after the end of Python it sleeps.
+/// A thread with nothing attached may be about to begin a scope: after the end of Python it is ended.
 pub(super) unsafe extern "C" fn new(interpreter: *mut PyInterpreterState) -> *mut PyThreadState {
     let py = python::get_or_fatal(NEW);
     let make = || {
@@ -237,7 +231,7 @@ pub(super) unsafe extern "C" fn new(interpreter: *mut PyInterpreterState) -> *mu
         }
     };
     if attach::attached(py).is_null() {
-        while_alive(py, make).unwrap_or_else(|| sleep_for_ever())
+        while_alive(py, make).unwrap_or_else(|| late::end())
     } else {
         make()
     }
@@ -272,13 +266,13 @@ pub(super) unsafe extern "C" fn acquire_thread(state: *mut PyThreadState) {
         python::fatal(ACQUIRE, "the thread state is NULL");
     }
     // SAFETY: a thread state that the caller may attach, so its own; it goes with its interpreter.
-    let counted = while_alive(py, || unsafe { *count(state) }).unwrap_or_else(|| sleep_for_ever());
+    let counted = while_alive(py, || unsafe { *count(state) }).unwrap_or_else(|| late::end());
     if counted != 0 {
         // SAFETY: as the caller of CPython's own function promises.
         return unsafe { py.PyEval_RestoreThread(state) };
     }
     if attach(py, State::OfScope(state)).is_none() {
-        sleep_for_ever();
+        late::end();
     }
 }
 

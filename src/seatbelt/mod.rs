@@ -11,11 +11,15 @@
 mod alternatives;
 mod gilstate;
 mod hold;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod imports;
 #[cfg_attr(
     not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))),
     path = "patch_elsewhere.rs"
 )]
 mod patch;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod slots;
 mod states;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod stop;
@@ -105,6 +109,8 @@ fn switch_on(py: &'static Api) -> Result<(), Why> {
     if let Some(copy) = copy {
         alternatives::hand_on_to(&copy);
     }
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    imports::redirect();
     ON.store(true, Ordering::Relaxed);
     Ok(())
 }

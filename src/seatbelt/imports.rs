@@ -1,0 +1,93 @@
+//! A thread that CPython itself finds to be too late: it comes back by `PyEval_RestoreThread`, `PyEval_AcquireLock`,
+//! `PyThreadState_Swap`, or by its evaluation loop, which takes the GIL back. Up to 3.13 CPython calls
+//! `pthread_exit` for it, and then `pause`: both come here ([`super::slots`]), and the thread is
+//! ended by [`crate::late`].
+//!
+//! Whoever else calls the two through the same slots is left alone: a thread that ends as it should, `signal.pause()`, and
+//! the code of a program that CPython is linked into.
+
+use std::ffi::{c_int, c_void, CStr};
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use once_cell::sync::OnceCell;
+
+use super::{slots, states};
+use crate::thread::Thread;
+use crate::{interpreter, late, python, stack};
+
+extern "C" {
+    // Of `calls.c`, which is linked into this library.
+    fn pep788_pthread_exit(result: *mut c_void);
+    fn pep788_pause() -> c_int;
+    static pep788_is_too_late: AtomicPtr<c_void>;
+}
+
+/// Has CPython's calls come here. Again and again: the loader may write the slots when it has just
+/// loaded CPython, or when a function is called for the first time.
+pub(super) fn redirect() {
+    late::prepare();
+    look_up();
+    // SAFETY: a pointer to a function, which C reads as a whole. Relaxed: it is there before the
+    // slots lead to who reads it, and is always the same.
+    unsafe { pep788_is_too_late.store(is_too_late as *mut c_void, Ordering::Relaxed) };
+    let inside = python::address_of(c"PyGILState_Ensure") as usize;
+    if inside != 0 {
+        slots::replace(
+            inside,
+            &[
+                (c"pthread_exit", pep788_pthread_exit as *const () as usize),
+                (c"pause", pep788_pause as *const () as usize),
+            ],
+        );
+    }
+}
+
+unsafe extern "C" fn is_too_late() -> c_int {
+    let Some(py) = python::get() else { return 0 };
+    let main = interpreter::main();
+    if Thread::known().is_some_and(|thread| thread.legacy.finalizes(main)) {
+        return 0;
+    }
+    // SAFETY: needs no thread state.
+    let is_gone = states::get().are_going() || unsafe { py.Py_IsInitialized() } == 0;
+    let one_is_ending = || {
+        let registry = interpreter::registry();
+        let ending = registry.live().any(|record| !record.is_main() && record.gate.is_closed());
+        ending
+    };
+    c_int::from((is_gone || one_is_ending()) && is_called_by_python())
+}
+
+/// Functions of CPython's that wait for the GIL, or end a thread: one of them is on the stack of a thread that it
+/// finds to be too late.
+const WAITS: [&CStr; 9] = [
+    c"PyEval_RestoreThread",
+    c"PyEval_AcquireThread",
+    c"PyEval_AcquireLock",
+    c"PyThreadState_Swap",
+    c"PyGILState_Ensure",
+    c"_PyEval_EvalFrameDefault",
+    c"PyThread_exit_thread",
+    c"PyThreadState_Ensure",
+    c"PyThreadState_EnsureFromView",
+];
+
+/// Where these are, if CPython is linked into the executable; there, other code calls the two through the
+/// same slots. Looked up beforehand: a thread may wait for this one's end that has the loader's lock.
+static IN_EXECUTABLE: OnceCell<Option<[usize; WAITS.len()]>> = OnceCell::new();
+
+fn look_up() {
+    let found =
+        python::is_in_executable().then(|| WAITS.map(|name| python::address_of(name) as usize));
+    let _ = IN_EXECUTABLE.set(found);
+}
+
+fn is_called_by_python() -> bool {
+    let Some(Some(waits)) = IN_EXECUTABLE.get() else { return true };
+    let mut addresses = [0; 16];
+    let depth = stack::walk(&mut addresses);
+    addresses[..depth].iter().any(|address| {
+        let function = stack::function_of(*address) as usize;
+        function != 0 && waits.contains(&function)
+    })
+}
