@@ -290,9 +290,9 @@ static PyObject *call_callback(PyObject *capsule, PyObject *unused)
 
 static PyMethodDef callback_method = {"callback", call_callback, METH_NOARGS, NULL};
 
-void at_exit(void (*function)(void *), void *argument)
+/* Has `atexit` call it, and destroy it once all are called; takes the capsule. */
+static void register_callback(PyObject *capsule)
 {
-    PyObject *capsule = capsule_of(function, argument, NULL);
     PyObject *callable = PyCFunction_New(&callback_method, capsule);
     CHECK(callable != NULL);
     PyObject *module = PyImport_ImportModule("atexit");
@@ -303,6 +303,11 @@ void at_exit(void (*function)(void *), void *argument)
     Py_DECREF(module);
     Py_DECREF(callable);
     Py_DECREF(capsule);
+}
+
+void at_exit(void (*function)(void *), void *argument)
+{
+    register_callback(capsule_of(function, argument, NULL));
 }
 
 void set_event(void *argument)
@@ -326,6 +331,23 @@ void at_teardown(void (*function)(void *), void *argument)
     PyObject *capsule = capsule_of(function, argument, destroy_callback);
     CHECK_INT(PyDict_SetItemString(main_dict(), name, capsule), 0);
     Py_DECREF(capsule);
+}
+
+/* CPython does not call what is registered while exit callbacks run, but destroys it after them. */
+static void register_to_be_dropped(void *dropped)
+{
+    struct callback *callback = dropped;
+    register_callback(capsule_of(callback->function, callback->argument, destroy_callback));
+    free(callback);
+}
+
+void after_exit_callbacks(void (*function)(void *), void *argument)
+{
+    struct callback *callback = malloc(sizeof *callback);
+    CHECK(callback != NULL);
+    callback->function = function;
+    callback->argument = argument;
+    at_exit(register_to_be_dropped, callback);
 }
 
 static void call_plain(void *function)

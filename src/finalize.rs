@@ -134,7 +134,8 @@ unsafe fn is_put_off(py: &'static Api, record: &'static Record, joined: &Owned) 
     }
 }
 
-/// From 3.15 on `atexit` calls what is registered while callbacks run; it has nothing to do.
+/// It is there to be given up, and has nothing to do. CPython calls nothing that is registered while
+/// exit callbacks run; somebody who runs them by hand may.
 unsafe extern "C" fn last_callback(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
     // SAFETY: CPython calls this attached.
     unsafe { python::get_or_fatal("pep788_wait_for_guards").new_none() }

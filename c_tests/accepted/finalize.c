@@ -347,31 +347,64 @@ SCENARIO(callbacks_run_while_a_guard_is_open, "A callback that uses the API runs
     PyInterpreterView_Close(the_view);
 }
 
-static void use_or_be_refused(void *unused)
+/* A thread that an exit callback joins. */
+static void attach_many_times(void *unused)
 {
     (void)unused;
-    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
-    if (guard == NULL) {
-        check_finalization_error();
-        CHECK_PTR(PyInterpreterGuard_FromView(the_view), NULL);
-        CHECK_PTR(PyThreadState_EnsureFromView(the_view), NULL);
-        CHECK(!PyErr_Occurred());
-    } else {
-        PyInterpreterGuard_Close(guard);
+    for (int i = 0; i < 100; i++) {
+        PyThreadStateToken *token = PyThreadState_EnsureFromView(the_view);
+        CHECK(token != NULL);
+        run("x = sum(range(50))");
+        PyThreadState_Release(token);
     }
-    log_event("asked");
+    log_event("attached");
+}
+
+static void use_and_join(void *unused)
+{
+    (void)unused;
+    PyInterpreterGuard_Close(guard_here());
+    py_thread_join(thread_start(attach_many_times, NULL));
+    log_event("joined");
 }
 
 SCENARIO(a_callback_older_than_the_first_use,
-         "An atexit callback registered before the first use may come after the wait; it gets a guard "
-         "or the exception, and nothing hangs")
+         "The wait comes after an atexit callback registered before the first use, too: it gets guards, and so do "
+         "threads that it joins")
 {
     py_init();
-    at_exit(use_or_be_refused, NULL);
+    at_exit(use_and_join, NULL);
     the_view = view_here();
     py_finalize();
-    expect_log("asked");
+    expect_log("attached,joined");
     PyInterpreterView_Close(the_view);
+}
+
+static void end_with_an_older_callback(PyThreadState *(*new_interpreter)(void))
+{
+    py_init();
+    PyThreadState *own = PyThreadState_Get();
+    PyThreadState *sub = new_interpreter();
+    PyThreadState_Swap(sub);
+    at_exit(use_and_join, NULL);
+    the_view = view_here();
+    PyThreadState_Swap(own);
+    sub_end(sub);
+    log_event("ended");
+    expect_log("attached,joined,ended");
+    PyInterpreterView_Close(the_view);
+    py_finalize();
+}
+
+SCENARIO(an_older_callback_of_a_subinterpreter, "... of a subinterpreter")
+{
+    end_with_an_older_callback(sub_new);
+}
+
+// pythons: >=3.12
+SCENARIO(an_older_callback_of_an_isolated_one, "... that has a GIL of its own")
+{
+    end_with_an_older_callback(sub_new_isolated);
 }
 
 /* --- Afterwards ----------------------------------------------------------------------------------- */

@@ -887,9 +887,8 @@ static void end_does_not_wait(PyThreadState *(*new_interpreter)(void))
     PyThreadState *own = PyThreadState_Get();
     PyThreadState *sub = new_interpreter();
     swap(own, sub);
-    /* An exit callback that is older than the first use of the API is called after the wait. Here it
-     * lets the thread go, as CPython wants no thread states in an interpreter that ends. */
-    at_exit(after_the_wait, NULL);
+    /* Lets the thread go, as CPython wants no thread states in an interpreter that ends. */
+    after_exit_callbacks(after_the_wait, NULL);
     swap(sub, own);
     the_thread = thread_start(daemon_in_a_subinterpreter, ref_of(sub));
     py_event_wait(&inside);
@@ -930,7 +929,7 @@ static void inner_daemon_released_late(void *ref)
 SCENARIO(restored_too_late, "Once references are no longer given SetDaemon(0) is -1 also in an Ensure, and Release cannot restore one")
 {
     py_init();
-    at_exit(after_the_wait, NULL);
+    after_exit_callbacks(after_the_wait, NULL);
     the_thread = thread_start(inner_daemon_released_late, ref_here());
     py_event_wait(&inside);
     py_finalize();

@@ -192,8 +192,7 @@ SCENARIO(nothing_is_given_after_the_wait,
          "without an exception")
 {
     py_init();
-    /* An exit callback that is older than the first use of the API is called after the wait. */
-    at_exit(after_the_wait, NULL);
+    after_exit_callbacks(after_the_wait, NULL);
     the_weak_ref = PyInterpreterWeakRef_Get();
     CHECK(the_weak_ref != 0);
     py_finalize();

@@ -45,7 +45,7 @@ static void is_waited_for_after(const char *code)
     PyInterpreterWeakRef_Close(wref);
 }
 
-#define OURS "[one for one in gc.get_objects() if type(one) is type(len) and one.__name__ == 'pep788_wait_for_guards']"
+#define OURS "[one for one in gc.get_objects() if type(one) is type(len) and one.__name__ == 'pep788_exit_begins']"
 
 SCENARIO(unregistered, "A program that finds the exit callback and unregisters it is waited for nevertheless")
 {

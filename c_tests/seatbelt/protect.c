@@ -479,20 +479,6 @@ static void wait_until_in_call(pid_t thread, long number, long other)
     }
 }
 
-static void wait_until_it_sleeps(pid_t thread)
-{
-    if (getenv("C_SUITE_EMULATED") != NULL) {
-        /* The kernel has its own numbers, those of x86-64. */
-        wait_until_in_call(thread, 34, 271);
-        return;
-    }
-#ifdef SYS_pause
-    wait_until_in_call(thread, SYS_pause, SYS_ppoll);
-#else
-    wait_until_in_call(thread, SYS_ppoll, SYS_ppoll);
-#endif
-}
-
 static pid_t sleeper;
 
 static void note_sleeper(void)
@@ -772,7 +758,6 @@ static void comes_too_late(void *in_a_scope)
     else {
         PyGILState_Release(PyGILState_Ensure());
     }
-    note_sleeper();
     event_set(&ready);
     event_wait(&go);
     if (in_a_scope) {
@@ -787,14 +772,14 @@ static void comes_too_late(void *in_a_scope)
 static void finalize_before_it_comes(void *in_a_scope)
 {
     init_protected();
-    thread_start(comes_too_late, in_a_scope);
+    pthread_t thread = thread_start(comes_too_late, in_a_scope);
     py_event_wait(&ready);
     py_finalize();
     event_set(&go);
-    wait_until_it_sleeps(noted_sleeper());
+    thread_join(thread);
 }
 
-SCENARIO(too_late, "Once Python is gone a thread sleeps in Ensure, without a word")
+SCENARIO(too_late, "Once Python is gone a thread is ended in Ensure, without a word, and can be joined")
 {
     finalize_before_it_comes(NULL);
 }
@@ -804,23 +789,133 @@ SCENARIO(scope_too_late, "... and in a scope of pybind11")
     finalize_before_it_comes(&ready);
 }
 
-static void ensure_from_a_thread(void *unused)
+static pthread_t the_thread;
+
+static void join_a_caller(void *unused)
 {
     (void)unused;
     event_set(&go);
-    wait_until_it_sleeps(noted_sleeper());
-    log_event("asleep");
+    py_thread_join(the_thread);
+    log_event("joined");
 }
 
-SCENARIO(door_closes_before_older_callbacks, "In exit callbacks older than the library's the door is closed already")
+static void calls_again(void *unused)
+{
+    (void)unused;
+    PyGILState_Release(PyGILState_Ensure());
+    event_set(&ready);
+    event_wait(&go);
+    PyGILState_Release(PyGILState_Ensure());
+    log_event("served");
+}
+
+SCENARIO(older_exit_callbacks, "Exit callbacks older than the library's, and threads that they join, are served")
 {
     py_init();
-    at_exit(ensure_from_a_thread, NULL);
+    at_exit(join_a_caller, NULL);
     protect();
+    the_thread = thread_start(calls_again, NULL);
+    py_event_wait(&ready);
+    py_finalize();
+    expect_log("served,joined");
+}
+
+SCENARIO(door_closes_after_exit_callbacks, "After them the door is closed: who comes then is ended, and can be joined")
+{
+    py_init();
+    after_exit_callbacks(join_a_caller, NULL);
+    protect();
+    the_thread = thread_start(comes_too_late, NULL);
+    py_event_wait(&ready);
+    py_finalize();
+    expect_log("joined");
+}
+
+/* What a thread that is ended has to be to the others. */
+
+static pthread_mutex_t robust;
+static pthread_key_t key;
+
+static void count_destructor(void *unused)
+{
+    (void)unused;
+    log_event("destructor");
+}
+
+static void unwound(void *unused)
+{
+    (void)unused;
+    log_event("unwound");
+}
+
+/* Comes back in the way of every blocking call. */
+static void restores_too_late(void *unused)
+{
+    (void)unused;
+    CHECK_INT(pthread_mutex_lock(&robust), 0);
+    CHECK_INT(pthread_setspecific(key, &key), 0);
+    PyThreadState *state = PyThreadState_New(PyInterpreterState_Main());
+    PyEval_RestoreThread(state);
+    CHECK_PTR(PyEval_SaveThread(), state);
+    event_set(&ready);
+    event_wait(&go);
+    pthread_cleanup_push(unwound, NULL);
+    PyEval_RestoreThread(state);
+    pthread_cleanup_pop(0);
+    check_failed(__FILE__, __LINE__, "it returned after the end of Python");
+}
+
+SCENARIO(restored_too_late,
+         "In PyEval_RestoreThread too: nothing is unwound, no destructor runs, a robust mutex is passed on")
+{
+    init_protected();
+    pthread_mutexattr_t attributes;
+    pthread_mutexattr_init(&attributes);
+    CHECK_INT(pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST), 0);
+    CHECK_INT(pthread_mutex_init(&robust, &attributes), 0);
+    CHECK_INT(pthread_key_create(&key, count_destructor), 0);
+    pthread_t thread = thread_start(restores_too_late, NULL);
+    py_event_wait(&ready);
+    py_finalize();
+    event_set(&go);
+    CHECK_INT(pthread_mutex_lock(&robust), EOWNERDEAD);
+    thread_join(thread);
+    expect_log("");
+}
+
+static void ends_the_process(void)
+{
+    /* Not by the runner's way: there is no main thread to return from `main`. */
+    _exit(3);
+}
+
+// expect: exit 3
+SCENARIO(last_thread, "A late thread that is the last one ends the process as any other would, by exit()")
+{
+    init_protected();
     thread_start(comes_too_late, NULL);
     py_event_wait(&ready);
     py_finalize();
-    expect_log("asleep");
+    CHECK_INT(atexit(ends_the_process), 0);
+    event_set(&go);
+    pthread_exit(NULL);
+}
+
+static void ends_by_itself(void *unused)
+{
+    (void)unused;
+    pthread_cleanup_push(unwound, NULL);
+    PyThread_exit_thread();
+    pthread_cleanup_pop(0);
+}
+
+SCENARIO(not_too_late, "A thread that is ended by PyThread_exit_thread before that is unwound as ever")
+{
+    init_protected();
+    pthread_t thread = thread_start(ends_by_itself, NULL);
+    py_thread_join(thread);
+    py_finalize();
+    expect_log("unwound");
 }
 
 static void ensure_again(void *unused)
