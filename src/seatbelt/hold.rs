@@ -93,6 +93,11 @@ impl Seen {
         self.thread.store(unsafe { libc::pthread_self() } as usize, Ordering::Relaxed);
     }
 
+    /// Whether it holds an interpreter: where the exit goes on, it is left behind inside.
+    fn is_inside(&self) -> bool {
+        !self.holds.load(Ordering::Relaxed).is_null()
+    }
+
     fn is_known(&self) -> bool {
         self.id.load(Ordering::Relaxed) != 0
     }
@@ -339,27 +344,36 @@ pub(super) fn inside(covers: impl Fn(&'static Record) -> bool) -> Vec<(Text<16>,
     found
 }
 
-/// Whether a thread runs that has held no interpreter.
-fn one_unknown_runs() -> bool {
+/// Whether a thread runs, or is about to, that is not at the door; for as long as there is time.
+fn one_runs(over: Instant) -> bool {
     #[cfg(target_os = "linux")]
     {
-        let is_known = |id: libc::pid_t| {
+        let is_at_the_door = |id: libc::pid_t| {
             id == tasks::this_thread()
-                || threads().iter().any(|thread| thread.id.load(Ordering::Relaxed) == id as u64)
+                || threads().iter().any(|thread| {
+                    thread.id.load(Ordering::Relaxed) == id as u64
+                        && (thread.knocks.load(Ordering::Relaxed) || thread.is_inside())
+                })
         };
-        tasks::Tasks::open().into_iter().flatten().any(|id| !is_known(id) && tasks::runs(id))
+        let mut tasks = tasks::Tasks::open().into_iter().flatten();
+        tasks.any(|id| Instant::now() < over && !is_at_the_door(id) && tasks::runs(id))
     }
     // Nothing tells.
     #[cfg(not(target_os = "linux"))]
-    false
+    {
+        let _ = over;
+        false
+    }
 }
 
-/// The door has closed. Lets threads that call in a loop come and find it so, for as long as a call from nowhere may take: their
-/// next one may go through a callback object, which the exit is about to free. So may the first one of a thread that has
-/// only begun: all that run, and never called, are given as much. With nothing attached.
+/// The door has closed. A thread that calls in a loop may be on its way through a callback object, which the exit is
+/// about to free: until it is at the door, nothing can end it. So all that run are given time to come there, also
+/// those that never called: they may have only begun. One that sleeps is given less, if it has called
+/// lately: programs whose threads call every few milliseconds would wait for it at every exit. With nothing attached.
 pub(crate) fn linger() {
     const LATELY: u64 = 100;
-    const PATIENCE: Duration = Duration::from_millis(100);
+    const RUNNING: Duration = Duration::from_millis(100);
+    const SLEEPING: Duration = Duration::from_millis(5);
     let begun = Instant::now();
     let closed = clock();
     let own = Thread::known().map(|thread| std::ptr::from_ref(&thread.legacy.seen));
@@ -367,11 +381,10 @@ pub(crate) fn linger() {
         Some(std::ptr::from_ref(*thread)) != own
             && !thread.knocks.load(Ordering::Relaxed)
             && thread.last.load(Ordering::Relaxed) + LATELY > closed
-            // Not one that is left behind inside.
-            && thread.holds.load(Ordering::Relaxed).is_null()
+            && !thread.is_inside()
     };
-    while begun.elapsed() < PATIENCE && (threads().iter().any(&is_on_its_way) || one_unknown_runs())
-    {
+    let one_sleeps = || begun.elapsed() < SLEEPING && threads().iter().any(is_on_its_way);
+    while one_sleeps() || begun.elapsed() < RUNNING && one_runs(begun + RUNNING) {
         std::thread::sleep(Duration::from_micros(200));
     }
 }
