@@ -276,6 +276,9 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
             seatbelt::linger();
             py.PyEval_RestoreThread(state);
         }
+        if record.is_main() {
+            seatbelt::bound_exit();
+        }
         if let Some(late) = late_callbacks {
             late.end(|callback| run(py, callback));
         }

@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     /// `PEP788_GILSTATE_WAIT_MS`: how long an exit waits for threads inside `PyGILState_Ensure`.
     /// `None`: as long as it takes.
     pub gilstate_wait: Option<Duration>,
+    /// `PEP788_EXIT_TIMEOUT_MS`: how long after its wait an exit may take. `None`: not said.
+    exit_timeout: Option<Duration>,
 }
 
 /// Whether those are protected: asked when the library is loaded, before the rest (`seatbelt`).
@@ -41,21 +43,32 @@ pub(crate) fn get() -> &'static Settings {
             -1 => None,
             wait => Some(Duration::from_millis(wait.unsigned_abs())),
         },
+        exit_timeout: milliseconds(c"PEP788_EXIT_TIMEOUT_MS")
+            .map(|timeout| Duration::from_millis(timeout.max(0).unsigned_abs())),
     });
     &SETTINGS
 }
 
 impl Settings {
+    /// How long an exit may take after its wait, before the process is ended. `None`: as long as it
+    /// takes. Unless it is said, that is for protected programs alone.
+    pub(crate) fn exit_timeout(&self, protected: bool) -> Option<Duration> {
+        let default = Duration::from_millis(if protected { 5000 } else { 0 });
+        Some(self.exit_timeout.unwrap_or(default)).filter(|timeout| !timeout.is_zero())
+    }
+
     /// What is in force, as one would set it: a line for each variable.
-    pub(crate) fn lines(&self) -> String {
+    pub(crate) fn lines(&self, protected: bool) -> String {
         let engine = if self.backport { "backport" } else { "native" };
         let grace = self.drain_grace.map_or(-1, |grace| grace.as_millis() as i64);
         let warn = self.wait_warn.map_or(0, |wait| wait.as_millis() as u64);
         let trace = u8::from(self.trace);
         let gilstate_wait = self.gilstate_wait.map_or(-1, |wait| wait.as_millis() as i64);
+        let exit_timeout = self.exit_timeout(protected).map_or(0, |timeout| timeout.as_millis());
         format!(
             "PEP788_ENGINE={engine}\nPEP788_DRAIN_GRACE_MS={grace}\nPEP788_WAIT_WARN_MS={warn}\n\
-             PEP788_TRACE={trace}\nPEP788_GILSTATE_WAIT_MS={gilstate_wait}\n"
+             PEP788_TRACE={trace}\nPEP788_GILSTATE_WAIT_MS={gilstate_wait}\n\
+             PEP788_EXIT_TIMEOUT_MS={exit_timeout}\n"
         )
     }
 }

@@ -4,12 +4,17 @@ use std::ffi::{c_int, c_void};
 
 enum Context {}
 
+const GO_ON: c_int = 0;
+const STOP: c_int = 5;
+
 extern "C" {
     fn _Unwind_Backtrace(
         visit: unsafe extern "C" fn(*mut Context, *mut c_void) -> c_int,
         argument: *mut c_void,
     ) -> c_int;
     fn _Unwind_GetIP(context: *mut Context) -> usize;
+    fn _Unwind_GetCFA(context: *mut Context) -> usize;
+    fn _Unwind_GetGR(context: *mut Context, register: c_int) -> usize;
     fn _Unwind_FindEnclosingFunction(address: *const c_void) -> *const c_void;
 }
 
@@ -17,8 +22,6 @@ extern "C" {
 /// there are.
 #[inline(never)]
 pub(crate) fn walk(addresses: &mut [usize]) -> usize {
-    const GO_ON: c_int = 0;
-    const STOP: c_int = 5;
     struct Walk<'a> {
         addresses: &'a mut [usize],
         depth: usize,
@@ -47,4 +50,96 @@ pub(crate) fn walk(addresses: &mut [usize]) -> usize {
 pub(crate) fn function_of(return_address: usize) -> *const c_void {
     // SAFETY: looks the address up in tables. Less one: still inside the call.
     unsafe { _Unwind_FindEnclosingFunction((return_address - 1) as *const c_void) }
+}
+
+/// The registers that a function has kept across a call: by their numbers in DWARF.
+#[cfg(target_arch = "x86_64")]
+const KEPT: [c_int; 6] = [3, 6, 12, 13, 14, 15];
+#[cfg(target_arch = "aarch64")]
+const KEPT: [c_int; 12] = [19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30];
+
+/// Where a call that is under way will return to, and the registers that it then has.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Return {
+    kept: [usize; KEPT.len()],
+    stack: usize,
+    address: usize,
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+impl Return {
+    /// The innermost one of the calling thread into one of these functions.
+    #[inline(never)]
+    pub(crate) fn into_one_of(functions: &[usize]) -> Option<Return> {
+        struct Search<'a> {
+            functions: &'a [usize],
+            found: Option<Return>,
+        }
+        unsafe extern "C" fn visit(context: *mut Context, search: *mut c_void) -> c_int {
+            // SAFETY: `search` is what is given below, and the context is the unwinder's.
+            unsafe {
+                let search = &mut *search.cast::<Search>();
+                let address = _Unwind_GetIP(context);
+                if address == 0 {
+                    return STOP;
+                }
+                if !search.functions.contains(&(function_of(address) as usize)) {
+                    return GO_ON;
+                }
+                let kept = KEPT.map(|register| _Unwind_GetGR(context, register));
+                search.found = Some(Return { kept, stack: _Unwind_GetCFA(context), address });
+            }
+            STOP
+        }
+        let mut search = Search { functions, found: None };
+        // SAFETY: `visit` has the type that is asked for; the record outlives the call.
+        unsafe { _Unwind_Backtrace(visit, std::ptr::from_mut(&mut search).cast()) };
+        search.found
+    }
+
+    /// Goes on there, as if the call had returned 0. All that is under way on this stack is left as
+    /// it is.
+    ///
+    /// # Safety
+    /// The function has not returned since, and its thread does not run: this is a copy of the
+    /// process, which has but the calling thread.
+    pub(crate) unsafe fn take(&self) -> ! {
+        // SAFETY: says the caller. What a call may change needs no value but the result.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            std::arch::asm!(
+                "mov rbx, [rdi]",
+                "mov rbp, [rdi + 8]",
+                "mov r12, [rdi + 16]",
+                "mov r13, [rdi + 24]",
+                "mov r14, [rdi + 32]",
+                "mov r15, [rdi + 40]",
+                "mov rsp, [rdi + 48]",
+                "xor eax, eax",
+                "jmp [rdi + 56]",
+                in("rdi") self,
+                options(noreturn),
+            )
+        }
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            std::arch::asm!(
+                "ldp x19, x20, [x0]",
+                "ldp x21, x22, [x0, 16]",
+                "ldp x23, x24, [x0, 32]",
+                "ldp x25, x26, [x0, 48]",
+                "ldp x27, x28, [x0, 64]",
+                "ldp x29, x30, [x0, 80]",
+                "ldp x1, x2, [x0, 96]",
+                "mov sp, x1",
+                "mov x0, 0",
+                "br x2",
+                in("x0") self,
+                options(noreturn),
+            )
+        }
+    }
 }

@@ -905,7 +905,10 @@ static void ends_by_itself(void *unused)
 {
     (void)unused;
     pthread_cleanup_push(unwound, NULL);
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
     PyThread_exit_thread();
+#pragma GCC diagnostic pop
     pthread_cleanup_pop(0);
 }
 

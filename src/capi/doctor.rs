@@ -43,7 +43,7 @@ fn report() -> String {
         None => ("none in this process".to_owned(), "none", "none"),
     };
     let legacy = if seatbelt::is_on() { "protected" } else { "not protected" };
-    let settings = settings::get().lines();
+    let settings = settings::get().lines(seatbelt::is_on());
     format!(
         "libpep788: {version}\npython: {python}\nengine: {engine}\nexit callback: {callback}\nPyGILState_Ensure: {legacy}\n{settings}"
     )

@@ -9,6 +9,8 @@
 //! these are served too, and are as they were for everybody else.
 
 mod alternatives;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod bound;
 mod gilstate;
 mod hold;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -113,6 +115,12 @@ fn switch_on(py: &'static Api) -> Result<(), Why> {
     imports::redirect();
     ON.store(true, Ordering::Relaxed);
     Ok(())
+}
+
+/// The door of the main interpreter has closed, and the calling thread conducts the exit.
+pub(crate) fn bound_exit() {
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    bound::begin();
 }
 
 /// Which functions of CPython's are served by which of ours, as addresses.

@@ -105,6 +105,11 @@ pub(super) fn get() -> &'static States {
     STATES.get().unwrap_or_else(|| python::fatal("PyGILState_Ensure", "not redirected"))
 }
 
+/// Where they have been looked at.
+pub(super) fn known() -> Option<&'static States> {
+    STATES.get()
+}
+
 impl States {
     /// As `PyThreadState_New`.
     ///

@@ -74,7 +74,7 @@ pub(super) fn with_all_stopped<T>(
         // Relaxed: the round is published after it.
         place.store(bound, Ordering::Relaxed);
     }
-    let signal = take_signal().ok_or(Why::NoMeans)?;
+    let signal = take_signal(handle).ok_or(Why::NoMeans)?;
     let deadline = Instant::now() + PATIENCE;
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let round = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -216,8 +216,8 @@ fn note(round: u32, whether: u64) -> u64 {
 
 /// A real-time signal that nobody uses. Its handler stays: a signal that comes late must not end the
 /// process.
-fn take_signal() -> Option<c_int> {
-    let handler = handle as extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) as usize;
+pub(super) fn take_signal(handler: Handler) -> Option<c_int> {
+    let handler = handler as usize;
     let blocked = NoSignals::now();
     (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev().find(|signal| {
         let mut action = MaybeUninit::<libc::sigaction>::uninit();
@@ -244,6 +244,8 @@ fn take_signal() -> Option<c_int> {
         }
     })
 }
+
+pub(super) type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
 extern "C" fn handle(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: what the kernel gives a handler; only signals of our own have a round in their value.
