@@ -272,8 +272,9 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
             }
         }
         if seatbelt::is_on() && record.is_main() {
+            let own = threading::native_ids(py);
             let state = py.PyEval_SaveThread();
-            seatbelt::linger();
+            seatbelt::linger(&own);
             py.PyEval_RestoreThread(state);
         }
         if record.is_main() {

@@ -45,6 +45,16 @@ HIDDEN void pep788_pthread_exit(void *result)
     pthread_exit(result);
 }
 
+/* Has the exit callback installed. */
+HIDDEN void (*pep788_thread_is_started)(void);
+
+HIDDEN int pep788_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+                                 void *(*body)(void *), void *argument)
+{
+    pep788_thread_is_started();
+    return pthread_create(thread, attributes, body, argument);
+}
+
 HIDDEN int pep788_pause(void)
 {
     if (pep788_is_too_late()) {

@@ -38,6 +38,28 @@ pub(crate) unsafe fn is_daemon(py: &'static Api) -> Option<bool> {
     }
 }
 
+/// The kernel's numbers of the threads that `threading` started, as far as there is memory.
+///
+/// # Safety
+/// The calling thread is attached.
+pub(crate) unsafe fn native_ids(py: &'static Api) -> Vec<u64> {
+    let mut ids = Vec::new();
+    // SAFETY: attached, says the caller.
+    unsafe {
+        let (Some(threading), Some(threads)) = (loaded_module(py, THREADING), all(py)) else {
+            return ids;
+        };
+        for thread in threads.items().filter(|thread| !is_dummy(&threading, thread)) {
+            let Some(id) = thread.attribute(c"_native_id") else { continue };
+            if !py.is_none(id.as_ptr()) && ids.try_reserve(1).is_ok() {
+                ids.push(py.PyLong_AsUnsignedLong(id.as_ptr()));
+            }
+        }
+        py.PyErr_Clear();
+    }
+    ids
+}
+
 /// The name of this thread's `threading.Thread`; `None` if there is none.
 ///
 /// # Safety

@@ -100,7 +100,7 @@ fn begin(py: &'static Api, usual: State) -> Option<*mut PyThreadState> {
 }
 
 /// The exit callback is wanted, if it is not there, but not here: this call neither runs Python code nor gives up the GIL.
-fn request_install(py: &'static Api) {
+pub(super) fn request_install(py: &'static Api) {
     let main = interpreter::main();
     // SAFETY: needs no thread state.
     if !main.is_installed() && !main.gate.is_closed() && unsafe { py.Py_IsInitialized() } != 0 {

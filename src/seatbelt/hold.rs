@@ -344,12 +344,13 @@ pub(super) fn inside(covers: impl Fn(&'static Record) -> bool) -> Vec<(Text<16>,
     found
 }
 
-/// Whether a thread runs, or is about to, that is not at the door; for as long as there is time.
-fn one_runs(over: Instant) -> bool {
+/// Whether a thread runs, or is about to, that is not at the door, nor Python's own; for as long as there is time.
+fn one_runs(pythons: &[u64], over: Instant) -> bool {
     #[cfg(target_os = "linux")]
     {
         let is_at_the_door = |id: libc::pid_t| {
             id == tasks::this_thread()
+                || pythons.contains(&(id as u64))
                 || threads().iter().any(|thread| {
                     thread.id.load(Ordering::Relaxed) == id as u64
                         && (thread.knocks.load(Ordering::Relaxed) || thread.is_inside())
@@ -361,7 +362,7 @@ fn one_runs(over: Instant) -> bool {
     // Nothing tells.
     #[cfg(not(target_os = "linux"))]
     {
-        let _ = over;
+        let _ = (pythons, over);
         false
     }
 }
@@ -369,8 +370,9 @@ fn one_runs(over: Instant) -> bool {
 /// The door has closed. A thread that calls in a loop may be on its way through a callback object, which the exit is
 /// about to free: until it is at the door, nothing can end it. So all that run are given time to come there, also
 /// those that never called: they may have only begun. One that sleeps is given less, if it has called
-/// lately: programs whose threads call every few milliseconds would wait for it at every exit. With nothing attached.
-pub(crate) fn linger() {
+/// lately: programs whose threads call every few milliseconds would wait for it at every exit. Python's own threads
+/// (`pythons`) go through no callback object. With nothing attached.
+pub(crate) fn linger(pythons: &[u64]) {
     const LATELY: u64 = 100;
     const RUNNING: Duration = Duration::from_millis(100);
     const SLEEPING: Duration = Duration::from_millis(5);
@@ -384,7 +386,7 @@ pub(crate) fn linger() {
             && !thread.is_inside()
     };
     let one_sleeps = || begun.elapsed() < SLEEPING && threads().iter().any(is_on_its_way);
-    while one_sleeps() || begun.elapsed() < RUNNING && one_runs(begun + RUNNING) {
+    while one_sleeps() || begun.elapsed() < RUNNING && one_runs(pythons, begun + RUNNING) {
         std::thread::sleep(Duration::from_micros(200));
     }
 }

@@ -3,6 +3,9 @@
 //! `pthread_exit` for it, and then `pause`: both come here ([`super::slots`]), and the thread is
 //! ended by [`crate::late`].
 //!
+//! By the way: `pthread_create`. A program whose only threads are Python's never calls what else is redirected, but its
+//! exit is to be bounded too. So when it starts a thread, the exit callback is asked for.
+//!
 //! Whoever else calls the two through the same slots is left alone: a thread that ends as it should, `signal.pause()`, and
 //! the code of a program that CPython is linked into.
 
@@ -11,6 +14,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use once_cell::sync::OnceCell;
 
+use super::gilstate::request_install;
 use super::{slots, states};
 use crate::thread::Thread;
 use crate::{interpreter, late, python, stack};
@@ -19,7 +23,9 @@ extern "C" {
     // Of `calls.c`, which is linked into this library.
     fn pep788_pthread_exit(result: *mut c_void);
     fn pep788_pause() -> c_int;
+    fn pep788_pthread_create();
     static pep788_is_too_late: AtomicPtr<c_void>;
+    static pep788_thread_is_started: AtomicPtr<c_void>;
 }
 
 /// Has CPython's calls come here. Again and again: the loader may write the slots when it has just
@@ -27,9 +33,12 @@ extern "C" {
 pub(super) fn redirect() {
     late::prepare();
     look_up();
-    // SAFETY: a pointer to a function, which C reads as a whole. Relaxed: it is there before the
-    // slots lead to who reads it, and is always the same.
-    unsafe { pep788_is_too_late.store(is_too_late as *mut c_void, Ordering::Relaxed) };
+    // SAFETY: pointers to functions, which C reads as a whole. Relaxed: they are there before the
+    // slots lead to who reads them, and are always the same.
+    unsafe {
+        pep788_is_too_late.store(is_too_late as *mut c_void, Ordering::Relaxed);
+        pep788_thread_is_started.store(thread_is_started as *mut c_void, Ordering::Relaxed);
+    }
     let inside = python::address_of(c"PyGILState_Ensure") as usize;
     if inside != 0 {
         slots::replace(
@@ -37,8 +46,15 @@ pub(super) fn redirect() {
             &[
                 (c"pthread_exit", pep788_pthread_exit as *const () as usize),
                 (c"pause", pep788_pause as *const () as usize),
+                (c"pthread_create", pep788_pthread_create as *const () as usize),
             ],
         );
+    }
+}
+
+unsafe extern "C" fn thread_is_started() {
+    if let Some(py) = python::get() {
+        request_install(py);
     }
 }
 
