@@ -32,26 +32,32 @@ struct Exit {
     timeout: Duration,
     /// The thread that conducts it.
     conductor: libc::pid_t,
-    /// Whether it is the end of a program that is Python's own, from beginning to end.
-    through_main: bool,
     /// Where the status is: in the function that finalization returns to.
     back: Option<Return>,
 }
 
 static EXIT: Mutex<Option<Exit>> = Mutex::new(None);
 
+/// Whether the program whose exit this is, or was, is Python's own.
+static THROUGH_MAIN: AtomicBool = AtomicBool::new(false);
+
+pub(super) fn is_of_pythons_own_program() -> bool {
+    // Relaxed: who comes later than the door learns of that by other means.
+    THROUGH_MAIN.load(Ordering::Relaxed)
+}
+
 /// The calling thread conducts the exit of the main interpreter, whose door has closed.
 pub(super) fn begin() {
-    let Some(timeout) = settings::get().exit_timeout(super::is_on()) else { return };
     let address = |name| python::address_of(name) as usize;
     let main = [c"Py_RunMain", c"Py_Main", c"Py_BytesMain"].map(address);
+    THROUGH_MAIN.store(Return::into_one_of(&main).is_some(), Ordering::Relaxed);
+    let Some(timeout) = settings::get().exit_timeout(super::is_on()) else { return };
     let back = Return::into_one_of(&[c"Py_RunMain", c"Py_Exit"].map(address));
     let exit = Exit {
         process: fork::generation(),
         begun: Instant::now(),
         timeout,
         conductor: tasks::this_thread(),
-        through_main: Return::into_one_of(&main).is_some(),
         back,
     };
     let mut watched = lock(&EXIT);
@@ -125,6 +131,11 @@ fn ask_a_copy(back: &Return) -> End {
             IS_COPY.store(true, Ordering::Relaxed);
             let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
             libc::setrlimit(libc::RLIMIT_CORE, &none);
+            // Python ends by it after a Ctrl-C.
+            let mut interrupt = std::mem::zeroed();
+            libc::sigemptyset(&mut interrupt);
+            libc::sigaddset(&mut interrupt, libc::SIGINT);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &interrupt, std::ptr::null_mut());
             back.take();
         }
         if copy < 0 {
@@ -186,11 +197,14 @@ fn waits_for_its_own_guards(py: &'static Api) -> bool {
 
 fn conclude(exit: &Exit) {
     let depth = look_at_stack(exit.conductor);
-    if depth != 0 && !is_in_exit(depth) {
+    // SAFETY: needs no thread state.
+    let is_finalizing =
+        python::get().is_some_and(|py| !unsafe { py.PyInterpreterState_Main() }.is_null());
+    if depth != 0 && !is_finalizing && !is_in_exit(depth) {
         // Finalization is over, and the program goes on.
         return;
     }
-    let end = exit.through_main.then(|| end_of(exit));
+    let end = is_of_pythons_own_program().then(|| end_of(exit));
     *lock(&VERDICT) = Some((*exit, end));
     // Names are found under the loader's lock, which the thread may have that the exit waits for.
     if !within(Duration::from_secs(2), explain) {
@@ -316,12 +330,12 @@ fn noted_stack() -> Vec<usize> {
     stack
 }
 
-/// Whether the stack that was noted is in Python's finalization, or in the process's end.
+/// Whether the stack that was noted is in the end of Python's own program, or of the process.
 fn is_in_exit(depth: usize) -> bool {
     if STATUS.load(Ordering::Relaxed) & KNOWN != 0 {
         return true;
     }
-    let names = [c"Py_FinalizeEx", c"Py_Finalize", c"Py_RunMain", c"Py_Exit", c"exit"];
+    let names = [c"Py_RunMain", c"Py_Main", c"Py_BytesMain", c"Py_Exit", c"exit"];
     // The last one is not CPython's, but is found by the same way.
     let functions = names.map(|name| python::address_of(name) as usize);
     STACK[..depth].iter().any(|place| {

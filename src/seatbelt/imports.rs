@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use once_cell::sync::OnceCell;
 
 use super::gilstate::request_install;
-use super::{slots, states};
+use super::{bound, slots, states};
+use crate::memory::Text;
+use crate::symbols::Symbols;
 use crate::thread::Thread;
 use crate::{interpreter, late, python, stack};
 
@@ -100,10 +102,24 @@ fn look_up() {
 
 fn is_called_by_python() -> bool {
     let Some(Some(waits)) = IN_EXECUTABLE.get() else { return true };
+    if bound::is_of_pythons_own_program() {
+        return true;
+    }
     let mut addresses = [0; 16];
     let depth = stack::walk(&mut addresses);
-    addresses[..depth].iter().any(|address| {
+    let stack = &addresses[..depth];
+    let exported = |address: &usize| {
         let function = stack::function_of(*address) as usize;
         function != 0 && waits.contains(&function)
-    })
+    };
+    // A call at the end of a function may have taken its place on the stack. Then the executable's own
+    // table of symbols may know the functions behind it.
+    stack.iter().any(exported) || {
+        let symbols = Symbols::look_up(stack.iter().copied());
+        let names = stack.iter().filter_map(|address| symbols.get(*address)?.function.as_ref());
+        let is_behind = |name: &Text| BEHIND.iter().any(|begin| name.as_str().starts_with(begin));
+        names.into_iter().any(is_behind)
+    }
 }
+
+const BEHIND: [&str; 3] = ["take_gil", "_PyThreadState_Attach", "PyThread_hang_thread"];
