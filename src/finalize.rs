@@ -21,7 +21,7 @@ use crate::interpreter::{self, registry, Record, LOBBY};
 use crate::python::atexit::{self, LateCallback, LateCallbacks};
 use crate::python::threading::{self, JoinedByExit, NotTold};
 use crate::python::{self, Api, CapsuleDestructor, MethodDef, Owned, PyObject};
-use crate::report::Wait;
+use crate::report::{Awaited, Wait};
 use crate::say::say;
 use crate::tally::ROLL;
 use crate::thread::Thread;
@@ -256,12 +256,12 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
             }
             py.PyEval_RestoreThread(state);
             if !free {
-                report.look_around(py, || guards_out(record));
+                report.look_around(py, Awaited::Guards, || guards_out(record));
                 continue;
             }
             // What late threads and callbacks do may need guards again.
             if a_thread_is_late(py, joined.as_ref(), &mut awaited, &mut patience) {
-                report.look_around(py, || guards_out(record));
+                report.look_around(py, Awaited::Threads, || guards_out(record));
                 pause(py);
             } else if let Some(callback) = late_callbacks.as_ref().and_then(|late| late.take()) {
                 run_holding(py, record, callback);

@@ -7,7 +7,16 @@ use crate::interpreter::Record;
 use crate::memory::Text;
 use crate::python::Api;
 use crate::say::{say, Seconds};
-use crate::{settings, trace};
+use crate::{seatbelt, settings, trace};
+
+/// What an exit waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    /// Guards, and calls inside `PyGILState_Ensure`.
+    Guards,
+    /// Threads that `threading` was asked to start meanwhile.
+    Threads,
+}
 
 /// One wait: what has been said of it.
 pub(crate) struct Wait {
@@ -29,18 +38,19 @@ impl Wait {
     pub(crate) unsafe fn look_around(
         &mut self,
         py: &'static Api,
+        awaited: Awaited,
         guards_out: impl Fn() -> Vec<(&'static Record, usize)>,
     ) {
         let late = settings::get().wait_warn.is_some_and(|after| self.begun.elapsed() >= after);
         if late && !self.warned {
             self.warned = true;
             // SAFETY: attached.
-            unsafe { self.explain(py, &guards_out, "") };
+            unsafe { self.explain(py, awaited, &guards_out, "") };
         }
         // SAFETY: attached. Runs the program's signal handlers, if this is the main thread.
         unsafe {
             if py.PyErr_CheckSignals() != 0 {
-                self.interrupted_or_failed(py, guards_out);
+                self.interrupted_or_failed(py, awaited, guards_out);
             }
         }
     }
@@ -52,6 +62,7 @@ impl Wait {
     unsafe fn interrupted_or_failed(
         &mut self,
         py: &'static Api,
+        awaited: Awaited,
         guards_out: impl Fn() -> Vec<(&'static Record, usize)>,
     ) {
         // SAFETY: attached, says the caller.
@@ -68,7 +79,7 @@ impl Wait {
         self.interrupted = true;
         const AGAIN: &str = "libpep788: press Ctrl-C again to end the process without waiting\n";
         // SAFETY: attached.
-        unsafe { self.explain(py, guards_out, AGAIN) };
+        unsafe { self.explain(py, awaited, guards_out, AGAIN) };
     }
 
     /// Detached meanwhile: stderr may be slow, and the loader's lock, without which no name is found,
@@ -79,27 +90,35 @@ impl Wait {
     unsafe fn explain(
         &self,
         py: &'static Api,
+        awaited: Awaited,
         guards_out: impl Fn() -> Vec<(&'static Record, usize)>,
         advice: &str,
     ) {
         // SAFETY: attached, says the caller, and again afterwards.
         unsafe {
             let state = py.PyEval_SaveThread();
-            let mut text = self.explanation(&guards_out());
+            let mut text = self.explanation(awaited, &guards_out());
             let _ = text.write_str(advice);
             say(text.as_str().as_bytes());
             py.PyEval_RestoreThread(state);
         }
     }
 
-    fn explanation(&self, guards_out: &[(&'static Record, usize)]) -> Text {
+    fn explanation(&self, awaited: Awaited, guards_out: &[(&'static Record, usize)]) -> Text {
         let mut text = Text::default();
         let mut is_traced = false;
         let waited = Seconds(self.begun.elapsed());
         let _ =
             write!(text, "libpep788: the end of {} has waited {waited} for ", self.record.name());
         if guards_out.is_empty() {
-            let _ = text.write_str("Python threads that were started meanwhile\n");
+            let _ = text.write_str(match awaited {
+                Awaited::Threads => "Python threads that were started meanwhile\n",
+                // The last one was closed since the exit looked.
+                Awaited::Guards if !seatbelt::is_on() => {
+                    "PEP 788 guards that threads take and close again\n"
+                }
+                Awaited::Guards => "threads inside PyGILState_Ensure (PEP788_GILSTATE_WAIT_MS)\n",
+            });
             return text;
         }
         let _ = text.write_str("PEP 788 guards:\n");

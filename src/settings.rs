@@ -24,8 +24,23 @@ pub(crate) struct Settings {
     exit_timeout: Option<Duration>,
 }
 
-/// Whether those are protected: asked when the library is loaded, before the rest (`seatbelt`).
-pub(crate) const GILSTATE: &CStr = c"PEP788_GILSTATE";
+/// `PEP788_GILSTATE`: whether those are protected. `None`: it says neither, which is to be said in a process that has a
+/// Python. Not among the rest, as it is asked when the library is loaded (`seatbelt`).
+pub(crate) fn gilstate() -> Option<bool> {
+    let text = variable(GILSTATE).unwrap_or_default().trim();
+    let is_one_of = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+    match (is_one_of(&["protect", "1", "on"]), is_one_of(&["", "0", "off"])) {
+        (false, false) => None,
+        (on, _) => Some(on),
+    }
+}
+
+pub(crate) fn complain_of_gilstate() {
+    let text = variable(GILSTATE).unwrap_or_default();
+    complain(GILSTATE, text, "protect, 1, on, 0 or off");
+}
+
+const GILSTATE: &CStr = c"PEP788_GILSTATE";
 
 pub(crate) fn get() -> &'static Settings {
     static SETTINGS: Lazy<Settings> = Lazy::new(|| Settings {

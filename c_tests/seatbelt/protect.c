@@ -107,8 +107,33 @@ SCENARIO(by_environment, "The environment can ask for it")
     py_finalize();
 }
 
+// env: PEP788_GILSTATE=Protect
+SCENARIO(by_environment_in_any_case, "... in any case")
+{
+    CHECK(doctor_says("\nPyGILState_Ensure: protected\n"));
+}
+
+// env: PEP788_GILSTATE=1
+SCENARIO(by_environment_as_a_number, "... as a number")
+{
+    CHECK(doctor_says("\nPyGILState_Ensure: protected\n"));
+}
+
+// env: PEP788_GILSTATE=ON
+SCENARIO(by_environment_switched_on, "... or as a switch")
+{
+    CHECK(doctor_says("\nPyGILState_Ensure: protected\n"));
+}
+
+// env: PEP788_GILSTATE=Off
+SCENARIO(by_environment_switched_off, "... which can be off")
+{
+    CHECK(doctor_says("\nPyGILState_Ensure: not protected\n"));
+}
+
 // env: PEP788_GILSTATE=yes
-SCENARIO(never_by_itself, "... in one word only, and nothing else switches it on")
+// expect: stderr "is ignored: it takes protect, 1, on, 0 or off"
+SCENARIO(never_by_itself, "... and by nothing else, which is said; and nothing else switches it on")
 {
     py_init();
     CHECK(doctor_says("\nPyGILState_Ensure: not protected\n"));
@@ -977,6 +1002,35 @@ SCENARIO(never_released, "A thread that never leaves is waited for as long as it
     init_protected();
     thread_start(stays, NULL);
     py_event_wait(&ready);
+    py_finalize();
+}
+
+static int stayers;
+
+static void stays_too(void *unused)
+{
+    (void)unused;
+    PyGILState_Ensure();
+    stayers++;
+    PyEval_SaveThread();
+    for (;;) {
+        pause();
+    }
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=50
+// expect: stderr "libpep788:   and 5 more"
+SCENARIO(many_never_released, "Twenty of them are named, and the others counted")
+{
+    init_protected();
+    for (int i = 0; i < 25; i++) {
+        thread_start(stays_too, NULL);
+    }
+    while (stayers < 25) {
+        PyThreadState *own = PyEval_SaveThread();
+        sched_yield();
+        PyEval_RestoreThread(own);
+    }
     py_finalize();
 }
 

@@ -36,7 +36,6 @@ pub(crate) use hold::{
 };
 pub(crate) use wait::Wait;
 
-use std::ffi::CStr;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -152,19 +151,25 @@ fn say_why_not(why: &Why) {
     say(format!("libpep788: PyGILState_Ensure cannot be protected here: {why}\n").as_bytes());
 }
 
-/// Whether the environment asks for it. Not from the settings, which are read later.
+/// Whether the environment asks for it. What is neither yes nor no is said, once, in a process that has a Python.
 fn is_asked_for() -> bool {
-    // SAFETY: as any `getenv`; the text is compared at once.
-    unsafe {
-        let value = libc::getenv(settings::GILSTATE.as_ptr());
-        !value.is_null() && CStr::from_ptr(value) == c"protect"
+    static SAID: AtomicBool = AtomicBool::new(false);
+    let asked = settings::gilstate();
+    // Relaxed: a line said twice does no harm.
+    if asked.is_none() && has_python() && !SAID.swap(true, Ordering::Relaxed) {
+        settings::complain_of_gilstate();
     }
+    asked == Some(true)
+}
+
+fn has_python() -> bool {
+    !python::address_of(c"PyGILState_Ensure").is_null()
 }
 
 /// When the library is loaded: then, as a rule, nobody else runs yet. If there is no Python yet, the first use of the
 /// library does it. The loader's lock is held, so no Python code may be run.
 extern "C" fn at_load() {
-    if is_asked_for() && !python::address_of(c"PyGILState_Ensure").is_null() {
+    if is_asked_for() && has_python() {
         match python::get().ok_or(Why::NoPython).and_then(switch_on) {
             Ok(()) | Err(Why::NoPython) => {}
             Err(why) => {

@@ -24,6 +24,8 @@ pub(crate) enum Why {
     TooMany,
     /// `/proc` is not there, or all signals are in use.
     NoMeans,
+    /// Signals cannot be sent, with this error.
+    NoSignals(i32),
     /// This thread did not stand still in time.
     Restless(libc::pid_t),
 }
@@ -34,7 +36,13 @@ impl fmt::Display for Why {
             Why::TooMany => write!(f, "there are more than {MOST} threads"),
             Why::NoMeans => f.write_str(
                 "there may be other threads, and without /proc or a free real-time signal they \
-                 cannot be stopped for it",
+                 cannot be stopped for it. Mount /proc, or have it switched on before there are threads",
+            ),
+            Why::NoSignals(number) => write!(
+                f,
+                "it sends its threads signals to stop them for it, and the system refuses that ({}; does a seccomp \
+                 filter forbid rt_tgsigqueueinfo?). Switched on before there are other threads, it needs none",
+                std::io::Error::from_raw_os_error(*number)
             ),
             Why::Restless(id) => {
                 write!(f, "thread {id} could not be stopped for it: it blocks signals and runs")
@@ -88,14 +96,24 @@ pub(super) fn with_all_stopped<T>(
 }
 
 fn is_alone() -> bool {
+    let Some(tasks) = Tasks::open() else { return is_alone_by_libc() };
     let mut is_here = false;
-    for id in Tasks::open().into_iter().flatten() {
+    for id in tasks {
         if id != this_thread() {
             return false;
         }
         is_here = true;
     }
     is_here
+}
+
+/// Without `/proc`. glibc knows since 2.32 that no other thread was ever started.
+fn is_alone_by_libc() -> bool {
+    // SAFETY: a constant of dlsym's, and a C string; a `char` that glibc alone writes, for any to read.
+    unsafe {
+        let known = libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr());
+        known.cast::<std::ffi::c_char>().as_ref().is_some_and(|is_single| *is_single != 0)
+    }
 }
 
 /// While it lives, this thread takes no signals.
@@ -172,6 +190,10 @@ fn stop_all(round: u32, signal: c_int, deadline: Instant) -> Result<(), Why> {
                         count += 1;
                         any_new = true;
                     } else {
+                        let error = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+                        if matches!(error, libc::EPERM | libc::EACCES | libc::ENOSYS) {
+                            return Err(Why::NoSignals(error));
+                        }
                         restless = Some(id);
                     }
                 }

@@ -14,6 +14,9 @@ use crate::settings;
 pub(super) const CLOSED: Duration = Duration::from_millis(50);
 const OPEN: Duration = Duration::from_millis(10);
 
+/// So many threads are listed that an exit leaves behind.
+const LISTED: usize = 20;
+
 /// One exit's wait for calls that began with `PyGILState_Ensure`.
 pub(crate) struct Wait {
     begun: Instant,
@@ -79,8 +82,11 @@ impl Wait {
             record.name(),
             Seconds(self.begun.elapsed())
         );
-        for (name, id) in threads {
+        for (name, id) in threads.iter().take(LISTED) {
             let _ = writeln!(text, "libpep788:   thread \"{name}\" (id {id})");
+        }
+        if threads.len() > LISTED {
+            let _ = writeln!(text, "libpep788:   and {} more", threads.len() - LISTED);
         }
         Some(text)
     }
