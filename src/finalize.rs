@@ -250,7 +250,8 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
                 late_callbacks = late_callbacks.or_else(|| LateCallbacks::note(py));
             }
             let state = py.PyEval_SaveThread();
-            let free = wait_detached(record, grace_over, &belt, Instant::now() + SIGNALS_EVERY);
+            let look = next_look(grace_over, &belt);
+            let free = wait_detached(record, grace_over, &belt, look);
             if let Some(text) = belt.report(record, |other| covers(record, other)) {
                 say(text.as_str().as_bytes());
             }
@@ -284,6 +285,16 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
             late.end(|callback| run(py, callback));
         }
     }
+}
+
+/// When a waiting exit attaches next, to look for signals. A crowd of threads that call without a pause keeps it from
+/// attaching for seconds, and views are honoured meanwhile: so among them it first closes the door to those.
+fn next_look(grace_over: Option<Instant>, belt: &seatbelt::Wait) -> Instant {
+    const CROWD: usize = 200;
+    let look = Instant::now() + SIGNALS_EVERY;
+    let is_crowded = ROLL.lock().len() > CROWD;
+    let ends = [grace_over, belt.over()].into_iter().flatten();
+    ends.filter(|_| is_crowded).fold(look, Instant::max)
 }
 
 /// Whether a thread is to be waited for that `threading` started since the exit began. `awaited` is

@@ -36,6 +36,11 @@ impl Wait {
         self.over.is_none_or(|over| Instant::now() < over)
     }
 
+    /// When the exit waits for calls no longer. `None`: it has the patience, or there are none.
+    pub(crate) fn over(&self) -> Option<Instant> {
+        self.over.filter(|_| super::is_on())
+    }
+
     /// Whether threads with nothing attached are let in. With guards out the exit waits in any case,
     /// and what they protect may need such a thread.
     pub(crate) fn lets_in(&self, guards_are_out: bool, grace_over: Option<Instant>) -> bool {
