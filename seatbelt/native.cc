@@ -1,6 +1,8 @@
 // A library with threads of its own, such as there are many. It is built without libpep788, and
 // knows nothing of it.
 //
+// Some threads are joined when the program ends, as C++ programs do that own what their threads use; nobody joins the others.
+//
 // Each thread calls into Python through a C++ function that lets no exception through, in a loop, until the
 // process is gone. What the threads did not come to the end of is counted when it exits.
 
@@ -9,6 +11,9 @@
 
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
+#include <thread>
+#include <vector>
 
 // As in Python.h: one library for all versions.
 extern "C" int PyGILState_Ensure();
@@ -97,6 +102,41 @@ template <void (*action)() noexcept> void *loop(void *)
     return nullptr;
 }
 
+// --- Threads that are joined --------------------------------------------------------------------
+
+// Calls until it is told to stop; its end is waited for.
+class Owner {
+public:
+    ~Owner() { stop(); }
+
+    void start(void (*call)(), int threads)
+    {
+        for (int i = 0; i < threads; i++) {
+            threads_.emplace_back([this, call] {
+                while (!stops_) {
+                    call();
+                }
+            });
+        }
+    }
+
+    void stop()
+    {
+        stops_ = true;
+        for (std::thread &thread : threads_) {
+            thread.join();
+        }
+        threads_.clear();
+    }
+
+private:
+    std::atomic<bool> stops_{false};
+    std::vector<std::thread> threads_;
+};
+
+// Destroyed after Python's end, unless it was stopped before.
+Owner owner;
+
 void start(void *(*body)(void *), int threads, void *argument = nullptr)
 {
     while (threads-- > 0) {
@@ -131,6 +171,29 @@ void start_main_loop(int (*function)(void *, int), void *context)
 {
     iteration = function;
     start(main_loop, 1, context);
+}
+
+void start_owned_callbacks(void (*function)(), int threads)
+{
+    callback = function;
+    owner.start([] { calls_back(); }, threads);
+}
+
+void start_owned_nesting(int threads) { owner.start([] { nests(); }, threads); }
+void start_owned_detaching(int threads) { owner.start([] { detaches_inside(); }, threads); }
+
+// The Python functions that call this let go of the GIL.
+void stop_owned() { owner.stop(); }
+void stop_owned_at_exit() { std::atexit(stop_owned); }
+
+// For a thread that has the GIL: gives it up and takes it back, as every blocking call does.
+void detach_for_ever() noexcept
+{
+    for (;;) {
+        void *saved = PyEval_SaveThread();
+        usleep(20);
+        PyEval_RestoreThread(saved);
+    }
 }
 
 // For callbacks that count themselves.

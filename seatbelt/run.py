@@ -1,7 +1,8 @@
-"""run.py [--exits N] [--programs NAME,...] [PYTHON...]: programs that nobody adapted, with and without protection.
+"""run.py [--exits N] [--kinds A,B] [--programs NAME,...] [--load N] [PYTHON...]: programs that nobody adapted, with and without protection.
 
 Each is ended N times (200) in the middle of its threads' calls, on every Python that is found, plain and with libpep788
-preloaded and PEP788_GILSTATE=protect. Prints a table; fails if a protected exit crashed or hung.
+preloaded and PEP788_GILSTATE=protect. Prints a table; fails if a protected exit crashed, hung, or had another status than the program
+asked for. With --load, so many processes keep the machine busy meanwhile.
 """
 import argparse
 import os
@@ -23,14 +24,15 @@ class Skip(Exception):
     """Why a program is not run."""
 
 
-def programs(chosen):
+def programs(chosen, kinds):
     for name in sorted(os.listdir(os.path.join(HERE, "programs"))):
         if name.endswith(".py") and (not chosen or name[:-3] in chosen):
             path = os.path.join(HERE, "programs", name)
             with open(path) as file:
                 text = file.read()
-            says = {key: re.findall(r"^# %s: (.+)$" % key, text, re.M) for key in ("needs", "module", "not for", "wait")}
-            yield name[:-3], path, says
+            says = {key: re.findall(r"^# %s: (.+)$" % key, text, re.M) for key in ("kind", "needs", "module", "not for", "wait", "status")}
+            if not kinds or kinds & set(says["kind"]):
+                yield name[:-3], path, says
 
 
 def compile_library(python):
@@ -54,7 +56,7 @@ def compile_module(python, source):
 
 
 def exits(python, program, preloaded, number, library):
-    """Of so many exits of a program, how many crashed, how many hung, and how many calls were lost."""
+    """Of so many exits of a program, what `exits.py` counts."""
     name, path, says = program
     for words in says["not for"]:
         kind, why = words.split(", ", 1)
@@ -68,7 +70,8 @@ def exits(python, program, preloaded, number, library):
     for source in says["module"]:
         compile_module(python, source)
     wait = (says["wait"] or ["3000"])[0]
-    command = [python.executable, os.path.join(HERE, "exits.py"), str(number), preloaded, wait, path, library]
+    status = (says["status"] or ["0"])[0]
+    command = [python.executable, os.path.join(HERE, "exits.py"), str(number), preloaded, wait, status, path, library]
     environment = {"PYTHONPATH": packages.folder(python)} if says["needs"] else {}
     done = subprocess.run(python.command(*command, **environment), check=True, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=pythons.visible())
@@ -80,27 +83,35 @@ def exits(python, program, preloaded, number, library):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exits", type=int, default=200)
+    parser.add_argument("--kinds", type=lambda kinds: set(kinds.split(",")))
     parser.add_argument("--programs", type=lambda names: names.split(","))
+    parser.add_argument("--load", type=int, default=0)
     parser.add_argument("python", nargs="*")
     asked = parser.parse_args()
     found = [python for name in asked.python for python in pythons.find(name)] or pythons.find()
-    rows, failed = [], 0
-    print("| Python | program | exits | plain: crashes | hangs | calls lost | protected: crashes | hangs | calls lost |")
-    print("| --- | --- " + "| ---: " * 7 + "|", flush=True)
-    for python in found:
-        library = compile_library(python)
-        for program in programs(asked.programs):
-            try:
-                plain, protected = [exits(python, program, preloaded, asked.exits, library)
-                                    for preloaded in ("-", pythons.LIBRARY)]
-            except Skip as why:
-                say("%s: %s is skipped: %s" % (python.label, program[0], why))
-                continue
-            failed += protected[0] + protected[1]
-            rows.append([python.label, program[0], asked.exits, *plain, *protected])
-            print("| " + " | ".join(map(str, rows[-1])) + " |", flush=True)
+    failed = 0
+    counted = "crashed | hung | calls lost | other status | ended | ms"
+    print("| Python | program | kind | exits | plain: %s | protected: %s |" % (counted, counted))
+    print("| --- | --- | --- " + "| ---: " * 13 + "|", flush=True)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(asked.load)]
+    try:
+        for python in found:
+            library = compile_library(python)
+            for program in programs(asked.programs, asked.kinds):
+                try:
+                    plain, protected = [exits(python, program, preloaded, asked.exits, library)
+                                        for preloaded in ("-", pythons.LIBRARY)]
+                except Skip as why:
+                    say("%s: %s is skipped: %s" % (python.label, program[0], why))
+                    continue
+                failed += protected[0] + protected[1] + protected[3]
+                row = [python.label, program[0], "".join(program[2]["kind"]), asked.exits, *plain, *protected]
+                print("| " + " | ".join(map(str, row)) + " |", flush=True)
+    finally:
+        for process in busy:
+            process.kill()
     if failed:
-        sys.exit("seatbelt: %d protected exits crashed or hung" % failed)
+        sys.exit("seatbelt: %d protected exits crashed, hung, or had another status" % failed)
 
 
 main()
