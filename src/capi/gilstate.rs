@@ -13,8 +13,9 @@ pub type PyGILState_STATE = c_int;
 /// Has this library serve PyGILState_Ensure() and PyGILState_Release() from now on, for all code of the process,
 /// CPython's own included. A thread with nothing attached then holds the interpreter from Ensure to
 /// Release: its end waits for that, for PEP788_GILSTATE_WAIT_MS at most (3000 milliseconds unless
-/// the environment says otherwise). Once it is too late, such a thread sleeps for ever in
-/// Ensure, instead of being ended there or crashing. All else about the two is as it was.
+/// the environment says otherwise). Once it is too late, such a thread is ended in
+/// Ensure without unwinding, instead of crashing; so is one that comes back by PyEval_RestoreThread() or otherwise. Whoever joins
+/// it goes on. All else about the two is as it was.
 ///
 /// Caller: any thread, attached or not, also before Py_Initialize(). Other threads may be
 /// inside the two functions, or call them at the same time. All of them are stopped for a moment (2 seconds, before it is given up) by a real-time signal that is not in
@@ -36,8 +37,8 @@ pub unsafe extern "C" fn Pep788_ProtectGILState() -> c_int {
     }
 }
 
-/// Whether PyGILState_Ensure(), for a thread with nothing attached that comes too late, sleeps for
-/// ever (`hang` not 0, as it is at first), or returns a value of which PyGILState_Failed() says so. For the whole
+/// Whether PyGILState_Ensure(), for a thread with nothing attached that comes too late, does not return
+/// (`hang` not 0, as it is at first: the thread is ended), or returns a value of which PyGILState_Failed() says so. For the whole
 /// process; has an effect under Pep788_ProtectGILState() only.
 ///
 /// Caller: any thread, attached or not, at any time.

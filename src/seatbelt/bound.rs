@@ -190,8 +190,8 @@ fn watch() {
 }
 
 fn waits_for_its_own_guards(py: &'static Api) -> bool {
-    // SAFETY: needs no thread state.
     let is_going = states::known().is_none_or(|states| states.are_going());
+    // SAFETY: needs no thread state.
     py.version >= 0x030f && !is_going && unsafe { py.Py_IsInitialized() } != 0
 }
 

@@ -41,7 +41,7 @@ def protect_gilstate() -> None:
     """Has the library serve PyGILState_Ensure and PyGILState_Release from now on, in this process.
 
     Threads inside them are then waited for when Python exits, for PEP788_GILSTATE_WAIT_MS at most, and later ones
-    sleep instead of crashing. RuntimeError: it cannot be done here; stderr says why.
+    are ended instead of crashing. RuntimeError: it cannot be done here; stderr says why.
     """
     import ctypes
 
