@@ -94,6 +94,20 @@ void *main_loop(void *context)
     return nullptr;
 }
 
+// Calls every so many microseconds; once, if that is less than 0.
+void *rests(void *microseconds)
+{
+    long pause_between = reinterpret_cast<long>(microseconds);
+    for (;;) {
+        calls_back();
+        if (pause_between < 0) {
+            pause();
+        }
+        usleep(static_cast<useconds_t>(pause_between));
+    }
+    return nullptr;
+}
+
 template <void (*action)() noexcept> void *loop(void *)
 {
     for (;;) {
@@ -161,6 +175,12 @@ void start_callbacks(void (*function)(), int threads)
 {
     callback = function;
     start(loop<calls_back>, threads);
+}
+
+void start_resting(void (*function)(), int threads, int microseconds)
+{
+    callback = function;
+    start(rests, threads, reinterpret_cast<void *>(static_cast<long>(microseconds)));
 }
 
 void start_nesting(int threads) { start(loop<nests>, threads); }

@@ -71,8 +71,9 @@ pub(crate) struct Seen {
     id: AtomicU64,
     /// Its `pthread_t`.
     thread: AtomicUsize,
-    /// When it last gave one back, by `clock`.
+    /// When it last gave one back, by `clock`, and when before that; 0: never.
     last: AtomicU64,
+    before: AtomicU64,
     /// Whether it is at the door, or was told that it is too late.
     knocks: AtomicBool,
 }
@@ -81,6 +82,7 @@ impl Seen {
     // Relaxed, here and below: for what is told to people.
     fn holds(&self, record: Option<&'static Record>) {
         if record.is_none() {
+            self.before.store(self.last.load(Ordering::Relaxed), Ordering::Relaxed);
             self.last.store(clock(), Ordering::Relaxed);
         }
         let record = record.map_or(null_mut(), |record| std::ptr::from_ref(record).cast_mut());
@@ -126,6 +128,7 @@ impl Legacy {
                 id: AtomicU64::new(0),
                 thread: AtomicUsize::new(0),
                 last: AtomicU64::new(0),
+                before: AtomicU64::new(0),
                 knocks: AtomicBool::new(false),
             },
         }
@@ -370,7 +373,7 @@ fn one_runs(pythons: &[u64], over: Instant) -> bool {
 /// The door has closed. A thread that calls in a loop may be on its way through a callback object, which the exit is
 /// about to free: until it is at the door, nothing can end it. So all that run are given time to come there, also
 /// those that never called: they may have only begun. One that sleeps is given less, if it has called
-/// lately: programs whose threads call every few milliseconds would wait for it at every exit. Python's own threads
+/// twice lately: programs whose threads call every few milliseconds would wait for it at every exit. Python's own threads
 /// (`pythons`) go through no callback object. With nothing attached.
 pub(crate) fn linger(pythons: &[u64]) {
     const LATELY: u64 = 100;
@@ -382,7 +385,7 @@ pub(crate) fn linger(pythons: &[u64]) {
     let is_on_its_way = |thread: &&Seen| {
         Some(std::ptr::from_ref(*thread)) != own
             && !thread.knocks.load(Ordering::Relaxed)
-            && thread.last.load(Ordering::Relaxed) + LATELY > closed
+            && thread.before.load(Ordering::Relaxed) + LATELY > closed
             && !thread.is_inside()
     };
     let one_sleeps = || begun.elapsed() < SLEEPING && threads().iter().any(is_on_its_way);

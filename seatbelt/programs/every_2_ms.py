@@ -1,0 +1,17 @@
+"""Threads that call every two milliseconds."""
+# kind: G
+import ctypes
+import sys
+import time
+
+library = ctypes.CDLL(sys.argv[1])
+
+
+@ctypes.CFUNCTYPE(None)
+def callback():
+    sum(range(50))
+
+
+library.start_resting(callback, 4, 2000)
+time.sleep(0.05)
+print("leaving", time.monotonic_ns(), file=sys.stderr, flush=True)
