@@ -152,14 +152,13 @@ static const char *said(handle made)
 static bool asks;
 static char after_the_wait[RESULT];
 
-/* Registered before the library's callback, so called after it: nothing is given any more. If the
- * library was not used before, there was no wait, and this would be its first use. */
-static PyObject *ask_when_closed(PyObject *self, PyObject *unused)
+/* When all exit callbacks have run, and the wait is over: nothing is given any more. If the library was not used
+ * before, there was no wait, and this would be its first use. */
+static void ask_when_closed(PyObject *capsule)
 {
-    (void)self;
-    (void)unused;
+    (void)capsule;
     if (!asks) {
-        Py_RETURN_NONE;
+        return;
     }
     char guard[RESULT];
     snprintf(guard, sizeof guard, "%s", said(api.guard()));
@@ -171,7 +170,6 @@ static PyObject *ask_when_closed(PyObject *self, PyObject *unused)
              said(api.guard_view(view)), said(api.ensure_view(main_view)), named);
     api.view_close(view);
     api.view_close(main_view);
-    Py_RETURN_NONE;
 }
 
 static atomic_bool exit_begun;
@@ -184,12 +182,11 @@ static PyObject *note_exit(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-static PyMethodDef ask_method = {"ask_when_closed", ask_when_closed, METH_NOARGS, NULL};
 static PyMethodDef note_method = {"note_exit", note_exit, METH_NOARGS, NULL};
 
-static void at_exit(PyMethodDef *method)
+static void at_exit(PyMethodDef *method, PyObject *self)
 {
-    PyObject *function = PyCFunction_New(method, NULL);
+    PyObject *function = PyCFunction_New(method, self);
     PyObject *module = PyImport_ImportModule("atexit");
     PyObject *result = PyObject_CallMethod(module, "register", "O", function);
     if (result == NULL) {
@@ -199,6 +196,20 @@ static void at_exit(PyMethodDef *method)
     Py_DECREF(module);
     Py_DECREF(function);
 }
+
+/* Registered before the library's callback, so called after it, and given up after what that leaves to be
+ * given up: CPython does not call what is registered while exit callbacks run. */
+static PyObject *have_it_asked(PyObject *self, PyObject *unused)
+{
+    (void)self;
+    (void)unused;
+    PyObject *capsule = PyCapsule_New(&asks, NULL, ask_when_closed);
+    at_exit(&note_method, capsule);
+    Py_DECREF(capsule);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef ask_method = {"have_it_asked", have_it_asked, METH_NOARGS, NULL};
 
 /* For whoever waits until the exit refuses views. */
 static handle knock_view;
@@ -246,7 +257,7 @@ static void end_interpreter(int slot, bool announce)
     PyEval_RestoreThread(sub_states[slot]);
     if (announce) {
         knock_view = api.view();
-        at_exit(&note_method);
+        at_exit(&note_method, NULL);
     }
     Py_EndInterpreter(sub_states[slot]);
     /* Not PyEval_RestoreThread: where there is one GIL, it is still held. */
@@ -257,7 +268,7 @@ static int finalize(bool announce)
 {
     if (announce) {
         knock_view = api.view();
-        at_exit(&note_method);
+        at_exit(&note_method, NULL);
     }
     return Py_FinalizeEx();
 }
@@ -278,7 +289,7 @@ static void act(struct actor *self, const char *name, int a, int b, char *result
         interpreters[0] = PyInterpreterState_Get();
         after_the_wait[0] = '\0';
         if (a) {
-            at_exit(&ask_method);
+            at_exit(&ask_method, NULL);
         }
     } else if (IS("finalize")) {
         asks = a;
