@@ -14,13 +14,14 @@
 //! kernel clears. In musl the kernel clears the lock of musl's list of threads, which somebody else
 //! may have. There, and on other systems, the thread sleeps for ever.
 
+use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use crate::memory::Text;
 use crate::symbols::Symbols;
-use crate::sync::{lock, Mutex};
 use crate::thread::Thread;
 use crate::{stack, trace};
 
@@ -36,7 +37,18 @@ struct Late {
     depth: usize,
 }
 
-static LATE: Mutex<[Option<Late>; REMEMBERED]> = Mutex::new([const { None }; REMEMBERED]);
+/// Without a lock, which another thread could have while this one forks.
+struct Place {
+    late: UnsafeCell<MaybeUninit<Late>>,
+    is_filled_in: AtomicBool,
+}
+
+// SAFETY: one thread writes it, the one that counted it, and others read it when it is filled in.
+unsafe impl Sync for Place {}
+
+static LATE: [Place; REMEMBERED] = [const {
+    Place { late: UnsafeCell::new(MaybeUninit::uninit()), is_filled_in: AtomicBool::new(false) }
+}; REMEMBERED];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// How many threads came too late.
@@ -55,22 +67,28 @@ pub(crate) fn end() -> ! {
 }
 
 fn remember() {
-    let index = COUNT.fetch_add(1, Ordering::Relaxed);
-    if index >= REMEMBERED {
-        return;
-    }
+    // Relaxed: no two threads are given the same place, and what is in it is published by itself.
+    let Some(place) = LATE.get(COUNT.fetch_add(1, Ordering::Relaxed)) else { return };
     // SAFETY: no preconditions.
     let name = trace::thread_name(unsafe { libc::pthread_self() });
     let mut late = Late { name, id: trace::thread_id(), stack: [0; DEPTH], depth: 0 };
     late.depth = stack::walk(&mut late.stack);
-    lock(&LATE)[index] = Some(late);
+    // SAFETY: this thread's place, which nobody reads yet.
+    unsafe { (*place.late.get()).write(late) };
+    // Release: pairs with `all`.
+    place.is_filled_in.store(true, Ordering::Release);
+}
+
+fn all() -> impl Iterator<Item = &'static Late> {
+    // Acquire: pairs with `remember`.
+    let filled_in = LATE.iter().filter(|place| place.is_filled_in.load(Ordering::Acquire));
+    // SAFETY: filled in, and never written again.
+    filled_in.map(|place| unsafe { (*place.late.get()).assume_init_ref() })
 }
 
 /// Adds a line for each to a report: its name, and the first function on its stack that is neither
 /// the library's nor CPython's.
 pub(crate) fn list(text: &mut Text, before: &str) {
-    let late = lock(&LATE);
-    let all = || late.iter().flatten();
     let symbols = Symbols::look_up(all().flat_map(|late| &late.stack[..late.depth]).copied());
     for late in all() {
         let _ = write!(text, "{before}thread \"{}\" (id {})", late.name, late.id);

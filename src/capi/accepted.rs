@@ -52,11 +52,12 @@ pub(crate) unsafe fn guard_from_current() -> *mut PyInterpreterGuard {
 unsafe fn guard_from_current_slowly() -> *mut PyInterpreterGuard {
     const NAME: &str = "PyInterpreterGuard_FromCurrent";
     let py = python::get_or_fatal(NAME);
+    // First: the interpreter's own function does not look.
+    let state = attached_or_fatal(py, NAME);
     if let Some(native) = native(py) {
-        // SAFETY: handed on as called.
+        // SAFETY: handed on as called, and attached.
         return unsafe { (native.PyInterpreterGuard_FromCurrent)() } as *mut PyInterpreterGuard;
     }
-    let state = attached_or_fatal(py, NAME);
     // SAFETY: `state` is attached.
     unsafe { guard_current(py, state, Kind::Guard) as *mut PyInterpreterGuard }
 }
@@ -155,11 +156,12 @@ pub unsafe extern "C" fn PyInterpreterView_FromCurrent() -> *mut PyInterpreterVi
 pub(crate) unsafe fn view_from_current() -> *mut PyInterpreterView {
     const NAME: &str = "PyInterpreterView_FromCurrent";
     let py = python::get_or_fatal(NAME);
+    // First: the interpreter's own function does not look.
+    let state = attached_or_fatal(py, NAME);
     if let Some(native) = native(py) {
-        // SAFETY: handed on as called.
+        // SAFETY: handed on as called, and attached.
         return unsafe { (native.PyInterpreterView_FromCurrent)() } as *mut PyInterpreterView;
     }
-    let state = attached_or_fatal(py, NAME);
     // SAFETY: `state` is attached.
     unsafe { view_current(py, state, Kind::View) as *mut PyInterpreterView }
 }
