@@ -14,6 +14,10 @@ PYGOBJECT = "PyGObject<3.51"
 PYGOBJECT_OPTION = "--config-settings=setup-args=-Dpycairo=disabled"
 
 
+# Of those that are called otherwise than their module.
+PACKAGES = {"PySide6": "PySide6_Essentials"}
+
+
 class Missing(Exception):
     """Why a package cannot be had."""
 
@@ -43,7 +47,7 @@ def fetch(python, package):
     # By any pip: for this Python, which may be in a root folder that has none.
     pip([sys.executable, "-m", "pip"], "install", "--target", folder(python), "--implementation", "cp",
         "--python-version", "%d.%d" % python.version, "--abi", tag + "t" * python.free_threaded, "--abi", "none",
-        "--only-binary", ":all:", package)
+        "--only-binary", ":all:", PACKAGES.get(package, package))
 
 
 def build_pygobject(python):
