@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 
-PATIENCE = 30
+# In seconds, protected and plain. The exit of a protected program may take 8 by its settings.
+PATIENCE = {True: 30, False: 10}
 
 
 def main():
@@ -31,7 +32,7 @@ def main():
                                stderr=subprocess.PIPE, text=True, errors="replace", env=environment,
                                start_new_session=True)
         try:
-            said = run.communicate(timeout=PATIENCE)[1]
+            said = run.communicate(timeout=PATIENCE[preloaded != "-"])[1]
         except subprocess.TimeoutExpired:
             # Its children too: they have the pipe.
             os.killpg(run.pid, signal.SIGKILL)

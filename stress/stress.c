@@ -608,7 +608,7 @@ static PyObject *python_call(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args
     Py_RETURN_NONE;
 }
 
-/* An exit callback of main that is older than the library's: that one has waited. */
+/* When `atexit` of main gives up its list, after what the library has put there: that one has waited. */
 static PyObject *check_waited(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args))
 {
     if (!in_kid) {
@@ -763,7 +763,11 @@ static void run(void)
     python("import atexit, os, sys, threading, warnings; sys.setswitchinterval(1e-5); warnings.simplefilter('ignore')");
     if (main_target.view == NULL) {     /* nobody has used the library yet, nor will soon */
         expose(&waited_method);
-        python("atexit.register(check_waited)");
+        /* CPython does not call what is registered while exit callbacks run, but gives it up after them. */
+        python("class GivenUp:\n"
+               "    def __call__(self): pass\n"
+               "    def __del__(self, check=check_waited): check()\n"
+               "atexit.register(lambda: atexit.register(GivenUp()))");
     }
     /* With this lock: from 3.13 on, a thread that `threading` has not made takes it in its end, and in a
      * child the one from before the fork (_DeleteDummyThreadOnDel.__del__). */
