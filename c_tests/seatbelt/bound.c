@@ -1,6 +1,8 @@
 /* The exit is bounded: a program of Python's own that does not come to its end is ended, with the status
  * that it was about to have. */
 
+// sanitize-file: not address thread valgrind, the copy of the process that tells the status runs on the stack of another thread
+
 #define _GNU_SOURCE
 #include "report.h"
 #include "pep788_gilstate.h"
