@@ -290,10 +290,18 @@ static PyObject *call_callback(PyObject *capsule, PyObject *unused)
 
 static PyMethodDef callback_method = {"callback", call_callback, METH_NOARGS, NULL};
 
-/* Has `atexit` call it, and destroy it once all are called; takes the capsule. */
-static void register_callback(PyObject *capsule)
+static PyObject *call_nothing(PyObject *capsule, PyObject *unused)
 {
-    PyObject *callable = PyCFunction_New(&callback_method, capsule);
+    (void)capsule, (void)unused;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef nothing_method = {"nothing", call_nothing, METH_NOARGS, NULL};
+
+/* Has `atexit` call the method, and destroy the capsule once all are called; takes the capsule. */
+static void register_callback(PyMethodDef *method, PyObject *capsule)
+{
+    PyObject *callable = PyCFunction_New(method, capsule);
     CHECK(callable != NULL);
     PyObject *module = PyImport_ImportModule("atexit");
     CHECK(module != NULL);
@@ -307,7 +315,7 @@ static void register_callback(PyObject *capsule)
 
 void at_exit(void (*function)(void *), void *argument)
 {
-    register_callback(capsule_of(function, argument, NULL));
+    register_callback(&callback_method, capsule_of(function, argument, NULL));
 }
 
 void set_event(void *argument)
@@ -333,11 +341,16 @@ void at_teardown(void (*function)(void *), void *argument)
     Py_DECREF(capsule);
 }
 
+void when_exit_callbacks_have_run(void (*function)(void *), void *argument)
+{
+    register_callback(&nothing_method, capsule_of(function, argument, destroy_callback));
+}
+
 /* CPython does not call what is registered while exit callbacks run, but destroys it after them. */
 static void register_to_be_dropped(void *dropped)
 {
     struct callback *callback = dropped;
-    register_callback(capsule_of(callback->function, callback->argument, destroy_callback));
+    when_exit_callbacks_have_run(callback->function, callback->argument);
     free(callback);
 }
 

@@ -125,6 +125,10 @@ void set_event(void *event);
  * nothing is given any more, with a thread state attached. */
 void at_teardown(void (*function)(void *), void *argument);
 
+/* Calls `function` when all exit callbacks of the current interpreter have run, right before the wait. A signal
+ * that is sent from then on is for the wait, and not for Python code of an older exit callback. */
+void when_exit_callbacks_have_run(void (*function)(void *), void *argument);
+
 /* Calls `function` when all exit callbacks of the current interpreter have run, and its wait is over, but
  * before it finalizes: other threads can attach. To be asked for before the first use of the API. */
 void after_exit_callbacks(void (*function)(void *), void *argument);

@@ -105,7 +105,7 @@ static void finalize_in_rounds(void)
 {
     watch_rounds();
     take_a_guard();
-    at_exit(set_event, &exiting);
+    when_exit_callbacks_have_run(set_event, &exiting);
     pthread_t thread = thread_start(await_rounds_then_close, NULL);
     py_finalize();
     thread_join(thread);
@@ -179,7 +179,7 @@ static void init_with_ctrl_c(void)
     run("import signal\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)");
     take_a_guard();
-    at_exit(set_event, &exiting);
+    when_exit_callbacks_have_run(set_event, &exiting);
     capture_stderr();
 }
 
