@@ -14,7 +14,7 @@ DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
-.PHONY: seatbelt seatbelt-cpython dist
+.PHONY: seatbelt seatbelt-cpython seatbelt-hosts dist
 
 all: headers lib
 
@@ -30,6 +30,7 @@ help:
 	@echo 'make stress     programs that mix everything and exit at random moments; EXITS=1000 of each Python, else 50'
 	@echo 'make sanitize   the C suite under AddressSanitizer, ThreadSanitizer, valgrind; QUICK=quick, COUNT=100000'
 	@echo 'make seatbelt   programs that nobody adapted, with PyGILState_Ensure protected and without; EXITS=200 of each'
+	@echo 'make seatbelt-hosts  programs that load a Python late, from Debian and PyPI, with protection and without'
 	@echo 'make seatbelt-cpython  tests of CPython, with PyGILState_Ensure protected and without: the same comes out'
 	@echo 'make bench      what a pair of calls costs beside what it replaces, on every CPython that is found'
 	@echo 'make bench-check  whether a pair costs more instructions than was committed'
@@ -106,6 +107,10 @@ seatbelt: lib
 
 seatbelt-cpython: lib
 	$(BENCH_PYTHON) seatbelt/cpython.py $(PYTHON)
+
+# What is not installed is skipped. EXITS=20 of each; HOSTS='uwsgi gdb' is for these.
+seatbelt-hosts: lib
+	$(BENCH_PYTHON) seatbelt/hosts.py $(if $(EXITS),--exits $(EXITS)) $(HOSTS)
 
 # A path, or the version of one that is found: `make bench PYTHON=3.13t`.
 bench: lib

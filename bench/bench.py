@@ -30,6 +30,11 @@ GUARD_TARGETS = {"Guard_FromView/Close": 0.5, "Guard_FromCurrent/Close": 0.8}
 TWO_THREADS = 1.3
 
 
+def protected_target(python, state):
+    """What a protected pair may cost, in plain ones."""
+    return {"attached": 0.9, "detached": 1.05, "fresh": 1.05 if python.version >= (3, 11) else 1.15}[state]
+
+
 def target_of(python, state, pair):
     """The ratio that a pair of the accepted API may have at most, or None."""
     if pair in GUARD_TARGETS:
@@ -65,7 +70,10 @@ def judge(python, measured):
         attached = measured["attached", "PyGILState", "Ensure/Release", 0]
         native = measured.get((state, "native", pair, threads))
         target = target_of(python, state, pair) if caller == "accepted" else None
-        if threads == 2:
+        if caller == "protected":
+            target = protected_target(python, state) if threads < 2 else None
+            yield compared("PyGILState", measured[state, "PyGILState", pair, threads], target)
+        elif threads == 2:
             # Guards are one count for all threads, without a lock.
             attaches = caller == "accepted" and pair not in GUARD_TARGETS
             yield compared("one thread", measured[state, caller, pair, 1], TWO_THREADS if attaches else None)

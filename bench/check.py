@@ -36,7 +36,8 @@ def count(python):
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "out")
         lines = python.run(
-            "valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=" + out,
+            "valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no", "--smc-check=all",
+            "--callgrind-out-file=" + out,
             program, pythons.LIBRARY, "count", PYTHONHASHSEED="0").splitlines()
         dumps = sorted(glob.glob(out + ".*"), key=lambda path: int(path.rpartition(".")[2]))
         if len(dumps) != len(lines):
@@ -77,7 +78,7 @@ def parse(path):
 
 def figures_of(python):
     for state, caller, pair, costs in count(python):
-        if caller in ("accepted", "draft"):
+        if caller in ("accepted", "draft", "protected"):
             library = sum(cost for (place, _), cost in costs.items() if place.startswith("libpep788"))
             yield dict(python=python.label, state=state, caller=caller, pair=pair,
                        library=round(library), total=round(sum(costs.values())))

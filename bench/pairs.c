@@ -68,6 +68,8 @@ static struct {
     PyInterpreterState *interpreter;
 } py;
 
+static int (*protect)(void);
+
 static void die(const char *what)
 {
     fprintf(stderr, "pairs: %s\n", what);
@@ -117,6 +119,7 @@ static void find_all(const char *path)
         die(dlerror());
     }
     find_accepted(&ours, library);
+    protect = symbol(library, "Pep788_ProtectGILState");
     draft.Get = symbol(library, "PyInterpreterRef_Get");
     draft.Dup = symbol(library, "PyInterpreterRef_Dup");
     draft.Close = symbol(library, "PyInterpreterRef_Close");
@@ -232,14 +235,21 @@ static struct row {
     {FRESH, "draft", "Ensure/Release", draft_ensure, {0}},
     {FRESH, "native", "Ensure/Release", native_ensure, {0}},
     {FRESH, "native", "EnsureFromView/Release", native_ensure_view, {0}},
+    {ATTACHED, "protected", "Ensure/Release", gilstate, {0}},
+    {DETACHED, "protected", "Ensure/Release", gilstate, {0}},
+    {FRESH, "protected", "Ensure/Release", gilstate, {0}},
 };
 
 #define COUNTED 1000
 #define ROWS (sizeof rows / sizeof *rows)
 
+/* PyGILState is protected from some time on, for good. */
+static int is_protected;
+
 static int has(const struct row *row)
 {
-    return native.guard != NULL || strcmp(row->caller, "native") != 0;
+    return (native.guard != NULL || strcmp(row->caller, "native") != 0)
+           && (strcmp(row->caller, "protected") == 0) == is_protected;
 }
 
 /* --- Running ------------------------------------------------------------------------------- */
@@ -382,9 +392,24 @@ static void measure(int rounds, int threads, const int *cores)
     }
 }
 
+static void protect_or_die(void)
+{
+    if (protect() != 0) {
+        die("not protected");
+    }
+    is_protected = 1;
+}
+
+static void measure_all(int rounds, int most_threads, const int *cores)
+{
+    for (int threads = 0; threads <= most_threads; threads++) {
+        /* Two at once are looked at less often: they take the longest. */
+        measure(threads == 2 ? rounds / 7 : rounds, threads, cores);
+    }
+}
+
 static void count(const int *cores)
 {
-    CALLGRIND_START_INSTRUMENTATION;
     for (struct row *row = rows; row < rows + ROWS; row++) {
         if (has(row)) {
             run_in(1, row, cores, COUNTED);
@@ -411,13 +436,15 @@ int main(int argc, char **argv)
     Py_Initialize();
     find_all(argv[1]);
     if (strcmp(argv[2], "count") == 0) {
+        CALLGRIND_START_INSTRUMENTATION;
+        count(cores);
+        protect_or_die();
         count(cores);
     } else {
         int rounds = argc > 3 ? atoi(argv[3]) : 7;
-        for (int threads = 0; threads <= found; threads++) {
-            /* Two at once are looked at less often: they take the longest. */
-            measure(threads == 2 ? rounds / 7 : rounds, threads, cores);
-        }
+        measure_all(rounds, found, cores);
+        protect_or_die();
+        measure_all(rounds, found, cores);
         for (struct row *row = rows; row < rows + ROWS; row++) {
             for (int threads = 0; threads <= 2; threads++) {
                 if (row->ns[threads] != 0) {

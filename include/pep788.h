@@ -26,6 +26,19 @@
 #error "pep788.h needs CPython 3.9 or later"
 #endif
 
+/* Of these headers, as PY_VERSION_HEX is of Python's: two digits each for major, minor and patch, and two zeros. */
+#ifndef PEP788_VERSION
+#define PEP788_VERSION "0.1.0"
+#define PEP788_VERSION_HEX 0x00010000
+#endif
+
+/* A result that is not looked at is a mistake: what it says is not known, or it is never closed. */
+#if defined(__GNUC__)
+#define PEP788_MUST_USE __attribute__((warn_unused_result))
+#else
+#define PEP788_MUST_USE
+#endif
+
 /* Python.h has these declarations from 3.15 on, unless it is held to an older limited API. */
 #if PY_VERSION_HEX < 0x030F0000 || (defined(Py_LIMITED_API) && Py_LIMITED_API+0 < 0x030F0000)
 
@@ -59,11 +72,12 @@ extern "C" {
  *
  * Fails with NULL and an exception: PythonFinalizationError (RuntimeError before 3.13) once the
  * interpreter gives no more guards (to threads inside an Ensure, as long as it waits), MemoryError
- * when out of memory.
+ * when out of memory, and at the first use what an import hook or audit hook raised that refuses to
+ * import atexit.
  *
  * Contract: PEP 788, PyInterpreterGuard_FromCurrent.
  */
-PyInterpreterGuard *PyInterpreterGuard_FromCurrent(void);
+PEP788_MUST_USE PyInterpreterGuard *PyInterpreterGuard_FromCurrent(void);
 
 /**
  * Guards the interpreter that a view names. The view stays valid, and stays the caller's.
@@ -77,7 +91,7 @@ PyInterpreterGuard *PyInterpreterGuard_FromCurrent(void);
  *
  * Contract: PEP 788, PyInterpreterGuard_FromView.
  */
-PyInterpreterGuard *PyInterpreterGuard_FromView(PyInterpreterView *view);
+PEP788_MUST_USE PyInterpreterGuard *PyInterpreterGuard_FromView(PyInterpreterView *view);
 
 /**
  * Closes a guard. When the last one of an interpreter is closed, it may finalize; a thread that
@@ -97,10 +111,12 @@ void PyInterpreterGuard_Close(PyInterpreterGuard *guard);
  *
  * Returns a view, to be closed with PyInterpreterView_Close() once, by any thread, at any time.
  *
- * Fails with NULL and an exception, MemoryError, only when out of memory.
+ * Fails with NULL and an exception: MemoryError when out of memory, and at the first use what an import
+ * hook or audit hook raised that refuses to import atexit.
  *
  * Contract: PEP 788, PyInterpreterView_FromCurrent.
  */
+PEP788_MUST_USE
 PyInterpreterView *PyInterpreterView_FromCurrent(void);
 
 /**
@@ -110,12 +126,12 @@ PyInterpreterView *PyInterpreterView_FromCurrent(void);
  * Caller: any thread, attached or not, also before Py_Initialize(). The view names "main": it is
  * good again after Py_FinalizeEx() and another Py_Initialize().
  *
- * Returns a view, to be closed with PyInterpreterView_Close() once. Fails with NULL and no
- * exception, only when out of memory.
+ * Returns a view, to be closed with PyInterpreterView_Close() once. This library's cannot fail; the
+ * interpreter's own (3.15) returns NULL, without an exception, when out of memory.
  *
  * Contract: PEP 788, PyInterpreterView_FromMain.
  */
-PyInterpreterView *PyInterpreterView_FromMain(void);
+PEP788_MUST_USE PyInterpreterView *PyInterpreterView_FromMain(void);
 
 /**
  * Closes a view.
@@ -144,7 +160,7 @@ void PyInterpreterView_Close(PyInterpreterView *view);
  *
  * Contract: PEP 788, PyThreadState_Ensure.
  */
-PyThreadStateToken *PyThreadState_Ensure(PyInterpreterGuard *guard);
+PEP788_MUST_USE PyThreadStateToken *PyThreadState_Ensure(PyInterpreterGuard *guard);
 
 /**
  * Attaches the calling thread to the interpreter of a view, and guards it until the Release.
@@ -158,13 +174,14 @@ PyThreadStateToken *PyThreadState_Ensure(PyInterpreterGuard *guard);
  *
  * Contract: PEP 788, PyThreadState_EnsureFromView.
  */
-PyThreadStateToken *PyThreadState_EnsureFromView(PyInterpreterView *view);
+PEP788_MUST_USE PyThreadStateToken *PyThreadState_EnsureFromView(PyInterpreterView *view);
 
 /**
  * Undoes this thread's most recent Ensure: exactly what was attached before it is attached again.
  *
  * Caller: must have attached what the Ensure attached. `token` is what the Ensure returned.
- * Cannot fail. One release too many, or out of order, is a fatal error.
+ * Cannot fail. One release too many, or out of order, is a fatal error. Ensures that all found the same
+ * thread state attached have no order.
  *
  * Contract: PEP 788, PyThreadState_Release.
  */

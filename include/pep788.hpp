@@ -7,7 +7,7 @@
  *         PyRun_SimpleString("...");                       // the exit waits for it
  *     }                                                    // else: Python is exiting, or gone
  *
- * Nothing here throws; it compiles with -fno-exceptions and -fno-rtti. What fails is empty, and an
+ * Nothing here throws but what says so; it compiles with -fno-exceptions and -fno-rtti. What fails is empty, and an
  * empty guard or view attaches nothing. The functions behind it are described in pep788.h.
  */
 
@@ -16,7 +16,19 @@
 
 #include "pep788.h"
 
+#include <memory>
+#include <type_traits>
 #include <utility>
+
+/* `attach{view};` lets go at once. Compilers know the attribute on constructors by this version of it. */
+#if defined(__has_cpp_attribute)
+#if __has_cpp_attribute(nodiscard) >= 201907L
+#define PEP788_NODISCARD [[nodiscard]]
+#endif
+#endif
+#ifndef PEP788_NODISCARD
+#define PEP788_NODISCARD
+#endif
 
 namespace pep788 {
 
@@ -144,7 +156,7 @@ private:
 class [[nodiscard]] attach {
 public:
     /** The guard must stay until this is destroyed. Fails only if it is empty or memory is out. */
-    explicit attach(const guard &held) noexcept
+    PEP788_NODISCARD explicit attach(const guard &held) noexcept
         : token_(held ? PyThreadState_Ensure(held.get()) : nullptr)
     {
     }
@@ -156,7 +168,7 @@ public:
      * Guards the interpreter until this is destroyed; the view need not stay. Fails if the
      * interpreter is finalizing or gone.
      */
-    explicit attach(const view &interpreter) noexcept
+    PEP788_NODISCARD explicit attach(const view &interpreter) noexcept
         : token_(interpreter ? PyThreadState_EnsureFromView(interpreter.get()) : nullptr)
     {
     }
@@ -176,6 +188,61 @@ public:
 
 private:
     PyThreadStateToken *token_;
+};
+
+/**
+ * Has something that has Python objects, for threads that may be refused: a py::object, a nb::object, a
+ * std::function around one, a PyObject * (whose reference it takes over). It may be let go of by any thread,
+ * attached or not, also after the interpreter is gone.
+ *
+ *     std::thread([callback = pep788::kept{std::move(function)}] {
+ *         pep788::attach attached{callback.interpreter()};
+ *         if (attached) {
+ *             (*callback)();
+ *         }
+ *     });
+ *
+ * What it has is destroyed attached to the interpreter in which this was made. Where that is refused, it is left
+ * as it is: the objects go with the process, as others do that are there when the interpreter ends.
+ *
+ * Copies have the same thing, and the last one destroys it. Not for one that holds a lock which other threads take
+ * while attached: to destroy it may wait for them.
+ */
+template <typename T> class kept {
+public:
+    /** The caller must have an attached thread state. Throws what `new` and the move of T throw, and nothing else. */
+    explicit kept(T value)
+        : interpreter_(std::make_shared<const view>(view::from_current())),
+          value_(new T(std::move(value)), destroy{interpreter_})
+    {
+    }
+
+    /** What it has. For Python objects in it the caller must be attached to their interpreter. */
+    [[nodiscard]] T &operator*() const noexcept { return *value_; }
+    [[nodiscard]] T *operator->() const noexcept { return value_.get(); }
+
+    /** The interpreter in which this was made. */
+    [[nodiscard]] const view &interpreter() const noexcept { return *interpreter_; }
+
+private:
+    struct destroy {
+        std::shared_ptr<const view> interpreter;
+
+        void operator()(T *value) const noexcept
+        {
+            attach attached{*interpreter};
+            if (!attached) {
+                return;
+            }
+            if constexpr (std::is_same_v<T, PyObject *>) {
+                Py_XDECREF(*value);
+            }
+            delete value;
+        }
+    };
+
+    std::shared_ptr<const view> interpreter_;
+    std::shared_ptr<T> value_;
 };
 
 } // namespace pep788

@@ -9,9 +9,52 @@
 
 #include <stddef.h>
 
+/* Of these headers, as PY_VERSION_HEX is of Python's: two digits each for major, minor and patch, and two zeros. */
+#ifndef PEP788_VERSION
+#define PEP788_VERSION "0.1.0"
+#define PEP788_VERSION_HEX 0x00010000
+#endif
+
+
+/**
+ * There is no CPython in this process, yet.
+ */
+#define PEP788_ENGINE_NONE 0
+
+/**
+ * This library.
+ */
+#define PEP788_ENGINE_LIBRARY 1
+
+/**
+ * The interpreter itself (3.15 and later).
+ */
+#define PEP788_ENGINE_NATIVE 2
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
+
+/**
+ * The version of the library that runs, as PEP788_VERSION is that of the headers: "0.1.0".
+ *
+ * Caller: any thread, attached or not. Returns a text that stays for ever. Cannot fail.
+ *
+ * Contract: this library's own.
+ */
+const char *Pep788_Version(void);
+
+/**
+ * Who serves the accepted API in this process.
+ *
+ * Caller: any thread, attached or not, also in a process without Python. From 3.15 on it reads the settings, which stay
+ * as they are from then on.
+ *
+ * Returns PEP788_ENGINE_NONE, PEP788_ENGINE_LIBRARY or PEP788_ENGINE_NATIVE. Cannot fail.
+ *
+ * Contract: this library's own.
+ */
+int Pep788_Engine(void);
 
 /**
  * Tells who serves PEP 788 in this process, and how: lines of text `name: value`, of the engine and

@@ -27,6 +27,12 @@
 #error "pep788_draft.h needs CPython 3.9 or later"
 #endif
 
+/* Of these headers, as PY_VERSION_HEX is of Python's: two digits each for major, minor and patch, and two zeros. */
+#ifndef PEP788_VERSION
+#define PEP788_VERSION "0.1.0"
+#define PEP788_VERSION_HEX 0x00010000
+#endif
+
 /*
  * Python.h of 3.15 declares PyThreadState_Ensure and PyThreadState_Release with the types of the
  * accepted API, and a stable ABI extension may be loaded there. The draft's are called by the
@@ -73,7 +79,8 @@ extern "C" {
  *
  * Fails with zero and an exception: PythonFinalizationError (RuntimeError before 3.13) once the
  * interpreter gives no more references (to threads inside an Ensure, as long as it waits),
- * MemoryError when out of memory.
+ * MemoryError when out of memory, and at the first use what an import hook or audit hook raised that
+ * refuses to import atexit.
  *
  * Contract: PEP 788, draft of May 2025.
  */
@@ -96,15 +103,16 @@ int PyInterpreterRef_Main(PyInterpreterRef *ref);
  * A strong reference to the interpreter at an address.
  *
  * Caller: any thread, attached or not. The address may be of an interpreter that is gone, or of
- * anything. With nothing attached, only the main interpreter is known, and those in which this
- * library was used before.
+ * anything. Known are the main interpreter, the attached one, those in which this library was used before, and, up to 3.11, to
+ * an attached thread, one whose only thread state that thread made.
  *
  * Returns 0 and sets `*ref`. Fails with -1, no exception, and zero in `*ref`: the interpreter is
  * done waiting for references, or not known.
  *
  * Contract: PEP 788, draft of May 2025.
  */
-int PyInterpreterState_AsStrong(PyInterpreterState *interp, PyInterpreterRef *ref);
+int PyInterpreterState_AsStrong(PyInterpreterState *interp,
+                                PyInterpreterRef *ref);
 
 /**
  * The interpreter of a strong reference. It stays there at least until the reference is closed.
@@ -141,7 +149,8 @@ void PyInterpreterRef_Close(PyInterpreterRef ref);
  * Caller: must have an attached thread state; a fatal error otherwise.
  *
  * Returns a reference, to be closed with PyInterpreterWeakRef_Close() once, by any thread, at any
- * time. Fails with zero and MemoryError.
+ * time. Fails with zero and MemoryError, or, at the first use, what an import hook or audit hook raised
+ * that refuses to import atexit.
  *
  * Contract: PEP 788, draft of May 2025.
  */

@@ -6,14 +6,14 @@
 // Each thread calls into Python through a C++ function that lets no exception through, in a loop, until the
 // process is gone. What the threads did not come to the end of is counted when it exits.
 
+#include "toolkits/owner.h"
+
 #include <pthread.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
-#include <thread>
-#include <vector>
 
 // As in Python.h: one library for all versions.
 extern "C" int PyGILState_Ensure();
@@ -117,36 +117,6 @@ template <void (*action)() noexcept> void *loop(void *)
 }
 
 // --- Threads that are joined --------------------------------------------------------------------
-
-// Calls until it is told to stop; its end is waited for.
-class Owner {
-public:
-    ~Owner() { stop(); }
-
-    void start(void (*call)(), int threads)
-    {
-        for (int i = 0; i < threads; i++) {
-            threads_.emplace_back([this, call] {
-                while (!stops_) {
-                    call();
-                }
-            });
-        }
-    }
-
-    void stop()
-    {
-        stops_ = true;
-        for (std::thread &thread : threads_) {
-            thread.join();
-        }
-        threads_.clear();
-    }
-
-private:
-    std::atomic<bool> stops_{false};
-    std::vector<std::thread> threads_;
-};
 
 // Destroyed after Python's end, unless it was stopped before.
 Owner owner;

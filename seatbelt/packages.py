@@ -15,7 +15,7 @@ PYGOBJECT_OPTION = "--config-settings=setup-args=-Dpycairo=disabled"
 
 
 # Of those that are called otherwise than their module.
-PACKAGES = {"PySide6": "PySide6_Essentials"}
+PACKAGES = {"PySide6": "PySide6_Essentials", "cv2": "opencv-python-headless", "grpc": "grpcio"}
 
 
 class Missing(Exception):

@@ -14,6 +14,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "bench"))
 import packages  # noqa: E402
 import pythons  # noqa: E402
+import toolkits  # noqa: E402
 
 
 def say(text):
@@ -30,9 +31,10 @@ def programs(chosen, kinds):
             path = os.path.join(HERE, "programs", name)
             with open(path) as file:
                 text = file.read()
-            says = {key: re.findall(r"^# %s: (.+)$" % key, text, re.M) for key in ("kind", "needs", "module", "not for", "wait", "status")}
+            says = {key: re.findall(r"^# %s: (.+)$" % key, text, re.M) for key in ("kind", "needs", "module", "toolkits", "not for", "wait", "status")}
             if not kinds or kinds & set(says["kind"]):
-                yield name[:-3], path, says
+                for toolkit in " ".join(says["toolkits"]).split() or [None]:
+                    yield name[:-3] + ("_" + toolkit if toolkit else ""), path, says, toolkit
 
 
 def compile_library(python):
@@ -43,21 +45,9 @@ def compile_library(python):
     return library
 
 
-def compile_module(python, source):
-    folder = packages.folder(python)
-    os.makedirs(folder, exist_ok=True)
-    ask = [python.executable, "-c", "import pybind11; print(pybind11.get_include())"]
-    include = subprocess.run(python.command(*ask, PYTHONPATH=folder), check=True, text=True, stdout=subprocess.PIPE,
-                             env=pythons.visible()).stdout.strip()
-    command = ["c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-fvisibility=hidden", "-I" + include,
-               *python.facts["cflags"].split(), os.path.join(HERE, source),
-               "-o", os.path.join(folder, source.rsplit(".", 1)[0] + ".so")]
-    subprocess.run(python.command(*command), check=True, env=pythons.visible())
-
-
 def exits(python, program, preloaded, number, library):
     """Of so many exits of a program, what `exits.py` counts."""
-    name, path, says = program
+    name, path, says, toolkit = program
     for words in says["not for"]:
         kind, why = words.split(", ", 1)
         if kind == "free-threaded" and python.free_threaded:
@@ -67,12 +57,16 @@ def exits(python, program, preloaded, number, library):
             packages.bring(python, package)
         except packages.Missing as why:
             raise Skip(why)
-    for source in says["module"]:
-        compile_module(python, source)
+    modules = says["module"] + (["owner_" + toolkit] if toolkit else [])
+    for module in modules:
+        try:
+            toolkits.make(python, module)
+        except packages.Missing as why:
+            raise Skip(why)
     wait = (says["wait"] or ["3000"])[0]
     status = (says["status"] or ["0"])[0]
-    command = [python.executable, os.path.join(HERE, "exits.py"), str(number), preloaded, wait, status, path, library]
-    environment = {"PYTHONPATH": packages.folder(python)} if says["needs"] else {}
+    command = [python.executable, os.path.join(HERE, "exits.py"), str(number), preloaded, wait, status, path, library, toolkit or ""]
+    environment = {"PYTHONPATH": packages.folder(python)} if says["needs"] or modules else {}
     done = subprocess.run(python.command(*command, **environment), check=True, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=pythons.visible())
     if preloaded != "-" and done.stderr.strip():

@@ -8,6 +8,7 @@ use crate::daemon;
 use crate::fork;
 use crate::gate::{Claim, NotOut};
 use crate::interpreter::{self, Record, LOBBY};
+use crate::levels::Levels;
 use crate::python::{self, Api, Attached, GilstateSlot, Glance, PyThreadState};
 use crate::thread::Thread;
 use crate::trace::{self, Slip, What};
@@ -131,6 +132,7 @@ impl Hold {
 }
 
 /// One Ensure that waits for its Release.
+#[derive(Clone, Copy)]
 pub(crate) struct Level {
     pub(crate) record: &'static Record,
     /// What this Ensure attached, or found attached.
@@ -182,15 +184,16 @@ pub(crate) enum Receipt {
 }
 
 /// The Ensures of this thread, outermost first.
-///
-/// For a few lines without calls into Python, which may come back here.
 #[inline]
-pub(crate) fn levels() -> &'static mut [Level] {
-    match Thread::known() {
-        // SAFETY: as this function says.
-        Some(thread) => unsafe { thread.levels() },
-        None => &mut [],
-    }
+pub(crate) fn levels() -> impl Iterator<Item = Level> {
+    Thread::known().into_iter().flat_map(|thread| thread.levels.iter())
+}
+
+/// This thread's levels, and the index of the innermost one, if that is of `state`.
+pub(crate) fn innermost_in(state: *mut PyThreadState) -> Option<(&'static Levels, usize)> {
+    let levels = &Thread::known()?.levels;
+    levels.innermost().filter(|level| level.state == state)?;
+    Some((levels, levels.len() - 1))
 }
 
 /// The thread state attached to this thread, or NULL.
@@ -201,7 +204,8 @@ pub(crate) fn attached(py: &Api) -> *mut PyThreadState {
 
 #[inline]
 fn what_is_attached(py: &Api) -> Attached {
-    let ensured = levels().last().map_or(null_mut(), |level| level.state);
+    let innermost = Thread::known().and_then(|thread| thread.levels.innermost());
+    let ensured = innermost.map_or(null_mut(), |level| level.state);
     python::attached(py, ensured)
 }
 
@@ -220,12 +224,12 @@ pub(crate) fn attached_or_fatal(py: &Api, function: &str) -> *mut PyThreadState 
 
 /// Whether this thread state was made for an Ensure of this thread.
 pub(crate) fn was_created(state: *mut PyThreadState) -> bool {
-    levels().iter().any(|level| level.state == state && level.way.creates())
+    levels().any(|level| level.state == state && level.way.creates())
 }
 
 /// Whether this thread is inside an Ensure of this interpreter.
 pub(crate) fn is_inside(record: &'static Record) -> bool {
-    levels().iter().any(|level| std::ptr::eq(level.record, record))
+    levels().any(|level| std::ptr::eq(level.record, record))
 }
 
 /// Notes an Ensure that found `state` attached. Returns its token. `None`: it needs more than that,
@@ -241,8 +245,7 @@ pub(crate) unsafe fn reuse(
     hold: Option<Hold>,
     receipt: Receipt,
 ) -> Option<usize> {
-    // SAFETY: no call into Python in this function.
-    if !unsafe { thread.levels() }.has_room() {
+    if !thread.levels.has_room() {
         return None;
     }
     // SAFETY: there is room.
@@ -265,7 +268,7 @@ pub(crate) unsafe fn ensure_detached(
     let py = glance.api();
     // SAFETY: as `attach` and `ensure_over` say.
     unsafe {
-        if !thread.levels().make_room() {
+        if !thread.levels.make_room() {
             return None;
         }
         let usual = py.PyGILState_GetThisThreadState();
@@ -332,8 +335,7 @@ pub(crate) unsafe fn ensure_over(
     receipt: Receipt,
 ) -> Option<usize> {
     // All that can fail on our side comes first.
-    // SAFETY: one line.
-    if !unsafe { thread.levels() }.make_room() {
+    if !thread.levels.make_room() {
         return None;
     }
     // SAFETY: as this function says. There is room for one more: what a call into Python may have
@@ -358,11 +360,15 @@ unsafe fn note(
     hold: Option<Hold>,
     receipt: Receipt,
 ) -> usize {
-    let name = thread.next_token();
+    let name = match way {
+        // As natively. It is alive, and not attached by anybody else meanwhile.
+        Way::Created { outer, .. } if !outer.is_null() => outer as usize,
+        _ => thread.next_token(),
+    };
     let token = if receipt == Receipt::Token { name } else { 0 };
     let level = Level { record, state, token, hold, way, let_go: daemon::LetGo::default() };
-    // SAFETY: no call into Python here; and there is room, says the caller.
-    unsafe { thread.levels().push(level) };
+    // SAFETY: there is room, says the caller.
+    unsafe { thread.levels.push(level) };
     name
 }
 
@@ -448,8 +454,7 @@ unsafe fn belongs(py: &Api, state: *mut PyThreadState, record: &'static Record) 
 #[inline(always)]
 pub(crate) unsafe fn release_at_a_glance(current: *mut PyThreadState, shown: usize) {
     let Some(thread) = Thread::known() else { return release_closely(shown) };
-    // SAFETY: until the next call into Python.
-    let levels = unsafe { thread.levels() };
+    let levels = &thread.levels;
     let level = levels.top();
     if level.token != shown || level.state != current || !level.let_go.is_nothing() {
         return release_unshown(thread, current, shown);
@@ -480,9 +485,10 @@ fn release_closely(shown: usize) {
 /// For an Ensure whose caller took no token.
 #[inline(never)]
 fn release_unshown(thread: &Thread, current: *mut PyThreadState, shown: usize) {
-    // SAFETY: until the next call into Python.
-    let level = unsafe { thread.levels() }.top();
-    if level.token != 0 || level.state != current || !level.let_go.is_nothing() {
+    let level = thread.levels.top();
+    // With others around it: the token may be one of theirs.
+    let is_nested = thread.levels.are_nested();
+    if level.token != 0 || is_nested || level.state != current || !level.let_go.is_nothing() {
         release_closely(shown);
     } else if matches!(level.way, Way::First) {
         // SAFETY: attached; and as the caller says.
@@ -499,7 +505,7 @@ fn release_unshown(thread: &Thread, current: *mut PyThreadState, shown: usize) {
 unsafe fn release_holding(thread: &Thread, shown: usize) {
     // SAFETY: says the caller.
     unsafe {
-        match thread.levels().top().way {
+        match thread.levels.top().way {
             Way::Reused => give_back(thread, pop(thread)),
             Way::Reattached => {
                 let hold = pop(thread);
@@ -520,8 +526,8 @@ unsafe fn release_first(thread: &Thread) {
     unsafe {
         // Destructors may use the library: the level is still there for them. They released what
         // they ensured.
-        Glance::again().api().PyThreadState_Clear(thread.levels().top().state);
-        let levels = thread.levels();
+        Glance::again().api().PyThreadState_Clear(thread.levels.top().state);
+        let levels = &thread.levels;
         if levels.top().hold.is_some() {
             delete_holding(thread);
         } else {
@@ -549,33 +555,30 @@ unsafe fn delete_holding(thread: &Thread) {
 /// There is one.
 #[inline(always)]
 unsafe fn pop(thread: &Thread) -> Option<Hold> {
-    // SAFETY: until the end of this function; and as the caller says.
-    unsafe {
-        let levels = thread.levels();
-        let hold = levels.top().hold;
-        levels.pop();
-        hold
-    }
+    let hold = thread.levels.top().hold;
+    // SAFETY: there is one, says the caller.
+    unsafe { thread.levels.pop() };
+    hold
 }
 
 /// Undoes the innermost Ensure of this thread. `shown`: what it returned, if its caller took one.
 #[cold]
 pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
-    // SAFETY: until the next call into Python.
-    let innermost =
-        Thread::known().and_then(|thread| Some(thread).zip(unsafe { thread.levels() }.last()));
-    let Some((thread, level)) = innermost else {
+    let thread = Thread::known();
+    let innermost = thread.and_then(|thread| thread.levels.innermost());
+    let Some((thread, level)) = thread.zip(innermost) else {
         python::fatal(
             function,
             "there is no Ensure to release in this thread; \
              each successful Ensure is released once, in its own thread",
         );
     };
-    if level.token != shown && level.token != 0 {
+    let outer = if level.token == shown { None } else { outer(thread, shown) };
+    if level.token != shown && level.token != 0 && outer.is_none() {
         python::fatal(
             function,
-            "the token is not that of this thread's most recent Ensure; \
-             Ensures are released in reverse order, in their own thread",
+            "the token is not that of this thread's most recent Ensure; Ensures are released in their own thread, \
+             and in reverse order unless all of them found the same thread state attached",
         );
     }
     let state = level.state;
@@ -586,23 +589,46 @@ pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
              attach it again before the release",
         );
     }
-    undo(py, thread);
+    match outer {
+        Some(index) => take_out(thread, index),
+        None => undo(py, thread),
+    }
+}
+
+/// The index of the Ensure around the most recent one that has this token, if it may be released before those inside it:
+/// it and they all found the same thread state attached, and leave it so. Then the order in which they are released
+/// carries no meaning, as with `PyGILState_Release`: two greenlets or coroutines of a thread may end in any order.
+fn outer(thread: &Thread, shown: usize) -> Option<usize> {
+    let levels = &thread.levels;
+    let index = levels.iter().position(|level| shown != 0 && level.token == shown)?;
+    let state = levels.get(index)?.state;
+    let reuses = |level: Level| {
+        level.state == state && matches!(level.way, Way::Reused) && level.let_go.is_untouched()
+    };
+    levels.iter().skip(index).all(reuses).then_some(index)
+}
+
+/// Releases that one.
+fn take_out(thread: &Thread, index: usize) {
+    let Some(level) = thread.levels.get(index) else { return };
+    thread.levels.remove(index);
+    give_back(thread, level.hold);
 }
 
 /// Undoes the innermost Ensure of this thread, whose thread state is attached.
 fn undo(py: &'static Api, thread: &Thread) {
-    // SAFETY: one line.
-    let last = unsafe { thread.levels() }.last().map(|level| (level.way, level.state));
-    if let Some((_, state)) = last.filter(|(way, _)| way.creates()) {
+    let last = thread.levels.innermost();
+    if let Some(level) = last.filter(|level| level.way.creates()) {
         // Runs destructors, which may use the library: the level is still there for them.
         // SAFETY: attached, and made by the Ensure.
-        unsafe { py.PyThreadState_Clear(state) };
+        unsafe { py.PyThreadState_Clear(level.state) };
     }
-    // SAFETY: one line. Destructors released what they ensured.
-    let Some(level) = (unsafe { thread.levels().take() }) else { return };
+    // Again: its hold may have changed. Destructors released what they ensured.
+    let Some(level) = thread.levels.innermost() else { return };
     let (mut told, mut before) = (None, null_mut());
     // SAFETY: the state is attached to this thread, and ours to detach or delete as `way` says.
     unsafe {
+        thread.levels.pop();
         match level.way {
             Way::Reused => level.let_go.undo(py, level.record),
             Way::Told(slot) => {

@@ -10,6 +10,7 @@ use crate::attach::{self, Hold};
 use crate::interpreter::{self, clock, Record, LOBBY};
 use crate::memory::{try_box, OwnName};
 use crate::python::{self, threading, Api, KeepException, Owned, PyObject, PyThreadState};
+use crate::thread::Thread;
 
 const KEPT: &CStr = c"pep788.non_daemon";
 
@@ -57,9 +58,9 @@ pub(crate) unsafe fn set(py: &'static Api, state: *mut PyThreadState, daemon: bo
         }
         let hold = Hold::of(record);
         // Inside an Ensure it lasts until the Release, which restores what was before.
-        match attach::levels().last_mut().filter(|level| level.state == state) {
-            Some(level) => {
-                level.hold = Some(hold);
+        match attach::innermost_in(state) {
+            Some((levels, index)) => {
+                levels.set_hold(index, Some(hold));
                 true
             }
             None => keep(py, hold),
@@ -84,7 +85,6 @@ pub(crate) fn is_holder(py: &'static Api, record: &'static Record) -> bool {
 
 fn holds_in_ensure(state: *mut PyThreadState) -> bool {
     attach::levels()
-        .iter()
         .any(|level| level.state == state && level.hold.is_some_and(|hold| hold.is_valid()))
 }
 
@@ -107,30 +107,31 @@ unsafe fn let_go(py: &'static Api, state: *mut PyThreadState) -> bool {
             }
         }
     }
-    let levels = attach::levels();
+    let Some(thread) = Thread::known() else { return true };
+    let levels = &thread.levels;
     let depth = depth(levels.len());
-    let in_its_ensure = levels.last().is_some_and(|innermost| innermost.state == state);
+    let in_its_ensure = attach::innermost_in(state).map(|(_, innermost)| innermost);
     let mut outer = false;
-    for (index, level) in levels.iter_mut().enumerate().filter(|(_, level)| level.state == state) {
-        if let Some(hold) = level.hold.take() {
+    for index in 0..levels.len() {
+        let Some(level) = levels.get(index).filter(|level| level.state == state) else { continue };
+        if let Some(hold) = levels.take_hold(index) {
             let _ = hold.give_back();
-            if in_its_ensure && self::depth(index + 1) != depth {
-                level.let_go.inside = depth;
+            if in_its_ensure.is_some() && self::depth(index + 1) != depth {
+                levels.set_let_go(index, LetGo { inside: depth, ..level.let_go });
                 outer = true;
             }
         }
     }
-    if in_its_ensure {
-        if let Some(innermost) = levels.last_mut() {
-            innermost.let_go.what |= if outer { LetGo::OUTER } else { 0 };
-            innermost.let_go.what |= if kept { LetGo::KEPT } else { 0 };
-        }
+    if let Some((index, level)) = in_its_ensure.and_then(|index| Some(index).zip(levels.get(index)))
+    {
+        let what = if outer { LetGo::OUTER } else { 0 } | if kept { LetGo::KEPT } else { 0 };
+        levels.set_let_go(index, LetGo { what: level.let_go.what | what, ..level.let_go });
     }
     true
 }
 
 /// What `SetDaemon(1)` inside an Ensure took from around it, for the Release to give back.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct LetGo {
     /// This level's own hold was taken: at this depth, with 1 for the outermost Ensure.
     inside: u16,
@@ -155,6 +156,11 @@ impl LetGo {
         self.what == 0
     }
 
+    /// Nor from it.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.what == 0 && self.inside == 0
+    }
+
     /// Gives back what [`let_go`] took, where the interpreter still allows it.
     ///
     /// # Safety
@@ -164,11 +170,16 @@ impl LetGo {
         if self.is_nothing() {
             return;
         }
-        let levels = attach::levels();
+        let Some(thread) = Thread::known() else { return };
+        let levels = &thread.levels;
         let depth = depth(levels.len() + 1);
-        for level in levels.iter_mut().filter(|level| level.let_go.inside == depth) {
-            level.let_go.inside = 0;
-            level.hold = Hold::another(record);
+        for index in 0..levels.len() {
+            let Some(level) = levels.get(index).filter(|level| level.let_go.inside == depth) else {
+                continue;
+            };
+            levels.set_let_go(index, LetGo { inside: 0, ..level.let_go });
+            // With tracing on this runs Python code, which may come back here, and has gone again after it.
+            levels.set_hold(index, Hold::another(record));
         }
         if self.what & LetGo::KEPT != 0 {
             if let Some(hold) = Hold::another(record) {
@@ -267,7 +278,8 @@ unsafe fn is_joined(py: &'static Api, state: *mut PyThreadState) -> bool {
     unsafe { is_main_thread(py, state) || threading::is_daemon(py) == Some(false) }
 }
 
-/// Whether this is the thread that the interpreter ends with.
+/// Whether this is the thread that the interpreter ends with: of a subinterpreter, the one it was made with. Not by the list
+/// of thread states, which without a GIL changes meanwhile.
 ///
 /// # Safety
 /// `state` is attached to the calling thread.
@@ -275,8 +287,9 @@ unsafe fn is_main_thread(py: &'static Api, state: *mut PyThreadState) -> bool {
     if attach::was_created(state) {
         return false;
     }
-    // SAFETY: attached, says the caller. The list of thread states has the newest first, and
-    // ends in the one that the interpreter was made with, if that is there yet.
+    /// CPython counts the thread states of each interpreter.
+    const FIRST: u64 = 1;
+    // SAFETY: attached, says the caller.
     unsafe {
         let interpreter = py.PyThreadState_GetInterpreter(state);
         if interpreter == py.PyInterpreterState_Main() {
@@ -284,13 +297,6 @@ unsafe fn is_main_thread(py: &'static Api, state: *mut PyThreadState) -> bool {
                 return is_main != 0;
             }
         }
-        let mut last = py.PyInterpreterState_ThreadHead(interpreter);
-        loop {
-            let next = py.PyThreadState_Next(last);
-            if next.is_null() {
-                return last == state;
-            }
-            last = next;
-        }
+        py.PyThreadState_GetID(state) == FIRST
     }
 }

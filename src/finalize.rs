@@ -20,7 +20,9 @@ use crate::gate::close_together;
 use crate::interpreter::{self, registry, Record, LOBBY};
 use crate::python::atexit::{self, LateCallback, LateCallbacks};
 use crate::python::threading::{self, JoinedByExit, NotTold};
-use crate::python::{self, Api, CapsuleDestructor, MethodDef, Owned, PyObject};
+use crate::python::{
+    self, sight, switch_interval, Api, CapsuleDestructor, MethodDef, Owned, PyObject,
+};
 use crate::report::{Awaited, Wait};
 use crate::say::say;
 use crate::tally::ROLL;
@@ -107,7 +109,7 @@ unsafe extern "C" fn exit_callback(this: *mut PyObject, _: *mut PyObject) -> *mu
         let threads = Owned::of_borrowed(py, py.PyTuple_GetItem(this, 1));
         let ticket = py.PyCapsule_GetPointer(capsule, CAPSULE.as_ptr());
         if let (Some(record), Some(threads)) = (Record::of_ticket(ticket), threads) {
-            if is_finalizing(py) && !is_put_off(py, record, &threads) {
+            if is_finalizing(py, record) && !is_put_off(py, record, &threads) {
                 wait_for_guards(py, record, Some(JoinedByExit::from_object(threads)));
             }
         }
@@ -141,27 +143,33 @@ unsafe extern "C" fn last_callback(_: *mut PyObject, _: *mut PyObject) -> *mut P
     unsafe { python::get_or_fatal("pep788_wait_for_guards").new_none() }
 }
 
-/// One callback less in a list of `atexit`. Gives its record, if that is still in the same life, and
-/// whether it has no other.
+/// The record that a callback in a list of `atexit` is for, if that is still in the same life.
 ///
 /// # Safety
 /// `capsule` was made by `register_in`, with this name.
-unsafe fn one_less(
+unsafe fn record_of(
     py: &'static Api,
     capsule: *mut PyObject,
     name: &CStr,
-) -> Option<(&'static Record, bool)> {
-    // SAFETY: says the caller.
-    let ticket = unsafe { py.PyCapsule_GetPointer(capsule, name.as_ptr()) };
+) -> Option<&'static Record> {
+    // SAFETY: says the caller; and that is a ticket.
+    unsafe { Record::of_ticket(py.PyCapsule_GetPointer(capsule, name.as_ptr())) }
+}
+
+/// One callback less in a list of `atexit`. Gives whether its record has no other.
+///
+/// # Safety
+/// As for `record_of`.
+unsafe fn one_less(py: &'static Api, capsule: *mut PyObject, name: &CStr) -> bool {
     // Locked before the look at the ticket: only so the record stays in that life.
     let _registry = registry();
-    // SAFETY: a ticket.
-    let record = unsafe { Record::of_ticket(ticket) }?;
+    // SAFETY: says the caller.
+    let Some(record) = (unsafe { record_of(py, capsule, name) }) else { return false };
     let before = record.callbacks.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| {
         // Zero: the record's interpreter was given up before.
         count.checked_sub(1)
     });
-    Some((record, before == Ok(1)))
+    before == Ok(1)
 }
 
 /// `atexit` gave the last callback up: all callbacks have run.
@@ -170,11 +178,12 @@ unsafe extern "C" fn all_have_run(capsule: *mut PyObject) {
     // SAFETY: CPython calls this attached, with a capsule made by `register_in`.
     unsafe {
         let joined = Owned::new(py, py.PyCapsule_GetContext(capsule).cast());
-        let record = one_less(py, capsule, LAST_CAPSULE);
         let _exception = python::KeepException::new(py);
-        if let Some((record, _)) = record {
+        if let Some(record) = record_of(py, capsule, LAST_CAPSULE) {
             wait_for_guards(py, record, joined.map(JoinedByExit::from_object));
         }
+        // Not before: whoever comes meanwhile needs no other callback.
+        one_less(py, capsule, LAST_CAPSULE);
     }
 }
 
@@ -184,16 +193,18 @@ unsafe extern "C" fn dropped(capsule: *mut PyObject) {
     // SAFETY: CPython calls this attached, with a capsule made by `install`.
     unsafe {
         let joined = Owned::new(py, py.PyCapsule_GetContext(capsule).cast());
-        let Some((record, true)) = one_less(py, capsule, CAPSULE) else { return };
-        if record.gate.is_closed() {
-            return;
-        }
+        let Some(record) = record_of(py, capsule, CAPSULE) else { return };
         let _exception = python::KeepException::new(py);
-        if py.PyEval_GetFrame().is_null() {
-            // No Python code runs below: `atexit` tidies up at the very end, and the callback
-            // was registered too late to be called. This is the last chance to wait.
+        // No Python code runs below: `atexit` tidies up at the very end, and the callback was registered too late to be
+        // called. This is the last chance to wait.
+        let is_last_chance = py.PyEval_GetFrame().is_null() && !is_run_by_a_host(py, record);
+        // Acquire: pairs with the registration.
+        let is_only_one = record.callbacks.load(Ordering::Acquire) == 1;
+        if is_last_chance && is_only_one && !record.gate.is_closed() {
             wait_for_guards(py, record, joined.map(JoinedByExit::from_object));
-        } else if record.is_main() {
+        }
+        let was_last = one_less(py, capsule, CAPSULE);
+        if was_last && !is_last_chance && record.is_main() && !record.gate.is_closed() {
             // Not here: `atexit` is in the middle of clearing its list.
             interpreter::request_install(py);
         }
@@ -201,22 +212,31 @@ unsafe extern "C" fn dropped(capsule: *mut PyObject) {
     }
 }
 
-/// Whether the interpreter that is attached is being shut down, or somebody merely runs the exit
-/// callbacks (`atexit._run_exitfuncs()`).
+/// Whether the interpreter of `record` is being shut down, or somebody merely runs the exit callbacks
+/// (`atexit._run_exitfuncs()`).
 ///
 /// # Safety
-/// The calling thread is attached.
-unsafe fn is_finalizing(py: &'static Api) -> bool {
+/// The calling thread is attached to it.
+unsafe fn is_finalizing(py: &'static Api, record: &'static Record) -> bool {
     // SAFETY: attached, says the caller; the frame is borrowed.
     unsafe {
         if py.PyEval_GetFrame().is_null() {
-            // Called by the runtime, not by Python code.
-            return true;
+            return !is_run_by_a_host(py, record);
         }
         // Python code below, but no `threading` to ask: either somebody calls `atexit` by
         // hand, or a program that runs Python code calls `Py_FinalizeEx`.
         threading::is_shutting_down(py).unwrap_or_else(|| !atexit::is_run_by_hand(py))
     }
+}
+
+/// With no Python code below: whether C code calls `atexit` in the middle of a run. Of a subinterpreter that is taken for
+/// its end: hosts do so right before `Py_EndInterpreter` (mod_wsgi), and nothing would bring the callback back in time.
+///
+/// # Safety
+/// The calling thread is attached to the interpreter of `record`.
+unsafe fn is_run_by_a_host(py: &'static Api, record: &'static Record) -> bool {
+    // SAFETY: attached, says the caller.
+    record.is_main() && unsafe { atexit::is_run_by_hand(py) }
 }
 
 /// Waits until no guard is out, and closes the gate. The main interpreter waits for all
@@ -239,6 +259,7 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
     // SAFETY: attached, says the caller; attached again at the end of each round.
     unsafe {
         let _exception = python::KeepException::new(py);
+        let interval = calm_crowd(py);
         let joined = joined.or_else(|| JoinedByExit::watch(py));
         py.PyErr_Clear();
         seatbelt::run_at_fini(py, |other| covers(record, other));
@@ -284,13 +305,37 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
         if let Some(late) = late_callbacks {
             late.end(|callback| run(py, callback));
         }
+        // Others go on with the GIL of a subinterpreter. What still wants the main one's is in the way of its end.
+        if let Some(interval) = interval.filter(|_| !record.is_main()) {
+            switch_interval::restore(py, interval);
+        }
     }
+}
+
+/// So many threads that use the library are a crowd.
+const CROWD: usize = 200;
+
+/// A thread that waits for the GIL wakes every 5 ms, by the lock of the GIL. Thousands of them keep all processors busy
+/// with that, and those that are waited for do not come to the GIL, nor does the exit. So a crowd wakes less often: by
+/// the interval of this GIL, which is told what it was before.
+///
+/// # Safety
+/// The calling thread is attached.
+unsafe fn calm_crowd(py: &'static Api) -> Option<Duration> {
+    // By the square: each has to wake in turn, and to wake one the kernel looks through all that wait for the lock.
+    const FOR_EACH_PAIR: Duration = Duration::from_nanos(100);
+    // Until then a thread that runs Python code without a pause may keep the GIL.
+    const AT_MOST: Duration = Duration::from_secs(5);
+    let size = ROLL.lock().len();
+    let pairs = u32::try_from(size.saturating_mul(size)).unwrap_or(u32::MAX);
+    let interval = FOR_EACH_PAIR.saturating_mul(pairs).min(AT_MOST);
+    // SAFETY: attached, says the caller.
+    (size > CROWD).then(|| unsafe { switch_interval::lengthen(py, interval) }).flatten()
 }
 
 /// When a waiting exit attaches next, to look for signals. A crowd of threads that call without a pause keeps it from
 /// attaching for seconds, and views are honoured meanwhile: so among them it first closes the door to those.
 fn next_look(grace_over: Option<Instant>, belt: &seatbelt::Wait) -> Instant {
-    const CROWD: usize = 200;
     let look = Instant::now() + SIGNALS_EVERY;
     let is_crowded = ROLL.lock().len() > CROWD;
     let ends = [grace_over, belt.over()].into_iter().flatten();
@@ -414,11 +459,11 @@ unsafe fn another_is_leaving(
 /// Holds of the thread that finalizes itself: it cannot come to its Release while it waits, so
 /// waiting for them would be for ever.
 fn give_up_own_holds(record: &'static Record) {
-    for level in attach::levels() {
-        if covers(record, level.record) {
-            if let Some(hold) = level.hold.take() {
-                let _ = hold.give_back();
-            }
+    if let Some(thread) = Thread::known() {
+        let levels = &thread.levels;
+        let covered = |index: &usize| levels.get(*index).is_some_and(|l| covers(record, l.record));
+        for hold in (0..levels.len()).filter(covered).filter_map(|index| levels.take_hold(index)) {
+            let _ = hold.give_back_by(thread);
         }
     }
     seatbelt::give_up_own_holds(|other| covers(record, other));
@@ -455,10 +500,17 @@ fn close(record: &'static Record, honour_views: bool, belt: &seatbelt::Wait) -> 
         [Some(&other.gate), legacy_too.then_some(&other.legacy)].into_iter().flatten()
     });
     let seat = LOBBY.enter();
-    let tallied = || covered.clone().any(|other| ROLL.sum(other.owner()) != 0);
+    let is_tallied = |other: &'static Record| {
+        let owner = other.owner();
+        ROLL.sum(owner) != 0 || legacy_too && ROLL.sum(owner.of_gilstate()) != 0
+    };
+    let tallied = || covered.clone().any(is_tallied);
     let closed = close_together(gates, tallied, honour_views, &seat);
     if closed {
         covered.for_each(|other| other.legacy.condemn());
+        if record.is_main() {
+            sight::forget_run();
+        }
     }
     closed
 }
@@ -483,8 +535,10 @@ fn wait_detached(
             let guards_are_out = covered.clone().any(|other| other.guards() != 0);
             let lets_in = belt.lets_in(guards_are_out, grace_over);
             covered.clone().for_each(|other| other.legacy.drain(lets_in));
+            // And those of PyGILState's calls.
+            fence::heavy();
             let waits = guards_are_out
-                || belt.goes_on() && covered.clone().any(|other| other.legacy.guards() != 0);
+                || belt.goes_on() && covered.clone().any(|other| other.legacy_guards() != 0);
             waits.then_some(seat)
         };
         let Some(seat) = seat else { return true };

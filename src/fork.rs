@@ -29,7 +29,7 @@ struct Held {
     slips: trace::Slips,
     legacy: MutexGuard<'static, Vec<&'static Seen>>,
     _at_fini: MutexGuard<'static, Vec<AtFini>>,
-    _switch: MutexGuard<'static, ()>,
+    _seatbelt: seatbelt::Locks,
 }
 
 thread_local! {
@@ -65,8 +65,7 @@ unsafe extern "C" fn before() {
     if is_under_way_here() {
         return;
     }
-    // First: who has it waits for other threads.
-    let switch = seatbelt::hold_switch();
+    let seatbelt = seatbelt::hold_locks();
     birth::suspend();
     let registry = interpreter::registry();
     let lobby = interpreter::LOBBY.enter();
@@ -81,7 +80,7 @@ unsafe extern "C" fn before() {
         slips,
         legacy,
         _at_fini: at_fini,
-        _switch: switch,
+        _seatbelt: seatbelt,
     })));
 }
 

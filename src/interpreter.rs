@@ -9,7 +9,8 @@ use crate::attach::{Hold, Receipt};
 use crate::gate::{Claim, Lobby};
 use crate::memory::OwnName;
 use crate::python::{
-    Api, Glance, KeepException, Owned, PyInterpreterState, PyObject, PyThreadState,
+    sight, Api, Exception, Glance, KeepException, Owned, PyInterpreterState, PyObject,
+    PyThreadState,
 };
 pub(crate) use crate::record::{Record, Registry, RECORD_ALIGN};
 use crate::sync::{lock, Mutex, MutexGuard};
@@ -34,17 +35,44 @@ pub(crate) fn main() -> &'static Record {
 }
 
 /// Why no guard could be had.
-#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// Gone, finalizing, or not there yet.
     Unavailable,
     OutOfMemory,
+    /// CPython raised this, in the attached thread, when the exit callback was to be installed.
+    Raised(Exception),
+}
+
+impl Refusal {
+    /// For the exception that is set, if there is one, which is not any more.
+    ///
+    /// # Safety
+    /// The calling thread is attached.
+    unsafe fn raised(py: &'static Api) -> Refusal {
+        // SAFETY: attached, says the caller.
+        unsafe {
+            // Without memory CPython does not always say so.
+            let nothing_said = py.PyErr_Occurred().is_null()
+                || py.PyErr_ExceptionMatches(py.PyExc_SystemError()) != 0;
+            let exception = Exception::take(py);
+            if nothing_said || exception.has_text(b"can't allocate lock") {
+                Refusal::OutOfMemory
+            } else {
+                Refusal::Raised(exception)
+            }
+        }
+    }
 }
 
 impl Record {
     /// How many guards are out. An exact answer needs a heavy fence before (`fence.rs`).
     pub(crate) fn guards(&self) -> usize {
         self.gate.guards() + ROLL.sum(self.owner())
+    }
+
+    /// How many calls of `PyGILState_Ensure` hold it; likewise.
+    pub(crate) fn legacy_guards(&self) -> usize {
+        self.legacy.guards() + ROLL.sum(self.owner().of_gilstate())
     }
 
     /// The interpreter, or NULL once it is gone.
@@ -157,18 +185,20 @@ unsafe fn find_or_install(
     // SAFETY: attached.
     unsafe {
         let _exception = KeepException::new(py);
-        // Imported before anything is made: in an interpreter that is being taken apart the
-        // import fails, and nothing is left behind.
-        let atexit = Owned::new(py, py.PyImport_ImportModule(c"atexit".as_ptr()));
+        // Before anything is made, so that nothing is left behind.
+        if python::is_taken_apart(py) {
+            return Err(Refusal::Unavailable);
+        }
+        // Not by `PyImport_ImportModule`, which looks at the builtins of the code that runs: that may be in a sandbox.
+        let atexit = Owned::new(py, py.PyImport_ImportModuleLevel(c"atexit".as_ptr()));
         let register = atexit.and_then(|atexit| {
             Owned::new(py, py.PyObject_GetAttrString(atexit.as_ptr(), c"register".as_ptr()))
         });
         let Some(register) = register else {
-            // An interpreter that is taken apart imports nothing: ImportError. The main one is
-            // initialized, so it is not that. Without memory it may be any other exception.
-            let no_memory = is_main || py.PyErr_ExceptionMatches(py.PyExc_ImportError()) == 0;
-            py.PyErr_Clear();
-            return Err(if no_memory { Refusal::OutOfMemory } else { Refusal::Unavailable });
+            // The main interpreter is initialized, so it is not that which it lacks.
+            let is_taken_apart = !is_main && py.PyErr_ExceptionMatches(py.PyExc_ImportError()) != 0;
+            let raised = Refusal::raised(py);
+            return Err(if is_taken_apart { Refusal::Unavailable } else { raised });
         };
         let record = match known {
             Some(record) => record,
@@ -182,9 +212,8 @@ unsafe fn find_or_install(
             }
             return Ok(record);
         }
-        py.PyErr_Clear();
         // The record is good for the next try.
-        Err(Refusal::OutOfMemory)
+        Err(Refusal::raised(py))
     }
 }
 
@@ -238,6 +267,9 @@ fn create(
 /// A new run of the runtime, or the first.
 fn reopen_main(interpreter: *mut PyInterpreterState, registry: &mut Registry) {
     Glance::forget_run();
+    if !MAIN.interpreter().is_null() {
+        sight::forget_run();
+    }
     forget_requests();
     registry.reopen_main(interpreter.cast());
 }
@@ -258,9 +290,22 @@ pub(crate) fn view_of_the_dying(
 
 /// Milliseconds of a clock that never goes back; not 0.
 pub(crate) fn clock() -> u64 {
+    clock_of(libc::CLOCK_MONOTONIC)
+}
+
+/// The same, in steps of a few milliseconds, for a few nanoseconds.
+pub(crate) fn coarse_clock() -> u64 {
+    #[cfg(target_os = "linux")]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_COARSE;
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+    clock_of(CLOCK)
+}
+
+fn clock_of(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a valid place.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    unsafe { libc::clock_gettime(clock, &mut time) };
     time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000 + 1
 }
 
@@ -429,6 +474,26 @@ fn open_main(py: &'static Api) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The record of the interpreter at `address`, if the library was used in it, or it is the main one.
+pub(crate) fn known_at(
+    py: &'static Api,
+    address: *mut PyInterpreterState,
+) -> Option<&'static Record> {
+    // SAFETY: needs no thread state.
+    if address == unsafe { py.PyInterpreterState_Main() } && !address.is_null() {
+        return Some(&MAIN);
+    }
+    registry().find(address.cast())
+}
+
+/// Whether an interpreter at an address, if there is one, is alive for as long as the call takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stays {
+    /// The caller says so.
+    Promised,
+    Unknown,
+}
+
 /// The record of the interpreter at `address`, if such an interpreter is alive.
 ///
 /// `attached` is the calling thread's attached thread state, or NULL.
@@ -436,24 +501,33 @@ pub(crate) fn by_address(
     py: &'static Api,
     address: *mut PyInterpreterState,
     attached: *mut PyThreadState,
+    stays: Stays,
 ) -> Option<&'static Record> {
-    // SAFETY: needs no thread state.
-    if address == unsafe { py.PyInterpreterState_Main() } && !address.is_null() {
-        return Some(&MAIN);
+    let known = known_at(py, address);
+    if attached.is_null() || known.is_some_and(Record::is_main) {
+        return known;
     }
     // SAFETY: `attached` is attached.
     unsafe {
-        if !attached.is_null() && py.PyThreadState_GetInterpreter(attached) == address {
+        if py.PyThreadState_GetInterpreter(attached) == address {
             return of(py, attached).ok();
         }
     }
-    let known = registry().find(address.cast());
-    if known.is_some() || attached.is_null() {
+    if known.is_some() {
         return known;
     }
-    // Never used from inside.
+    // Never used from inside. Another thread may be about to end it. Where it may have a GIL of its own, even its memory may
+    // go while it is looked at.
+    if stays == Stays::Unknown && !py.has_one_gil() {
+        return None;
+    }
     // SAFETY: attached.
     let id = unsafe { python::live_interpreter(py, address) }?;
+    // Attaching to it may give up the GIL, and CPython ends the process where an end finds a thread state too many.
+    // SAFETY: attached; alive, as the GIL is not given up in between.
+    if stays == Stays::Unknown && !unsafe { python::is_made_here(py, address) } {
+        return None;
+    }
     let record = create(address, id, false).ok()?;
     let life = record.life();
     if !visit(py, record) {

@@ -82,6 +82,8 @@ mod trace;
 mod birth;
 #[cfg(not(loom))]
 mod fork;
+#[cfg(not(loom))]
+mod kept;
 mod memory;
 #[cfg(not(loom))]
 mod settings;

@@ -147,15 +147,32 @@ impl Record {
     /// Takes a hold by [`Gate::enter_by`], of the interpreter that the record names now.
     #[inline(always)]
     pub(crate) fn enter_by(&self, tally: &Tally, lobby: &Lobby) -> bool {
+        self.enter_gate_by(&self.gate, tally, lobby, |owner| owner)
+    }
+
+    /// The same at the door of `PyGILState_Ensure`.
+    #[inline(always)]
+    pub(crate) fn enter_legacy_by(&self, tally: &Tally, lobby: &Lobby) -> bool {
+        self.enter_gate_by(&self.legacy, tally, lobby, |owner| owner.of_gilstate())
+    }
+
+    #[inline(always)]
+    fn enter_gate_by(
+        &self,
+        gate: &Gate,
+        tally: &Tally,
+        lobby: &Lobby,
+        kind: impl FnOnce(Owner) -> Owner,
+    ) -> bool {
         let owner = self.owner();
-        if !self.gate.enter_by(tally, owner, lobby) {
+        if !gate.enter_by(tally, kind(owner), lobby) {
             return false;
         }
         // The gate may be open again, for the next run of the runtime, which does not wait for holds
         // of the one before. Who has seen it opened sees the new life too.
         let same = self.owner() == owner;
         if !same {
-            self.gate.leave_by(tally, lobby);
+            gate.leave_by(tally, lobby);
         }
         same
     }
@@ -200,6 +217,9 @@ impl Record {
 
     /// Whether nothing names the interpreter any more. A guard may, when the interpreter ended
     /// unguarded: it is yet to be closed, and must not be missed by another one's gate.
+    ///
+    /// Tallies are not asked: a thread counts a hold there while it has a thread state in the interpreter, and CPython
+    /// lets no subinterpreter end that has one too many.
     fn is_unused(&self) -> bool {
         // Relaxed: read under the registry's lock, where views are dropped. And neither a view
         // nor a guard comes to a record that has none, nor an interpreter.

@@ -3,8 +3,7 @@
 use std::ffi::CStr;
 use std::time::Duration;
 
-use once_cell::sync::Lazy;
-
+use crate::kept::Kept;
 use crate::say::say;
 
 pub(crate) struct Settings {
@@ -43,28 +42,42 @@ pub(crate) fn complain_of_gilstate() {
 const GILSTATE: &CStr = c"PEP788_GILSTATE";
 
 pub(crate) fn get() -> &'static Settings {
-    static SETTINGS: Lazy<Settings> = Lazy::new(|| Settings {
-        backport: is_second(c"PEP788_ENGINE", "native", "backport"),
-        drain_grace: match milliseconds(c"PEP788_DRAIN_GRACE_MS").unwrap_or(1000) {
-            -1 => None,
-            grace => Some(Duration::from_millis(grace.unsigned_abs())),
-        },
-        wait_warn: match milliseconds(c"PEP788_WAIT_WARN_MS").unwrap_or(10_000) {
-            ..=0 => None,
-            wait => Some(Duration::from_millis(wait.unsigned_abs())),
-        },
-        trace: is_second(c"PEP788_TRACE", "0", "1"),
-        gilstate_wait: match milliseconds(c"PEP788_GILSTATE_WAIT_MS").unwrap_or(3000) {
-            -1 => None,
-            wait => Some(Duration::from_millis(wait.unsigned_abs())),
-        },
-        exit_timeout: milliseconds(c"PEP788_EXIT_TIMEOUT_MS")
-            .map(|timeout| Duration::from_millis(timeout.max(0).unsigned_abs())),
-    });
-    &SETTINGS
+    static SETTINGS: Kept<Settings> = Kept::new();
+    SETTINGS.get().unwrap_or_else(|| {
+        let (settings, is_first) = SETTINGS.keep(Settings::read(|_, _, _| {}));
+        if is_first {
+            // Only now: a stderr that nobody reads holds up this thread alone.
+            Settings::read(complain);
+        }
+        settings
+    })
 }
 
+/// Called with the name of a setting, what it is, and what it takes instead.
+type Wrong = fn(&CStr, &str, &str);
+
 impl Settings {
+    fn read(wrong: Wrong) -> Settings {
+        Settings {
+            backport: is_second(c"PEP788_ENGINE", "native", "backport", wrong),
+            drain_grace: match milliseconds(c"PEP788_DRAIN_GRACE_MS", wrong).unwrap_or(1000) {
+                -1 => None,
+                grace => Some(Duration::from_millis(grace.unsigned_abs())),
+            },
+            wait_warn: match milliseconds(c"PEP788_WAIT_WARN_MS", wrong).unwrap_or(10_000) {
+                ..=0 => None,
+                wait => Some(Duration::from_millis(wait.unsigned_abs())),
+            },
+            trace: is_second(c"PEP788_TRACE", "0", "1", wrong),
+            gilstate_wait: match milliseconds(c"PEP788_GILSTATE_WAIT_MS", wrong).unwrap_or(3000) {
+                -1 => None,
+                wait => Some(Duration::from_millis(wait.unsigned_abs())),
+            },
+            exit_timeout: milliseconds(c"PEP788_EXIT_TIMEOUT_MS", wrong)
+                .map(|timeout| Duration::from_millis(timeout.max(0).unsigned_abs())),
+        }
+    }
+
     /// How long an exit may take after its wait, before the process is ended. `None`: as long as it
     /// takes. Unless it is said, that is for protected programs alone.
     pub(crate) fn exit_timeout(&self, protected: bool) -> Option<Duration> {
@@ -88,20 +101,20 @@ impl Settings {
     }
 }
 
-fn milliseconds(name: &CStr) -> Option<i64> {
+fn milliseconds(name: &CStr, wrong: Wrong) -> Option<i64> {
     let text = variable(name)?;
     let value = text.trim().parse().ok().filter(|value| *value >= -1);
     if value.is_none() {
-        complain(name, text, "a number of milliseconds, or -1");
+        wrong(name, text, "a number of milliseconds, or -1");
     }
     value
 }
 
 /// Whether the second of two values is given; the first is the default.
-fn is_second(name: &CStr, first: &str, second: &str) -> bool {
+fn is_second(name: &CStr, first: &str, second: &str, wrong: Wrong) -> bool {
     let Some(text) = variable(name) else { return false };
     if text != first && text != second {
-        complain(name, text, &format!("{first} or {second}"));
+        wrong(name, text, &format!("{first} or {second}"));
     }
     text == second
 }

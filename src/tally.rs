@@ -15,6 +15,8 @@ use crate::sync::{lock, AtomicUsize, Mutex, MutexGuard, Ordering};
 const COUNT: usize = 0b11_1111;
 const LIFE_SHIFT: u32 = 6;
 const LIVES: usize = 16;
+/// The highest bit. No address of a program has it where there is a seatbelt.
+const GILSTATE: usize = 1 << (usize::BITS - 1);
 
 /// Whose holds a tally counts: a record, and which of the interpreters that had it (modulo 16).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,12 @@ impl Owner {
     #[inline]
     pub(crate) fn new(address: usize, life: usize) -> Owner {
         Owner(address | (life % LIVES) << LIFE_SHIFT)
+    }
+
+    /// Of the same interpreter, for the holds of `PyGILState_Ensure`, which the exit waits for on other terms.
+    #[inline]
+    pub(crate) fn of_gilstate(self) -> Owner {
+        Owner(self.0 | GILSTATE)
     }
 }
 

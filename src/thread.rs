@@ -1,11 +1,11 @@
 //! What the library knows of one thread, from its first Ensure to its end.
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::Cell;
 use std::ffi::c_void;
 
-use once_cell::sync::OnceCell;
-
+use crate::fork;
 use crate::interpreter::Record;
+use crate::kept::Kept;
 use crate::levels::Levels;
 use crate::memory::try_box;
 use crate::seatbelt::Legacy;
@@ -19,7 +19,8 @@ pub(crate) struct Thread {
     pub(crate) last: Cell<Option<&'static Record>>,
     /// The token of its latest Ensure.
     token: Cell<usize>,
-    levels: UnsafeCell<Levels>,
+    /// Its Ensures that wait for their Release.
+    pub(crate) levels: Levels,
     pub(crate) legacy: Legacy,
 }
 
@@ -124,18 +125,6 @@ impl Thread {
         self.token.set(token);
         token
     }
-
-    /// The Ensures of this thread, outermost first.
-    ///
-    /// # Safety
-    /// For a few lines without calls into Python, which may come back here.
-    #[inline]
-    #[allow(clippy::mut_from_ref)]
-    pub(crate) unsafe fn levels(&self) -> &mut Levels {
-        // SAFETY: only this thread has the reference to itself, and the caller says that no other
-        // borrow overlaps.
-        unsafe { &mut *self.levels.get() }
-    }
 }
 
 /// The thread ends. A destructor of POSIX, for the value of the key.
@@ -145,10 +134,9 @@ unsafe extern "C" fn forget(thread: *mut c_void) {
     unsafe {
         // A thread that ends inside an Ensure will not come to its Release; the interpreter
         // must not wait for it.
-        for level in (*thread).levels().iter_mut() {
-            if let Some(hold) = level.hold.take() {
-                let _ = hold.give_back_by(&*thread);
-            }
+        let levels = &(*thread).levels;
+        for hold in (0..levels.len()).filter_map(|index| levels.take_hold(index)) {
+            let _ = hold.give_back_by(&*thread);
         }
         (*thread).legacy.forget();
         pep788_set_thread(std::ptr::null_mut());
@@ -159,20 +147,32 @@ unsafe extern "C" fn forget(thread: *mut c_void) {
 
 #[cold]
 fn enroll() -> Option<&'static Thread> {
+    // Before the first lock is taken.
+    fork::watch();
     // A key of POSIX rather than a Rust destructor: it runs after the C++ ones, and once more
     // if the thread uses the library again after that.
-    static KEY: OnceCell<Option<libc::pthread_key_t>> = OnceCell::new();
-    let key = (*KEY.get_or_init(|| {
-        let mut key = 0;
-        // SAFETY: `key` is a valid place; the library is never unloaded.
-        let made = unsafe { libc::pthread_key_create(&mut key, Some(forget)) } == 0;
-        made.then_some(key)
-    }))?;
+    static KEY: Kept<libc::pthread_key_t> = Kept::new();
+    let key = match KEY.get() {
+        Some(key) => *key,
+        None => {
+            let mut made = 0;
+            // SAFETY: `made` is a valid place; the library is never unloaded.
+            if unsafe { libc::pthread_key_create(&mut made, Some(forget)) } != 0 {
+                return None;
+            }
+            let (key, is_ours) = KEY.keep(made);
+            if !is_ours {
+                // SAFETY: made above, and never used.
+                unsafe { libc::pthread_key_delete(made) };
+            }
+            *key
+        }
+    };
     let thread = Box::into_raw(try_box(Thread {
         tally: Tally::new(),
         last: Cell::new(None),
         token: Cell::new(0),
-        levels: UnsafeCell::new(Levels::new()?),
+        levels: Levels::new()?,
         legacy: Legacy::new(),
     })?);
     // SAFETY: the box just made; it goes again only before anybody else has seen it.

@@ -10,6 +10,25 @@ const HEADERS: [(&str, &str, &str); 4] = [
     ("include/pep788_doctor.h", "src/capi/doctor.rs", "cbindgen_doctor.toml"),
 ];
 
+/// What programs compare at compile time.
+fn version() -> String {
+    let number = |text: &str| text.parse::<u32>().expect("a number");
+    let [major, minor, patch] = [
+        env!("CARGO_PKG_VERSION_MAJOR"),
+        env!("CARGO_PKG_VERSION_MINOR"),
+        env!("CARGO_PKG_VERSION_PATCH"),
+    ]
+    .map(number);
+    format!(
+        "/* Of these headers, as PY_VERSION_HEX is of Python's: two digits each for major, minor and patch, and two zeros. */\n\
+         #ifndef PEP788_VERSION\n\
+         #define PEP788_VERSION \"{}\"\n\
+         #define PEP788_VERSION_HEX 0x{major:02x}{minor:02x}{patch:02x}00\n\
+         #endif\n",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
 #[test]
 fn headers_are_current() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -23,6 +42,7 @@ fn headers_are_current() {
         let mut generated = Vec::new();
         bindings.write(&mut generated);
         let generated = String::from_utf8(generated).expect("a header is text");
+        let generated = generated.replace("@VERSION@", &version());
         let path = root.join(header);
         if std::env::var_os("PEP788_WRITE_HEADERS").is_some() {
             std::fs::write(&path, &generated).expect(header);

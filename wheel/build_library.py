@@ -35,6 +35,11 @@ class BuildLibrary(BuildHookInterface):
         # Both find the rest from where they are themselves.
         for package in "pep788.pc", "pep788-static.pc":
             self.fill_in(package, stage / "lib/pkgconfig", "${pcfiledir}/../..", "${prefix}")
+        # By an entry point of that name, builds find the folder in which these are; it has to be a package then.
+        for folder in "lib", "lib/pkgconfig":
+            (stage / folder / "__init__.py").touch()
+        # What `from pep788 cimport *` looks for where there is a package of that name.
+        shutil.copy(root / "include/pep788.pxd", stage / "__init__.pxd")
         for script in "pep788-config.cmake", "pep788-config-version.cmake":
             self.fill_in(script, stage / "lib/cmake/pep788", "", "")
 

@@ -5,6 +5,7 @@
 
 #include "../../include/pep788.hpp" /* also where the library is not linked */
 
+#include <memory>
 #include <thread>
 #include <type_traits>
 
@@ -128,6 +129,28 @@ SCENARIO(attached_for_the_scope, "pep788::attach: what was attached before is at
     py_finalize();
 }
 
+SCENARIO(scopes_that_end_in_another_order, "pep788::attach: two coroutines of a thread may end in the order in which they began")
+{
+    py_init();
+    std::thread thread([view = pep788::view::from_current()] {
+        pep788::attach outermost(view);
+        PyThreadState *state = PyThreadState_Get();
+        auto first = std::make_unique<pep788::attach>(view);
+        auto second = std::make_unique<pep788::attach>(view);
+        CHECK(outermost && *first && *second);
+        first.reset();
+        CHECK_PTR(PyThreadState_Get(), state);
+        run("x = 1");
+        second.reset();
+        CHECK_PTR(PyThreadState_Get(), state);
+    });
+    Py_BEGIN_ALLOW_THREADS
+    thread.join();
+    Py_END_ALLOW_THREADS
+    CHECK_INT(count_thread_states(), 1);
+    py_finalize();
+}
+
 SCENARIO(refused_when_python_is_gone, "pep788::view: refuses when the interpreter is gone, and may outlive it")
 {
     py_init();
@@ -135,4 +158,93 @@ SCENARIO(refused_when_python_is_gone, "pep788::view: refuses when the interprete
     py_finalize();
     CHECK(!view.lock());
     CHECK(!pep788::attach{view});
+}
+
+/* --- What outlives a refusal ---------------------------------------------------------------------- */
+
+namespace {
+
+/* As py::object and nb::object do: to be destroyed while attached, by whoever has it last. */
+class owning {
+public:
+    explicit owning(PyObject *object) : object_(object) {}
+    owning(owning &&other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+    owning &operator=(owning &&) = delete;
+
+    ~owning()
+    {
+        if (object_ != nullptr) {
+            CHECK(attached() != nullptr);
+            Py_DECREF(object_);
+            log_event("destroyed");
+        }
+    }
+
+    PyObject *get() const { return object_; }
+
+private:
+    PyObject *object_;
+};
+
+event exiting = EVENT_INIT;
+
+} // namespace
+
+SCENARIO(kept_is_destroyed_attached, "pep788::kept: the last one lets go of what it has, attached to its interpreter, in any thread")
+{
+    py_init();
+    PyObject *object = PyList_New(0);
+    Py_INCREF(object);
+    std::thread thread([first = pep788::kept{owning{object}}] {
+        auto second = first;
+        {
+            pep788::attach attached{second.interpreter()};
+            CHECK(attached);
+            CHECK_INT(PyList_Size(second->get()), 0);
+            CHECK_PTR((*first).get(), second->get());
+        }
+        CHECK_PTR(attached(), nullptr);
+        log_event("done");
+    });
+    Py_BEGIN_ALLOW_THREADS
+    thread.join();
+    Py_END_ALLOW_THREADS
+    expect_log("done,destroyed");
+#ifndef Py_GIL_DISABLED     /* there the decrement of another thread comes later */
+    CHECK_INT(Py_REFCNT(object), 1);
+#endif
+    Py_DECREF(object);
+    py_finalize();
+}
+
+SCENARIO(kept_of_a_reference, "pep788::kept: of a PyObject * it has the reference")
+{
+    py_init();
+    PyObject *object = PyList_New(0);
+    Py_INCREF(object);
+    {
+        pep788::kept<PyObject *> reference{object};
+        CHECK_PTR(*reference, object);
+        CHECK_INT(Py_REFCNT(object), 2);
+        pep788::kept<PyObject *> none{nullptr};
+    }
+    CHECK_INT(Py_REFCNT(object), 1);
+    Py_DECREF(object);
+    py_finalize();
+}
+
+// env: PEP788_DRAIN_GRACE_MS=0
+SCENARIO(kept_outlives_a_refusal, "pep788::kept: where its interpreter refuses, what it has is left as it is")
+{
+    py_init();
+    std::thread thread([held = pep788::kept{owning{PyList_New(0)}}, reference = pep788::kept<PyObject *>{PyList_New(0)}] {
+        event_wait(&exiting);
+        pep788::attach attached{held.interpreter()};
+        CHECK(!attached);
+        log_event("refused");
+    });
+    py_finalize();
+    event_set(&exiting);
+    thread.join();
+    expect_log("refused");
 }

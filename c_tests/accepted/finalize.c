@@ -603,3 +603,108 @@ SCENARIO(exit_functions_cleared, "A program that clears its exit callbacks is wa
     expect_log("worked,finalized");
     PyInterpreterView_Close(the_view);
 }
+
+/* --- The queue of pending calls ------------------------------------------------------------------- */
+
+static int do_nothing(void *unused)
+{
+    (void)unused;
+    return 0;
+}
+
+static void fill_the_queue(void *unused)
+{
+    (void)unused;
+    while (Py_AddPendingCall(do_nothing, NULL) == 0) {
+    }
+    event_set(&exiting);
+}
+
+struct ways {
+    PyInterpreterGuard *guard;
+    PyInterpreterView *view;
+};
+
+static void attach_during_the_wait(void *argument)
+{
+    struct ways *ways = argument;
+    event_wait(&exiting);
+    /* The first one attaches when the exit has detached, to wait. */
+    for (int i = 0; i < 20; i++) {
+        PyThreadStateToken *token = PyThreadState_EnsureFromView(ways->view);
+        CHECK(token != NULL);
+        PyThreadState_Release(token);
+    }
+    log_event("attached");
+    PyInterpreterGuard_Close(ways->guard);
+}
+
+SCENARIO(waits_with_a_full_queue, "While an exit waits, views are honoured though CPython takes no more pending calls")
+{
+    py_init();
+    when_exit_callbacks_have_run(fill_the_queue, NULL);
+    struct ways ways = {guard_here(), PyInterpreterView_FromMain()};
+    CHECK(ways.view != NULL);
+    pthread_t thread = thread_start(attach_during_the_wait, &ways);
+    py_finalize();
+    log_event("finalized");
+    thread_join(thread);
+    expect_log("attached,finalized");
+    PyInterpreterView_Close(ways.view);
+}
+
+/* --- A host that runs the exit callbacks ------------------------------------------------------------ */
+
+static void by_view(void *view)
+{
+    PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
+    CHECK(token != NULL);
+    run("x = 1");
+    PyThreadState_Release(token);
+}
+
+static void run_exit_callbacks(void)
+{
+    PyObject *atexit = PyImport_ImportModule("atexit");
+    CHECK(atexit != NULL);
+    PyObject *result = PyObject_CallMethod(atexit, "_run_exitfuncs", NULL);
+    CHECK(result != NULL);
+    Py_DECREF(result);
+    Py_DECREF(atexit);
+}
+
+SCENARIO(exit_functions_run_from_c, "C code that runs the exit callbacks in the middle of a run closes nothing, and the exit waits")
+{
+    py_init();
+    PyInterpreterView *view = view_here();
+    for (int i = 0; i < 3; i++) {
+        run_exit_callbacks();
+        PyInterpreterGuard_Close(guard_here());
+        py_thread_join(thread_start(by_view, view));
+    }
+    run_exit_callbacks();
+    run("done = 0");
+    pthread_t thread = thread_start(work_through_the_exit, guard_here());
+    at_exit(set_event, &exiting);
+    py_finalize();
+    log_event("finalized");
+    thread_join(thread);
+    expect_log("worked,finalized");
+    PyInterpreterView_Close(view);
+}
+
+SCENARIO(exit_functions_run_from_c_last, "The same where nothing uses the library after that but threads")
+{
+    py_init();
+    run("done = 0");
+    PyInterpreterGuard *guard = guard_here();
+    PyInterpreterView *view = view_here();
+    run_exit_callbacks();
+    at_exit(set_event, &exiting);
+    pthread_t thread = thread_start(work_through_the_exit, guard);
+    py_finalize();
+    log_event("finalized");
+    thread_join(thread);
+    expect_log("worked,finalized");
+    PyInterpreterView_Close(view);
+}

@@ -5,10 +5,17 @@
 
 #include "harness.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <sys/wait.h>
 
+/* Without a GIL the threads take the children's processor time. */
+#ifdef Py_GIL_DISABLED
+enum { THREADS = 6, FORKS = 10 };
+#else
 enum { THREADS = 6, FORKS = 40 };
+#endif
 
 static PyInterpreterGuard *guard;
 static PyInterpreterView *view;
@@ -22,6 +29,15 @@ static PyInterpreterGuard *guard_here(void)
     return new_guard;
 }
 
+/* Without a GIL, a fork stops the other threads wherever they are, also with an object's lock, or the one for
+   a collection. The child never gets it: pure Python programs hang there too. So then Python is left alone. */
+static void use_python(void)
+{
+#ifndef Py_GIL_DISABLED
+    run("x = sum(range(20))");
+#endif
+}
+
 static void take_and_give_for_a_while(void)
 {
     while (!atomic_load(&enough)) {
@@ -29,7 +45,7 @@ static void take_and_give_for_a_while(void)
         CHECK(more != NULL);
         PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
         CHECK(token != NULL);
-        run("x = sum(range(20))");
+        use_python();
         PyThreadState_Release(token);
         PyInterpreterGuard_Close(more);
     }
@@ -308,4 +324,89 @@ SCENARIO(children_of_children, "A child forks, and its child too: each lives on 
     PyInterpreterGuard_Close(guard);
     py_finalize();
     _exit(7);
+}
+
+/* --- During the first use ------------------------------------------------------------------------------- */
+
+/* What a child may do that a fork in C made. */
+static void use_handles(void *unused)
+{
+    (void)unused;
+    PyInterpreterView *main_view = PyInterpreterView_FromMain();
+    CHECK(main_view != NULL);
+    PyInterpreterGuard *taken = PyInterpreterGuard_FromView(main_view);
+    CHECK(taken != NULL);
+    PyInterpreterGuard_Close(taken);
+    PyInterpreterView_Close(main_view);
+}
+
+static pid_t fork_in_c(void)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(20);
+        use_handles(NULL);
+        _exit(7);
+    }
+    return child;
+}
+
+/* The second of two complaints finds a stderr that has room for one. */
+// env: PEP788_WAIT_WARN_MS=never
+// env: PEP788_TRACE=yes
+// native: no, it has no such settings
+SCENARIO(while_another_thread_complains, "A fork while another thread says that a setting is ignored: the child can use the library")
+{
+    py_init();
+    int stderr_before = dup(2), ends[2];
+    CHECK(stderr_before >= 0);
+    CHECK_INT(pipe(ends), 0);
+    CHECK(fcntl(ends[1], F_SETPIPE_SZ, 4096) > 0);
+    CHECK_INT(dup2(ends[1], 2), 2);
+    pthread_t first = thread_start(use_handles, NULL);
+    struct pollfd said = {.fd = ends[0], .events = POLLIN};
+    CHECK_INT(poll(&said, 1, 20000), 1);
+    pid_t child = fork_in_c();
+    CHECK_INT(dup2(stderr_before, 2), 2);
+    await(child);
+    py_thread_join(first);
+    py_finalize();
+}
+
+static void spin(long nanoseconds)
+{
+    struct timespec begun, now;
+    clock_gettime(CLOCK_MONOTONIC, &begun);
+    do {
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while ((now.tv_sec - begun.tv_sec) * 1000000000 + now.tv_nsec - begun.tv_nsec < nanoseconds);
+}
+
+/* Each process uses the library for the first time but once. */
+static pid_t process_that_forks_during_its_first_use(long moment)
+{
+    pid_t process = fork();
+    if (process != 0) {
+        return process;
+    }
+    alarm(30);
+    pthread_t first = thread_start(use_handles, NULL);
+    spin(moment);
+    pid_t child = fork_in_c();
+    int status;
+    CHECK_INT(waitpid(child, &status, 0), child);
+    CHECK_INT(status, 7 << 8);
+    thread_join(first);
+    _exit(7);
+}
+
+// native: no, a view of the main interpreter needs none of this library there
+// timeout: 180
+SCENARIO(at_any_moment_of_the_first_use, "A fork at any moment of another thread's first use: the child can use the library")
+{
+    py_init();
+    for (long moment = 0; moment < 200; moment++) {
+        await(process_that_forks_during_its_first_use(moment * 3000));
+    }
+    py_finalize();
 }

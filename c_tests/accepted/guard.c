@@ -270,3 +270,63 @@ SCENARIO(shared_by_many_threads, "PyThreadState_Ensure: many threads attach thro
     PyInterpreterGuard_Close(guard);
     py_finalize();
 }
+
+/* --- First use where imports are restricted --------------------------------------------------------- */
+
+static void take_and_close(void)
+{
+    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
+    CHECK(guard != NULL);
+    PyInterpreterGuard_Close(guard);
+}
+
+SCENARIO(first_use_in_a_sandbox, "PyInterpreterGuard_FromCurrent: a guard for code without builtins, and so without imports")
+{
+    py_init();
+    expose("take_and_close", take_and_close);
+    run("exec('take_and_close()', {'take_and_close': take_and_close, '__builtins__': {}})");
+    py_finalize();
+}
+
+SCENARIO(first_use_with_another_import, "PyInterpreterGuard_FromCurrent: a guard where __import__ was replaced by one that refuses")
+{
+    py_init();
+    expose("take_and_close", take_and_close);
+    run("import builtins\n"
+        "def refuse(*arguments, **keywords):\n"
+        "    raise RuntimeError('no imports here')\n"
+        "kept, builtins.__import__ = builtins.__import__, refuse\n"
+        "take_and_close()\n"
+        "builtins.__import__ = kept\n");
+    py_finalize();
+}
+
+static void take_and_be_refused(void)
+{
+    CHECK_PTR(PyInterpreterGuard_FromCurrent(), NULL);
+    CHECK(PyErr_ExceptionMatches(PyExc_PermissionError));
+    PyErr_Clear();
+    CHECK_PTR(PyInterpreterView_FromCurrent(), NULL);
+    CHECK(PyErr_ExceptionMatches(PyExc_PermissionError));
+    PyErr_Clear();
+}
+
+// native: no, it needs no module
+SCENARIO(first_use_under_audit,
+         "PyInterpreterGuard_FromCurrent, PyInterpreterView_FromCurrent: the exception of an audit hook is passed on")
+{
+    py_init();
+    expose("take_and_be_refused", take_and_be_refused);
+    expose("take_and_close", take_and_close);
+    run("import sys\n"
+        "sys.modules.pop('atexit', None)\n"
+        "refuses = True\n"
+        "def hook(event, arguments):\n"
+        "    if refuses and event == 'import' and arguments[0] == 'atexit':\n"
+        "        raise PermissionError('not this one')\n"
+        "sys.addaudithook(hook)\n"
+        "take_and_be_refused()\n"
+        "refuses = False\n"
+        "take_and_close()\n");
+    py_finalize();
+}

@@ -2,6 +2,8 @@
 
 #include "harness.h"
 
+#include <stdatomic.h>
+
 static event exiting = EVENT_INIT;
 
 static PyInterpreterGuard *guard_of(PyThreadState *state)
@@ -460,6 +462,28 @@ static void check_name(void *guard)
     PyThreadState_Release(token);
 }
 
+SCENARIO(token_of_an_ensure_that_replaced,
+         "An Ensure that puts a thread state in the place of another interpreter's returns the address of that")
+{
+    py_init();
+    PyThreadState *own = PyThreadState_Get();
+    PyThreadState *sub = sub_new();
+    PyInterpreterGuard *guard = guard_of(sub);
+    PyInterpreterView *view = view_of(sub);
+    PyThreadStateToken *token = PyThreadState_Ensure(guard);
+    CHECK_PTR((void *)token, (void *)own);
+    PyThreadState_Release(token);
+    CHECK_PTR(PyThreadState_Get(), own);
+    token = PyThreadState_EnsureFromView(view);
+    CHECK_PTR((void *)token, (void *)own);
+    PyThreadState_Release(token);
+    CHECK_PTR(PyThreadState_Get(), own);
+    PyInterpreterView_Close(view);
+    PyInterpreterGuard_Close(guard);
+    sub_end(sub);
+    py_finalize();
+}
+
 SCENARIO(each_guard_names_its_own, "A guard made in one interpreter attaches to that one, from any thread")
 {
     begin_travels(sub_new);
@@ -495,5 +519,106 @@ SCENARIO(created_and_ended_many_times, "Interpreters come and go, each used by a
         py_thread_join(thread);
     }
     CHECK_INT(log_count("worked"), 30);
+    py_finalize();
+}
+
+/* --- Thread states for others ----------------------------------------------------------------------- */
+
+static PyThreadState *given;
+static event taken = EVENT_INIT;
+static atomic_bool done;
+
+static void work_with_what_is_given(void *unused)
+{
+    (void)unused;
+    PyEval_AcquireThread(given);
+    event_set(&taken);
+    /* In C code only, with the GIL for a while. */
+    for (long i = 0; !atomic_load(&done); i++) {
+        CHECK_PTR(PyThreadState_Get(), given);
+        PyObject *list = PyList_New(3);
+        CHECK(list != NULL);
+        Py_DECREF(list);
+        if (i % 2000 == 1999) {
+            Py_BEGIN_ALLOW_THREADS
+            sched_yield();
+            Py_END_ALLOW_THREADS
+        }
+    }
+    PyEval_ReleaseThread(given);
+}
+
+/* Later versions keep what is attached for each thread; their debug builds want it cleared where it was attached. */
+// pythons: <3.12
+// repeat: 5
+SCENARIO(a_thread_state_made_for_a_worker,
+         "A thread that made a thread state of another interpreter for a worker does not take it for its own")
+{
+    py_init();
+    PyThreadState *own = PyThreadState_Get();
+    PyInterpreterView *view = PyInterpreterView_FromCurrent();
+    CHECK(view != NULL);
+    PyThreadState *sub = sub_new();
+    given = PyThreadState_New(PyThreadState_GetInterpreter(sub));
+    CHECK(given != NULL);
+    PyEval_SaveThread();
+    pthread_t thread = thread_start(work_with_what_is_given, NULL);
+    event_wait(&taken);
+    for (int i = 0; i < 500; i++) {
+        PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
+        CHECK(token != NULL);
+        CHECK_PTR(attached_interpreter(), PyInterpreterState_Main());
+        run("x = [1, 2]");
+        PyThreadState_Release(token);
+    }
+    atomic_store(&done, true);
+    thread_join(thread);
+    PyEval_RestoreThread(own);
+    swap(own, sub);
+    PyThreadState_Clear(given);
+    PyThreadState_Delete(given);
+    swap(sub, own);
+    sub_end(sub);
+    PyInterpreterView_Close(view);
+    py_finalize();
+}
+
+static void make_neighbours(void *interpreter)
+{
+    event_set(&taken);
+    while (!atomic_load(&done)) {
+        PyThreadState_Delete(PyThreadState_New(interpreter));   /* in the list: next to the newest */
+    }
+}
+
+/* Later debug builds delete no thread state that was not cleared, which takes the GIL. */
+// pythons: <3.12
+SCENARIO(neighbours_come_and_go,
+         "A thread knows its own thread state also while others make and delete some of that interpreter")
+{
+    py_init();
+    PyThreadState *own = PyThreadState_Get();
+    PyInterpreterView *view = PyInterpreterView_FromCurrent();
+    CHECK(view != NULL);
+    PyThreadState *sub = sub_new();
+    pthread_t thread = thread_start(make_neighbours, PyThreadState_GetInterpreter(sub));
+    event_wait(&taken);
+    swap(own, sub);
+    for (int i = 0; i < 10; i++) {
+        /* The GIL is taken with the subinterpreter's. */
+        Py_BEGIN_ALLOW_THREADS
+        sched_yield();
+        Py_END_ALLOW_THREADS
+        PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
+        CHECK(token != NULL);
+        CHECK_PTR(attached_interpreter(), PyInterpreterState_Main());
+        PyThreadState_Release(token);
+        CHECK_PTR(PyThreadState_Get(), sub);
+    }
+    atomic_store(&done, true);
+    thread_join(thread);
+    swap(sub, own);
+    sub_end(sub);
+    PyInterpreterView_Close(view);
     py_finalize();
 }

@@ -212,6 +212,34 @@ SCENARIO(with_gilstate_in_between, "PyGILState_Ensure between the two is in nobo
     py_finalize();
 }
 
+static void interleaved(void *argument)
+{
+    struct ways *ways = argument;
+    PyThreadStateToken *outermost = ensure(ways->guard);
+    PyThreadState *state = PyThreadState_Get();
+    PyThreadStateToken *first = ensure(ways->guard);
+    draft_ensure(ways->ref);
+    PyThreadState_Release(first);
+    CHECK_PTR(PyThreadState_Get(), state);
+    CHECK_INT(draft_get_daemon(), 0);
+    draft_release();
+    CHECK_PTR(PyThreadState_Get(), state);
+    CHECK_INT(draft_get_daemon(), 1);
+    PyThreadState_Release(outermost);
+    CHECK_PTR(attached(), NULL);
+    CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
+}
+
+SCENARIO(interleaved_with_the_other, "An Ensure of the accepted API may be released before a later one of the draft")
+{
+    py_init();
+    struct ways ways = ways_here();
+    py_thread_join(thread_start(interleaved, &ways));
+    CHECK_INT(count_thread_states(), 1);
+    close_ways(ways);
+    py_finalize();
+}
+
 /* --- Two interpreters ------------------------------------------------------------------------------ */
 
 static void nest_across(struct ways *main_ways, struct ways *sub_ways)

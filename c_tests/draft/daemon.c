@@ -698,6 +698,56 @@ SCENARIO(refused_on_a_subinterpreters_main_thread, "The same on the main thread 
     py_finalize();
 }
 
+static PyInterpreterState *interpreter;
+static atomic_bool done;
+
+static void make_and_delete(void *unused)
+{
+    (void)unused;
+    while (!atomic_load(&done)) {
+        PyThreadState *state = PyThreadState_New(interpreter);
+        PyEval_RestoreThread(state);
+        PyThreadState_Clear(state);
+        PyThreadState_DeleteCurrent();
+    }
+}
+
+static void ask(void *unused)
+{
+    (void)unused;
+    PyThreadState *state = PyThreadState_New(interpreter);
+    PyEval_RestoreThread(state);
+    for (int i = 0; i < 100000; i++) {
+        CHECK_INT(PyThreadState_GetDaemon(), 1);
+        CHECK_INT(PyThreadState_SetDaemon(1), 0);
+        if (i % 100 == 99) {
+            Py_BEGIN_ALLOW_THREADS
+            sched_yield();
+            Py_END_ALLOW_THREADS
+        }
+    }
+    PyThreadState_Clear(state);
+    PyThreadState_DeleteCurrent();
+    atomic_store(&done, true);
+}
+
+/* Freed memory is overwritten. */
+// env: MALLOC_PERTURB_=165
+SCENARIO(asked_while_others_come_and_go,
+         "GetDaemon and SetDaemon on a subinterpreter's thread while thread states of others come and go")
+{
+    py_init();
+    PyThreadState *sub = sub_new();
+    interpreter = PyThreadState_GetInterpreter(sub);
+    pthread_t threads[] = {thread_start(make_and_delete, NULL), thread_start(make_and_delete, NULL),
+                           thread_start(make_and_delete, NULL), thread_start(ask, NULL)};
+    for (int i = 0; i < 4; i++) {
+        py_thread_join(threads[i]);
+    }
+    sub_end(sub);
+    py_finalize();
+}
+
 /* --- In subinterpreters -------------------------------------------------------------------------------------- */
 
 static void in_a_subinterpreter(void *ref)
@@ -935,4 +985,61 @@ SCENARIO(restored_too_late, "Once references are no longer given SetDaemon(0) is
     py_finalize();
     log_event("finalized");
     expect_log("waited,released,finalized");
+}
+
+/* --- Python code in between -------------------------------------------------------------------------- */
+
+static PyInterpreterRef own_ref;
+
+/* So deep that the stack of Ensures moves. */
+static void nest_deeply(void)
+{
+    for (int i = 0; i < 100; i++) {
+        CHECK_INT(PyThreadState_Ensure(own_ref), 0);
+    }
+    for (int i = 0; i < 100; i++) {
+        PyThreadState_Release();
+    }
+}
+
+static void let_go_and_release(void)
+{
+    CHECK_INT(PyThreadState_Ensure(own_ref), 0);
+    CHECK_INT(PyThreadState_Ensure(own_ref), 0);
+    CHECK_INT(PyThreadState_SetDaemon(1), 0);
+    run("armed = True");
+    /* Gives the outer one its hold back; who traces that asks for the thread's name. */
+    PyThreadState_Release();
+    CHECK_INT(eval_long("names"), 1);
+    CHECK_INT(PyThreadState_GetDaemon(), 0);
+    PyThreadState_Release();
+}
+
+// env: PEP788_TRACE=1
+SCENARIO(a_name_that_ensures, "PyThreadState_SetDaemon: what is taken is given back though tracing runs Python code that ensures")
+{
+    py_init();
+    own_ref = ref_here();
+    expose("nest_deeply", nest_deeply);
+    expose("let_go_and_release", let_go_and_release);
+    run("import threading\n"
+        "armed, names = False, 0\n"
+        "class Thread(threading.Thread):\n"
+        "    @property\n"
+        "    def _name(self):\n"
+        "        global armed, names\n"
+        "        if armed:\n"
+        "            armed = False\n"
+        "            names += 1\n"
+        "            nest_deeply()\n"
+        "            junk = [bytes(n) for n in range(100, 9000, 8)]\n"
+        "        return 'named'\n"
+        "    @_name.setter\n"
+        "    def _name(self, name):\n"
+        "        pass\n"
+        "thread = Thread(target=let_go_and_release, daemon=True)\n"
+        "thread.start()\n"
+        "thread.join()\n");
+    PyInterpreterRef_Close(own_ref);
+    py_finalize();
 }

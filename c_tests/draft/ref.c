@@ -3,6 +3,8 @@
 #define API_DRAFT
 #include "harness.h"
 
+#include <stdatomic.h>
+
 static event exiting = EVENT_INIT;
 static event finalized = EVENT_INIT;
 
@@ -419,15 +421,29 @@ static void not_strong(void *interpreter)
     check_not_strong(interpreter);
 }
 
+static void not_strong_attached(void *interpreter)
+{
+    PyThreadState *state = PyThreadState_New(PyInterpreterState_Main());
+    PyEval_RestoreThread(state);
+    check_not_strong(interpreter);
+    PyThreadState_Clear(state);
+    PyThreadState_DeleteCurrent();
+}
+
 SCENARIO(as_strong_of_a_subinterpreter_never_used,
-         "PyInterpreterState_AsStrong: a subinterpreter in which the API was never used is unknown to a detached "
-         "thread, and found by an attached one")
+         "PyInterpreterState_AsStrong: a subinterpreter in which the API was never used is unknown to other threads, attached or "
+         "not; and to its own from 3.12 on")
 {
     py_init();
     PyThreadState *own = PyThreadState_Get();
     PyThreadState *sub = sub_new();
     PyInterpreterState *interpreter = PyThreadState_GetInterpreter(sub);
     py_thread_join(thread_start(not_strong, interpreter));
+    py_thread_join(thread_start(not_strong_attached, interpreter));
+#if PY_VERSION_HEX >= 0x030C0000
+    check_not_strong(interpreter);
+    PyInterpreterRef_Close(ref_of(sub));
+#endif
     PyInterpreterRef ref = strong(interpreter);
     CHECK_PTR(PyThreadState_Get(), own);
     CHECK_INT(PyThreadState_Ensure(ref), 0);
@@ -692,4 +708,55 @@ SCENARIO(many_at_once, "References are taken and closed by many threads at a tim
         py_thread_join(threads[i]);
     }
     check_holds(ref);
+}
+
+/* --- While others end it ------------------------------------------------------------------------------ */
+
+static PyInterpreterState *volatile address;    /* alive, or just ended */
+static event address_there = EVENT_INIT;
+static atomic_bool all_ended;
+
+static void make_and_end(void *unused)
+{
+    (void)unused;
+    PyThreadState *own = PyThreadState_New(PyInterpreterState_Main());
+    PyEval_RestoreThread(own);
+    for (int i = 0; i < 20; i++) {
+        PyThreadState *sub = sub_new();
+        address = PyThreadState_GetInterpreter(sub);
+        event_set(&address_there);
+        swap(own, sub);
+        /* Others get the GIL, now and while it ends. */
+        run("import threading, atexit, time; atexit.register(time.sleep, 0.001)");
+        swap(sub, own);
+        sub_end(sub);
+    }
+    PyThreadState_Clear(own);
+    PyThreadState_DeleteCurrent();
+    atomic_store(&all_ended, true);
+}
+
+// env: PEP788_DRAIN_GRACE_MS=0
+// repeat: 5
+SCENARIO(as_strong_while_it_ends,
+         "PyInterpreterState_AsStrong: by the address of an interpreter that its own thread is ending it is 0 or -1, and does no harm")
+{
+    py_init();
+    pthread_t thread = thread_start(make_and_end, NULL);
+    Py_BEGIN_ALLOW_THREADS
+    event_wait(&address_there);
+    Py_END_ALLOW_THREADS
+    while (!atomic_load(&all_ended)) {
+        PyInterpreterRef ref = 0;
+        int result = PyInterpreterState_AsStrong(address, &ref);
+        CHECK(result == 0 ? ref != 0 : result == -1 && ref == 0 && PyErr_Occurred() == NULL);
+        if (ref != 0) {
+            PyInterpreterRef_Close(ref);
+        }
+        Py_BEGIN_ALLOW_THREADS
+        sched_yield();
+        Py_END_ALLOW_THREADS
+    }
+    py_thread_join(thread);
+    py_finalize();
 }

@@ -4,6 +4,7 @@
 #include "harness.h"
 
 /* The library's headers include Python.h, which is not there. All handles are as wide as a pointer. */
+int Pep788_Engine(void);
 void PyInterpreterGuard_FromCurrent(void);
 void PyInterpreterGuard_FromView(void *handle);
 void PyInterpreterGuard_Close(void *handle);
@@ -83,6 +84,11 @@ SCENARIO(ensure_from_view, "PyThreadState_EnsureFromView says that there is no C
 SCENARIO(release, "PyThreadState_Release says that there is no CPython")
 {
     PyThreadState_Release(something);
+}
+
+SCENARIO(engine, "Pep788_Engine says that there is no engine")
+{
+    CHECK_INT(Pep788_Engine(), 0);
 }
 
 // expect: fatal PyInterpreterRef_Get "there is no CPython in this process"

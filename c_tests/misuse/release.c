@@ -109,26 +109,47 @@ SCENARIO(one_too_many_from_view, "One Release too many of EnsureFromView is a fa
 
 // native: no, its Release trusts its callers
 // expect: fatal PyThreadState_Release "not that of this thread's most recent Ensure"
-SCENARIO(outer_token_first, "Tokens are released in reverse order")
+SCENARIO(outer_token_first, "Tokens of different thread states are released in reverse order")
 {
     py_init();
-    PyInterpreterGuard *guard = guard_here();
-    PyThreadStateToken *outer = ensure(guard);
-    ensure(guard);
+    PyThreadState *own = PyThreadState_Get();
+    PyThreadState *sub = sub_new();
+    swap(own, sub);
+    PyInterpreterGuard *guard_of_sub = guard_here();
+    swap(sub, own);
+    PyThreadStateToken *outer = ensure(guard_here());
+    ensure(guard_of_sub);
     PyThreadState_Release(outer);
 }
 
 // native: no, its Release trusts its callers
 // expect: fatal PyThreadState_Release "not that of this thread's most recent Ensure"
-SCENARIO(outer_token_first_from_view, "Tokens of EnsureFromView are released in reverse order")
+SCENARIO(outer_token_first_from_view, "An Ensure is not released before a later one that had to attach")
 {
     py_init();
     PyInterpreterView *view = PyInterpreterView_FromMain();
     CHECK(view != NULL);
     PyThreadStateToken *outer = PyThreadState_EnsureFromView(view);
+    PyEval_SaveThread();
     PyThreadStateToken *inner = PyThreadState_EnsureFromView(view);
     CHECK(outer != NULL && inner != NULL);
     PyThreadState_Release(outer);
+}
+
+static void release_the_one_that_attached(void *guard)
+{
+    PyThreadStateToken *outer = ensure(guard);
+    ensure(guard);
+    PyThreadState_Release(outer);
+    _exit(0);
+}
+
+// native: no, it detaches the thread inside the other
+// expect: fatal PyThreadState_Release "not that of this thread's most recent Ensure"
+SCENARIO(outer_token_that_attached, "The Ensure that attached a thread is not released before a later one")
+{
+    py_init();
+    py_thread_join(thread_start(release_the_one_that_attached, guard_here()));
 }
 
 // native: no, its Release trusts its callers

@@ -23,7 +23,7 @@ static void view_from_current(void *unused)
 
 /* --- Nobody is attached -------------------------------------------------------------------------- */
 
-// native: no, it says it in other words
+// alone: no, it says it in other words
 // expect: fatal PyInterpreterGuard_FromCurrent "no attached thread state"
 SCENARIO(guard_in_the_main_thread, "PyInterpreterGuard_FromCurrent: the main thread has detached")
 {
@@ -32,7 +32,7 @@ SCENARIO(guard_in_the_main_thread, "PyInterpreterGuard_FromCurrent: the main thr
     guard_from_current(NULL);
 }
 
-// native: no, it says it in other words
+// alone: no, it says it in other words
 // expect: fatal PyInterpreterView_FromCurrent "no attached thread state"
 SCENARIO(view_in_the_main_thread, "PyInterpreterView_FromCurrent: the main thread has detached")
 {
@@ -41,7 +41,7 @@ SCENARIO(view_in_the_main_thread, "PyInterpreterView_FromCurrent: the main threa
     view_from_current(NULL);
 }
 
-// native: no, it says it in other words
+// alone: no, it says it in other words
 // expect: fatal PyInterpreterGuard_FromCurrent "no attached thread state"
 SCENARIO(guard_in_a_fresh_thread, "PyInterpreterGuard_FromCurrent: a thread that never was attached")
 {
@@ -49,7 +49,7 @@ SCENARIO(guard_in_a_fresh_thread, "PyInterpreterGuard_FromCurrent: a thread that
     py_thread_join(thread_start(guard_from_current, NULL));
 }
 
-// native: no, it says it in other words
+// alone: no, it says it in other words
 // expect: fatal PyInterpreterView_FromCurrent "no attached thread state"
 SCENARIO(view_in_a_fresh_thread, "PyInterpreterView_FromCurrent: a thread that never was attached")
 {
@@ -57,14 +57,14 @@ SCENARIO(view_in_a_fresh_thread, "PyInterpreterView_FromCurrent: a thread that n
     py_thread_join(thread_start(view_from_current, NULL));
 }
 
-// native: no, it says it in other words
+// alone: no, it says it in other words
 // expect: fatal PyInterpreterGuard_FromCurrent "no attached thread state"
 SCENARIO(guard_before_python, "PyInterpreterGuard_FromCurrent: before Py_Initialize")
 {
     guard_from_current(NULL);
 }
 
-// native: no, it says it in other words
+// alone: no, it says it in other words
 // expect: fatal PyInterpreterView_FromCurrent "no attached thread state"
 SCENARIO(view_after_python, "PyInterpreterView_FromCurrent: after Py_FinalizeEx")
 {
@@ -82,7 +82,7 @@ static void guard_after_release(void *guard)
     guard_from_current(NULL);
 }
 
-// native: no, it says it in other words
+// alone: no, it says it in other words
 // expect: fatal PyInterpreterGuard_FromCurrent "no attached thread state"
 SCENARIO(guard_after_the_release, "PyInterpreterGuard_FromCurrent: a thread after its Release")
 {
@@ -99,7 +99,7 @@ static void while_attached(void (*misuse)(void *))
     event_wait(&never);
 }
 
-// native: no, it says it in other words
+// alone: no, it says it in other words
 // expect: fatal PyInterpreterGuard_FromCurrent "no attached thread state"
 SCENARIO(guard_while_the_main_thread_is, "PyInterpreterGuard_FromCurrent: a fresh thread, while the main thread has the GIL")
 {
@@ -107,7 +107,7 @@ SCENARIO(guard_while_the_main_thread_is, "PyInterpreterGuard_FromCurrent: a fres
     while_attached(guard_from_current);
 }
 
-// native: no, it says it in other words
+// alone: no, it says it in other words
 // expect: fatal PyInterpreterView_FromCurrent "no attached thread state"
 SCENARIO(view_while_the_main_thread_is, "PyInterpreterView_FromCurrent: a fresh thread, while the main thread has the GIL")
 {
@@ -131,7 +131,7 @@ static void let_another_attach(void (*attach)(void *), void *argument)
     event_wait(&held);
 }
 
-// native: no, it says it in other words
+// alone: no, it says it in other words
 // expect: fatal PyInterpreterGuard_FromCurrent "no attached thread state"
 SCENARIO(guard_while_a_thread_is, "PyInterpreterGuard_FromCurrent: the main thread has detached, and another one has the GIL")
 {
@@ -140,7 +140,7 @@ SCENARIO(guard_while_a_thread_is, "PyInterpreterGuard_FromCurrent: the main thre
     guard_from_current(NULL);
 }
 
-// native: no, it says it in other words
+// alone: no, it says it in other words
 // expect: fatal PyInterpreterView_FromCurrent "no attached thread state"
 SCENARIO(view_while_a_thread_is, "PyInterpreterView_FromCurrent: the main thread has detached, and another one has the GIL")
 {
@@ -162,7 +162,7 @@ static void run_python_and_stay(void *guard)
     run("keep_the_gil()");
 }
 
-// native: no, it says it in other words
+// alone: no, it says it in other words
 // expect: fatal PyInterpreterGuard_FromCurrent "no attached thread state"
 SCENARIO(guard_while_a_thread_runs_python, "PyInterpreterGuard_FromCurrent: the main thread has detached, and another one runs Python code")
 {
@@ -182,7 +182,7 @@ static void guard_after_detaching(void *guard)
     guard_from_current(NULL);
 }
 
-// native: no, it says it in other words
+// alone: no, it says it in other words
 // expect: fatal PyInterpreterGuard_FromCurrent "no attached thread state"
 SCENARIO(guard_inside_an_ensure, "PyInterpreterGuard_FromCurrent: a thread that has detached inside its Ensure, while another one has the GIL")
 {
@@ -204,7 +204,7 @@ static void attach_what_was_given(void *state)
     event_wait(&never);
 }
 
-// native: no, it says it in other words
+// alone: no, it says it in other words
 // expect: fatal PyInterpreterGuard_FromCurrent "no attached thread state"
 SCENARIO(guard_while_a_worker_is,
          "PyInterpreterGuard_FromCurrent: the main thread has detached, and a worker has the GIL with a "
@@ -221,7 +221,7 @@ static void attach_what_was_given_and_run_python(void *state)
     run("keep_the_gil()");
 }
 
-// native: no, it says it in other words
+// alone: no, it says it in other words
 // expect: fatal PyInterpreterGuard_FromCurrent "no attached thread state"
 // pythons: release
 SCENARIO(guard_while_a_worker_runs_python,

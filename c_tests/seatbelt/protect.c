@@ -7,11 +7,14 @@
 #include "pep788_gilstate.h"
 
 #include <linux/filter.h>
+#include <linux/io_uring.h>
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -551,6 +554,38 @@ SCENARIO(threads_that_block_signals, "A thread that blocks all signals does not 
     py_finalize();
 }
 
+/* The kernel's thread looks for something to do, without a pause, for a long time after it had something. */
+static void have_the_kernel_poll(void)
+{
+    enum { ENTRIES = 8 };
+    struct io_uring_params parameters = {.flags = IORING_SETUP_SQPOLL, .sq_thread_idle = 60000};
+    int ring = (int)syscall(SYS_io_uring_setup, ENTRIES, &parameters);
+    if (ring < 0) {
+        /* Unknown or forbidden here: so there is no such thread, and nothing in the way. */
+        perror("io_uring_setup");
+        return;
+    }
+    size_t size = parameters.sq_off.array + ENTRIES * sizeof(unsigned);
+    char *queue = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_SQ_RING);
+    CHECK(queue != MAP_FAILED);
+    /* One that does nothing: all zeros. */
+    __atomic_store_n((unsigned *)(void *)(queue + parameters.sq_off.tail), 1, __ATOMIC_RELEASE);
+    CHECK(syscall(SYS_io_uring_enter, ring, 1, 0, IORING_ENTER_SQ_WAKEUP, NULL, 0) >= 0);
+    unsigned *head = (unsigned *)(void *)(queue + parameters.sq_off.head);
+    while (__atomic_load_n(head, __ATOMIC_ACQUIRE) != 1) {
+        sched_yield();
+    }
+}
+
+// emulated: no, the thread is not one of the emulated program
+SCENARIO(threads_of_the_kernel, "A thread of io_uring's, which runs and never takes a signal, does not stand in the way")
+{
+    py_init();
+    have_the_kernel_poll();
+    protect();
+    py_finalize();
+}
+
 // expect: stderr "libpep788: PyGILState_Ensure cannot be protected here: its code may not be changed in this process"
 // emulated: no, QEMU has no filters of system calls
 SCENARIO(sealed, "Where code must not become writable, a line says so, and all is as before")
@@ -623,6 +658,55 @@ SCENARIO(exit_waits_for_nested_calls, "... and call the functions again")
     exit_while_it_works(work_through_the_exit, &ready);
 }
 
+static void call_often(void)
+{
+    for (int i = 0; i < 20; i++) {
+        PyGILState_STATE state = PyGILState_Ensure();
+        run("x = 1");
+        PyGILState_Release(state);
+    }
+}
+
+static void calls_often_before(void *detached)
+{
+    call_often();
+    work_through_the_exit(detached);
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(exit_waits_for_later_calls, "... for the first call of a thread and for later ones, which are held in a cheaper way")
+{
+    exit_while_it_works(calls_often_before, NULL);
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(exit_waits_for_later_nested_calls, "... also where these call the functions again")
+{
+    exit_while_it_works(calls_often_before, &ready);
+}
+
+static void calls_often_with_its_own(void *detached)
+{
+    PyThreadState *own = PyThreadState_New(PyInterpreterState_Main());
+    CHECK(own != NULL);
+    PyEval_AcquireThread(own);
+    PyEval_SaveThread();
+    calls_often_before(detached);
+    /* It is the interpreter's to delete now. */
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(exit_waits_for_thread_states, "... of a thread that has a thread state of its own")
+{
+    exit_while_it_works(calls_often_with_its_own, NULL);
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(exit_waits_for_thread_states_nested, "... also where these call the functions again")
+{
+    exit_while_it_works(calls_often_with_its_own, &ready);
+}
+
 static void ends_inside(void *unused)
 {
     (void)unused;
@@ -635,6 +719,20 @@ SCENARIO(thread_ends_inside, "A thread that ends without its Release is not wait
 {
     init_protected();
     py_thread_join(thread_start(ends_inside, NULL));
+    py_finalize();
+}
+
+static void ends_inside_a_later_call(void *unused)
+{
+    call_often();
+    ends_inside(unused);
+}
+
+// env: PEP788_GILSTATE_WAIT_MS=-1
+SCENARIO(thread_ends_inside_a_later_call, "... nor in a later call")
+{
+    init_protected();
+    py_thread_join(thread_start(ends_inside_a_later_call, NULL));
     py_finalize();
 }
 
@@ -804,11 +902,13 @@ static void finalize_before_it_comes(void *in_a_scope)
     thread_join(thread);
 }
 
+// sanitize: not thread, whose join waits until a thread has come to its end by itself
 SCENARIO(too_late, "Once Python is gone a thread is ended in Ensure, without a word, and can be joined")
 {
     finalize_before_it_comes(NULL);
 }
 
+// sanitize: not thread, whose join waits until a thread has come to its end by itself
 SCENARIO(scope_too_late, "... and in a scope of pybind11")
 {
     finalize_before_it_comes(&ready);
@@ -845,6 +945,7 @@ SCENARIO(older_exit_callbacks, "Exit callbacks older than the library's, and thr
     expect_log("served,joined");
 }
 
+// sanitize: not thread, whose join waits until a thread has come to its end by itself
 SCENARIO(door_closes_after_exit_callbacks, "After them the door is closed: who comes then is ended, and can be joined")
 {
     py_init();
@@ -890,6 +991,7 @@ static void restores_too_late(void *unused)
     check_failed(__FILE__, __LINE__, "it returned after the end of Python");
 }
 
+// sanitize: not thread, whose join waits until a thread has come to its end by itself
 SCENARIO(restored_too_late,
          "In PyEval_RestoreThread too: nothing is unwound, no destructor runs, a robust mutex is passed on")
 {
@@ -1155,4 +1257,107 @@ SCENARIO(fork_inside, "A child that was forked inside a call calls again, and ex
     py_event_wait(&ready);
     py_thread_join(thread_start(forks_inside, NULL));
     exit(0);
+}
+
+/* --- In one step --------------------------------------------------------------------------------------- */
+
+/* What a subinterpreter's thread was about to do. Under the GIL. */
+static bool is_about_to_go;
+
+static void go_in_one_step(void *interpreter)
+{
+    PyThreadState *own = PyThreadState_New(interpreter);
+    CHECK(own != NULL);
+    PyEval_AcquireThread(own);
+    run("x = 1");
+    is_about_to_go = true;
+    PyThreadState_Clear(own);
+    PyThreadState_DeleteCurrent();
+}
+
+// pythons: gil
+SCENARIO(deleted_in_one_step,
+         "PyThreadState_DeleteCurrent: whoever has the GIL next finds the thread state gone, and may end the interpreter")
+{
+    init_protected();
+    PyThreadState *own = PyThreadState_Get();
+    for (int i = 0; i < 200; i++) {
+        PyThreadState *sub = sub_new();
+        is_about_to_go = false;
+        pthread_t thread = thread_start(go_in_one_step, PyThreadState_GetInterpreter(sub));
+        swap(own, sub);
+        while (!is_about_to_go) {
+            Py_BEGIN_ALLOW_THREADS
+            sched_yield();
+            Py_END_ALLOW_THREADS
+        }
+        /* Fatal if there is another thread state. */
+        Py_EndInterpreter(sub);
+        PyThreadState_Swap(own);
+        py_thread_join(thread);
+    }
+    py_finalize();
+}
+
+/* --- Without means ---------------------------------------------------------------------------------------- */
+
+static atomic_bool spins;
+
+static void spin_without_signals(void *unused)
+{
+    (void)unused;
+    sigset_t all;
+    sigfillset(&all);
+    CHECK_INT(pthread_sigmask(SIG_BLOCK, &all, NULL), 0);
+    atomic_store(&spins, true);
+    while (atomic_load(&spins)) {
+    }
+}
+
+/* Switches on with so many file descriptors to spare, beside a thread that cannot be stopped. */
+static void protect_with(int descriptors)
+{
+    py_init();
+    pthread_t thread = thread_start(spin_without_signals, NULL);
+    while (!atomic_load(&spins)) {
+    }
+    struct rlimit limit;
+    CHECK_INT(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    limit.rlim_cur = 64;
+    CHECK_INT(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    int taken[64], count = 0;
+    while (count < 64 && (taken[count] = dup(2)) >= 0) {
+        count++;
+    }
+    for (int i = 0; i < descriptors; i++) {
+        close(taken[--count]);
+    }
+    CHECK_INT(Pep788_ProtectGILState(), -1);
+    while (count > 0) {
+        close(taken[--count]);
+    }
+    atomic_store(&spins, false);
+    thread_join(thread);
+    py_finalize();
+}
+
+// emulated: no, its kernel tells other things
+// expect: stderr "cannot be read"
+SCENARIO(no_file_descriptor, "It is refused where the process's threads cannot be listed")
+{
+    protect_with(0);
+}
+
+// emulated: no, its kernel tells other things
+// expect: stderr "cannot be read"
+SCENARIO(one_file_descriptor, "It is refused where they can be listed, and none of them looked at: they are not gone")
+{
+    protect_with(1);
+}
+
+// emulated: no, its kernel tells other things
+// expect: stderr "could not be stopped"
+SCENARIO(a_thread_without_signals, "It is refused while a thread runs that blocks all signals")
+{
+    protect_with(2);
 }

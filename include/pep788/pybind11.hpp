@@ -4,7 +4,8 @@
  *     using pep788::gil_scoped_acquire;        // instead of py::gil_scoped_acquire
  *
  * pybind11's own, where its headers use it (in a std::function that holds a Python callable, say),
- * finds the thread attached inside such a scope, and leaves it alone.
+ * finds the thread attached inside such a scope, and leaves it alone. Outside of one it does not: whoever may be refused
+ * has such a function, or a py::object, in a pep788::kept, or its destructor may crash.
  */
 
 #ifndef PEP788_PYBIND11_HPP

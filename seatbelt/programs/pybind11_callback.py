@@ -1,15 +1,14 @@
 """pybind11's `gil_scoped_acquire`, as it was released."""
-# needs: pybind11
-# module: pybind11_module.cc
+# module: callback_pybind11
 import sys
 import time
 
-import pybind11_module
+import callback_pybind11
 
 
 def callback():
     sum(range(50))
 
 
-pybind11_module.start(callback, 4)
+callback_pybind11.start(callback, 4)
 time.sleep(0.01)

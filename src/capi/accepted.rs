@@ -30,9 +30,11 @@ pub type PyThreadStateToken = std::ffi::c_void;
 ///
 /// Fails with NULL and an exception: PythonFinalizationError (RuntimeError before 3.13) once the
 /// interpreter gives no more guards (to threads inside an Ensure, as long as it waits), MemoryError
-/// when out of memory.
+/// when out of memory, and at the first use what an import hook or audit hook raised that refuses to
+/// import atexit.
 ///
 /// Contract: PEP 788, PyInterpreterGuard_FromCurrent.
+#[must_use]
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterGuard_FromCurrent() -> *mut PyInterpreterGuard {
     // SAFETY: as called.
@@ -72,6 +74,7 @@ unsafe fn guard_from_current_slowly() -> *mut PyInterpreterGuard {
 /// longer (PEP788_DRAIN_GRACE_MS, in milliseconds), or there is no memory.
 ///
 /// Contract: PEP 788, PyInterpreterGuard_FromView.
+#[must_use]
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterGuard_FromView(
     view: *mut PyInterpreterView,
@@ -143,9 +146,11 @@ unsafe fn guard_close_slowly(guard: *mut PyInterpreterGuard) {
 ///
 /// Returns a view, to be closed with PyInterpreterView_Close() once, by any thread, at any time.
 ///
-/// Fails with NULL and an exception, MemoryError, only when out of memory.
+/// Fails with NULL and an exception: MemoryError when out of memory, and at the first use what an import
+/// hook or audit hook raised that refuses to import atexit.
 ///
 /// Contract: PEP 788, PyInterpreterView_FromCurrent.
+#[must_use]
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterView_FromCurrent() -> *mut PyInterpreterView {
     // SAFETY: as called.
@@ -172,10 +177,11 @@ pub(crate) unsafe fn view_from_current() -> *mut PyInterpreterView {
 /// Caller: any thread, attached or not, also before Py_Initialize(). The view names "main": it is
 /// good again after Py_FinalizeEx() and another Py_Initialize().
 ///
-/// Returns a view, to be closed with PyInterpreterView_Close() once. Fails with NULL and no
-/// exception, only when out of memory.
+/// Returns a view, to be closed with PyInterpreterView_Close() once. This library's cannot fail; the
+/// interpreter's own (3.15) returns NULL, without an exception, when out of memory.
 ///
 /// Contract: PEP 788, PyInterpreterView_FromMain.
+#[must_use]
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterView_FromMain() -> *mut PyInterpreterView {
     // SAFETY: as called.
@@ -234,6 +240,7 @@ pub(crate) unsafe fn view_close(view: *mut PyInterpreterView) {
 ///
 /// Contract: PEP 788, PyThreadState_Ensure.
 #[cfg(cbindgen)]
+#[must_use]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_Ensure(
     guard: *mut PyInterpreterGuard,
@@ -251,6 +258,7 @@ pub unsafe extern "C" fn PyThreadState_Ensure(
 ///
 /// Contract: PEP 788, PyThreadState_EnsureFromView.
 #[cfg(cbindgen)]
+#[must_use]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_EnsureFromView(
     view: *mut PyInterpreterView,
@@ -260,7 +268,8 @@ pub unsafe extern "C" fn PyThreadState_EnsureFromView(
 /// Undoes this thread's most recent Ensure: exactly what was attached before it is attached again.
 ///
 /// Caller: must have attached what the Ensure attached. `token` is what the Ensure returned.
-/// Cannot fail. One release too many, or out of order, is a fatal error.
+/// Cannot fail. One release too many, or out of order, is a fatal error. Ensures that all found the same
+/// thread state attached have no order.
 ///
 /// Contract: PEP 788, PyThreadState_Release.
 #[cfg(cbindgen)]

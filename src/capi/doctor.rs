@@ -1,11 +1,46 @@
 //! What the library says of itself: for `python -m pep788 doctor`, and for reports of defects.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_int, CStr};
 
 use crate::attach::attached;
 use crate::interpreter;
-use crate::python::{self, native, Api};
+use crate::python::{self, c_name, native, Api};
 use crate::{seatbelt, settings};
+
+/// There is no CPython in this process, yet.
+pub const PEP788_ENGINE_NONE: c_int = 0;
+/// This library.
+pub const PEP788_ENGINE_LIBRARY: c_int = 1;
+/// The interpreter itself (3.15 and later).
+pub const PEP788_ENGINE_NATIVE: c_int = 2;
+
+/// The version of the library that runs, as PEP788_VERSION is that of the headers: "0.1.0".
+///
+/// Caller: any thread, attached or not. Returns a text that stays for ever. Cannot fail.
+///
+/// Contract: this library's own.
+#[no_mangle]
+pub unsafe extern "C" fn Pep788_Version() -> *const c_char {
+    const VERSION: &CStr = c_name(concat!(env!("CARGO_PKG_VERSION"), "\0"));
+    VERSION.as_ptr()
+}
+
+/// Who serves the accepted API in this process.
+///
+/// Caller: any thread, attached or not, also in a process without Python. From 3.15 on it reads the settings, which stay
+/// as they are from then on.
+///
+/// Returns PEP788_ENGINE_NONE, PEP788_ENGINE_LIBRARY or PEP788_ENGINE_NATIVE. Cannot fail.
+///
+/// Contract: this library's own.
+#[no_mangle]
+pub unsafe extern "C" fn Pep788_Engine() -> c_int {
+    match python::get() {
+        None => PEP788_ENGINE_NONE,
+        Some(py) if native(py).is_some() => PEP788_ENGINE_NATIVE,
+        Some(_) => PEP788_ENGINE_LIBRARY,
+    }
+}
 
 /// Tells who serves PEP 788 in this process, and how: lines of text `name: value`, of the engine and
 /// of the exit callback of the attached interpreter (with nothing attached: of the main one), and
@@ -59,7 +94,7 @@ fn callback(py: &'static Api) -> &'static str {
         }
     };
     // Not by way of the thread state: that would install it.
-    let record = interpreter::by_address(py, interpreter, std::ptr::null_mut());
+    let record = interpreter::known_at(py, interpreter);
     match record {
         Some(record) if record.is_installed() => "in place",
         _ if native(py).is_some() => "not needed, the interpreter waits for its guards itself",

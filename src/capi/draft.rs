@@ -9,7 +9,7 @@ use super::{close_strong, close_weak, guard_current, open_or_fatal, quick, view_
 use crate::attach::{self, attached_or_fatal, Hold};
 use crate::daemon;
 use crate::gate::Claim;
-use crate::interpreter::{self, Record, LOBBY};
+use crate::interpreter::{self, Record, Stays, LOBBY};
 use crate::python::{self, PyInterpreterState};
 use crate::thread::Thread;
 
@@ -39,7 +39,8 @@ pub type PyInterpreterWeakRef = *mut Pep788_WeakRef;
 ///
 /// Fails with zero and an exception: PythonFinalizationError (RuntimeError before 3.13) once the
 /// interpreter gives no more references (to threads inside an Ensure, as long as it waits),
-/// MemoryError when out of memory.
+/// MemoryError when out of memory, and at the first use what an import hook or audit hook raised that
+/// refuses to import atexit.
 ///
 /// Contract: PEP 788, draft of May 2025.
 #[no_mangle]
@@ -74,8 +75,8 @@ pub unsafe extern "C" fn PyInterpreterRef_Main(r#ref: *mut PyInterpreterRef) -> 
 /// A strong reference to the interpreter at an address.
 ///
 /// Caller: any thread, attached or not. The address may be of an interpreter that is gone, or of
-/// anything. With nothing attached, only the main interpreter is known, and those in which this
-/// library was used before.
+/// anything. Known are the main interpreter, the attached one, those in which this library was used before, and, up to 3.11, to
+/// an attached thread, one whose only thread state that thread made.
 ///
 /// Returns 0 and sets `*ref`. Fails with -1, no exception, and zero in `*ref`: the interpreter is
 /// done waiting for references, or not known.
@@ -88,7 +89,7 @@ pub unsafe extern "C" fn PyInterpreterState_AsStrong(
 ) -> c_int {
     const NAME: &str = "PyInterpreterState_AsStrong";
     let py = python::get_or_fatal(NAME);
-    let record = interpreter::by_address(py, interp, attach::attached(py));
+    let record = interpreter::by_address(py, interp, attach::attached(py), Stays::Unknown);
     // SAFETY: `ref` is a place for a reference, says the caller.
     unsafe {
         let done = strengthen(NAME, record, r#ref);
@@ -164,7 +165,8 @@ pub unsafe extern "C" fn PyInterpreterRef_Close(r#ref: PyInterpreterRef) {
 /// Caller: must have an attached thread state; a fatal error otherwise.
 ///
 /// Returns a reference, to be closed with PyInterpreterWeakRef_Close() once, by any thread, at any
-/// time. Fails with zero and MemoryError.
+/// time. Fails with zero and MemoryError, or, at the first use, what an import hook or audit hook raised
+/// that refuses to import atexit.
 ///
 /// Contract: PEP 788, draft of May 2025.
 #[no_mangle]

@@ -59,7 +59,8 @@ unsafe fn view_current(py: &'static Api, state: *mut PyThreadState, kind: Kind) 
             Some(record)
         }
         Err(Refusal::Unavailable) => interpreter::view_of_the_dying(py, state),
-        Err(Refusal::OutOfMemory) => None,
+        // SAFETY: as above.
+        Err(refusal) => return unsafe { raise(py, refusal) },
     };
     match record {
         Some(record) => encode(record, kind),
@@ -79,6 +80,7 @@ unsafe fn raise(py: &'static Api, refusal: Refusal) -> usize {
             Refusal::OutOfMemory => {
                 py.PyErr_NoMemory();
             }
+            Refusal::Raised(exception) => exception.set(),
             Refusal::Unavailable => py.PyErr_SetString(
                 py.finalization_error(),
                 c"the interpreter is finalizing and gives no more guards".as_ptr(),

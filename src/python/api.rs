@@ -40,9 +40,10 @@ extern "C" {
         c: *mut c_void,
     ) -> *mut c_void;
     fn pep788_equal(call: *const c_void, a: *mut c_void, b: *mut c_void) -> c_int;
+    fn pep788_import(call: *const c_void, name: *const c_void) -> *mut c_void;
 }
 
-const fn c_name(with_nul: &'static str) -> &'static CStr {
+pub(crate) const fn c_name(with_nul: &'static str) -> &'static CStr {
     match CStr::from_bytes_with_nul(with_nul.as_bytes()) {
         Ok(name) => name,
         Err(_) => panic!("a name ends in its only NUL"),
@@ -172,6 +173,7 @@ api! {
         fn PyThreadState_Delete(state: *mut PyThreadState);
         fn PyThreadState_DeleteCurrent();
         fn PyThreadState_GetDict() -> *mut PyObject;
+        fn PyThreadState_GetID(state: *mut PyThreadState) -> u64;
         fn PyThreadState_Next(state: *mut PyThreadState) -> *mut PyThreadState;
         fn PyEval_SaveThread() -> *mut PyThreadState;
         fn PyEval_GetFrame() -> *mut PyObject;
@@ -183,6 +185,7 @@ api! {
         fn PyInterpreterState_GetDict(interpreter: *mut PyInterpreterState) -> *mut PyObject;
         fn PyInterpreterState_GetID(interpreter: *mut PyInterpreterState) -> i64;
         fn PyThread_get_thread_ident() -> c_ulong;
+        fn PyThread_get_thread_native_id() -> c_ulong;
         // Errors.
         fn PyErr_Occurred() -> *mut PyObject;
         fn PyErr_SetString(kind: *mut PyObject, message: *const c_char);
@@ -204,6 +207,8 @@ api! {
         fn PySys_GetObject(name: *const c_char) -> *mut PyObject;
         fn PyUnicode_FromString(text: *const c_char) -> *mut PyObject;
         fn PyUnicode_AsUTF8AndSize(text: *mut PyObject, length: *mut isize) -> *const c_char;
+        fn PyFloat_FromDouble(value: f64) -> *mut PyObject;
+        fn PyFloat_AsDouble(object: *mut PyObject) -> f64;
         fn PyLong_AsUnsignedLong(object: *mut PyObject) -> c_ulong;
         fn PyLong_FromUnsignedLong(value: c_ulong) -> *mut PyObject;
         fn PyObject_IsTrue(object: *mut PyObject) -> c_int;
@@ -234,7 +239,7 @@ api! {
         fn PyObject_GetAttrString(object: *mut PyObject, name: *const c_char) -> *mut PyObject = pep788_p_pp;
         fn PyDict_Values(dict: *mut PyObject) -> *mut PyObject = pep788_p_p;
         fn PySequence_List(sequence: *mut PyObject) -> *mut PyObject = pep788_p_p;
-        fn PyImport_ImportModule(name: *const c_char) -> *mut PyObject = pep788_p_p;
+        fn PyImport_ImportModuleLevel(name: *const c_char) -> *mut PyObject = pep788_import;
         fn PyObject_CallObject(callable: *mut PyObject, arguments: *const PyObject) -> *mut PyObject = pep788_p_pp;
         fn PyObject_Call(callable: *mut PyObject, arguments: *mut PyObject, keywords: *mut PyObject) -> *mut PyObject = pep788_p_ppp;
         fn PyObject_RichCompareBool(object: *mut PyObject, other: *mut PyObject) -> c_int = pep788_equal;
@@ -243,6 +248,8 @@ api! {
     optional {
         fn PySys_GetOptionalAttrString(name: *const c_char, value: *mut *mut PyObject) -> c_int;
         fn _PySys_GetOptionalAttrString(name: *const c_char, value: *mut *mut PyObject) -> c_int;
+        fn PyList_GetItemRef(list: *mut PyObject, index: isize) -> *mut PyObject;
+        fn PyDict_GetItemRef(dict: *mut PyObject, key: *mut PyObject, value: *mut *mut PyObject) -> c_int;
         fn _PyInterpreterState_LookUpID(id: i64) -> *mut PyInterpreterState;
         fn _PyOS_IsMainThread() -> c_int;
         fn _PyEval_AddPendingCall(interpreter: *mut PyInterpreterState, function: PendingCall, argument: *mut c_void) -> c_int;
@@ -250,6 +257,7 @@ api! {
     data {
         PyExc_RuntimeError;
         PyExc_ImportError;
+        PyExc_SystemError;
         PyExc_KeyboardInterrupt;
     }
 }

@@ -78,15 +78,10 @@ impl Noting<'_> {
     // taken out leaves `None` in its place, as that needs no memory.
     const CALLBACKS: isize = 3;
 
-    fn item(&self, index: isize) -> Option<Owned> {
-        // SAFETY: attached while an `Owned` lives; the item is borrowed from the list.
-        unsafe { Owned::of_borrowed(self.py, self.py.PyList_GetItem(self.list.as_ptr(), index)) }
-    }
-
     /// The list of the callbacks, if they are to be noted.
     fn callbacks(&self) -> Option<Owned> {
-        let callbacks = self.item(Noting::CALLBACKS)?;
-        let process = self.item(Noting::PROCESS)?;
+        let callbacks = self.list.item(Noting::CALLBACKS)?;
+        let process = self.list.item(Noting::PROCESS)?;
         // SAFETY: attached; `PROCESS` is a number.
         let is_here = unsafe { self.py.PyLong_AsUnsignedLong(process.as_ptr()) } == this_process();
         (is_here && !self.py.is_none(callbacks.as_ptr())).then_some(callbacks)
@@ -126,7 +121,7 @@ unsafe extern "C" fn register(
             });
             return if noted { function.into_ptr() } else { null_mut() };
         }
-        match noting.item(0) {
+        match list.item(0) {
             Some(original) => py.PyObject_Call(original.as_ptr(), arguments, keywords),
             None => null_mut(),
         }
@@ -143,25 +138,23 @@ unsafe extern "C" fn unregister(this: *mut PyObject, function: *mut PyObject) ->
         let (Some(list), Some(function)) = (list, function) else { return null_mut() };
         let noting = Noting { py, list: &list };
         if let Some(callbacks) = noting.callbacks() {
-            let callbacks = callbacks.as_ptr();
-            for index in (0..py.PyList_Size(callbacks)).rev() {
-                let callback = py.PyList_GetItem(callbacks, index);
-                if py.is_none(callback) {
-                    continue;
-                }
+            for index in (0..py.PyList_Size(callbacks.as_ptr())).rev() {
                 // A comparison may run code that changes the list.
-                let Some(callback) = Owned::of_borrowed(py, callback) else { return null_mut() };
+                let Some(LateCallback(callback)) = LateCallback::at(index, &callbacks) else {
+                    continue;
+                };
                 let noted = py.PyTuple_GetItem(callback.as_ptr(), 0);
                 let equal = py.PyObject_RichCompareBool(noted, function.as_ptr());
                 if equal < 0 {
                     return null_mut();
                 }
-                if equal == 1 && py.PyList_GetItem(callbacks, index) == callback.as_ptr() {
-                    py.PyList_SetItem(callbacks, index, py.new_none());
+                let is_there = |now: Owned| now.as_ptr() == callback.as_ptr();
+                if equal == 1 && callbacks.item(index).is_some_and(is_there) {
+                    py.PyList_SetItem(callbacks.as_ptr(), index, py.new_none());
                 }
             }
         }
-        let result = noting.item(1).and_then(|original| original.call(Some(&function)));
+        let result = list.item(1).and_then(|original| original.call(Some(&function)));
         result.map_or(null_mut(), Owned::into_ptr)
     }
 }
@@ -223,10 +216,6 @@ impl LateCallbacks {
         }
     }
 
-    fn noting(&self) -> Noting<'_> {
-        Noting { py: self.py, list: &self.list }
-    }
-
     /// # Safety
     /// The calling thread is attached.
     unsafe fn stand_in(&self) -> bool {
@@ -245,15 +234,15 @@ impl LateCallbacks {
     /// # Safety
     /// The calling thread is attached.
     unsafe fn step_down(&self) {
-        // SAFETY: attached, says the caller; the dict is borrowed from the module, and what is in
-        // it from the dict.
+        // SAFETY: attached, says the caller; the dict is borrowed from the module, which keeps it.
         unsafe {
             let dict = self.py.PyModule_GetDict(self.module.as_ptr());
+            let Some(dict) = Owned::of_borrowed(self.py, dict) else { return };
             for (index, name) in self.names.iter().enumerate() {
-                let now = self.py.PyDict_GetItemWithError(dict, name.as_ptr());
-                if now == self.functions[index].as_ptr() {
-                    if let Some(original) = self.noting().item(index as isize) {
-                        self.py.PyDict_SetItem(dict, name.as_ptr(), original.as_ptr());
+                let is_ours = |now: Owned| now.as_ptr() == self.functions[index].as_ptr();
+                if dict.value(name).is_some_and(is_ours) {
+                    if let Some(original) = self.list.item(index as isize) {
+                        self.py.PyDict_SetItem(dict.as_ptr(), name.as_ptr(), original.as_ptr());
                     }
                 }
             }
@@ -266,7 +255,7 @@ impl LateCallbacks {
     /// # Safety
     /// The calling thread is attached.
     pub(crate) unsafe fn take(&self) -> Option<LateCallback> {
-        let callbacks = self.noting().item(Noting::CALLBACKS)?;
+        let callbacks = self.list.item(Noting::CALLBACKS)?;
         LateCallback::youngest(self.py, &callbacks)
     }
 
@@ -279,7 +268,7 @@ impl LateCallbacks {
         // SAFETY: attached, says the caller.
         unsafe {
             self.step_down();
-            let callbacks = self.noting().item(Noting::CALLBACKS);
+            let callbacks = self.list.item(Noting::CALLBACKS);
             // Python code may have kept our functions.
             self.py.PyList_SetItem(self.list.as_ptr(), Noting::CALLBACKS, self.py.new_none());
             while let Some(callback) =
@@ -296,16 +285,20 @@ pub(crate) struct LateCallback(Owned);
 
 impl LateCallback {
     fn youngest(py: &'static Api, callbacks: &Owned) -> Option<LateCallback> {
-        // SAFETY: attached while an `Owned` lives; the items are borrowed from the list.
+        // SAFETY: attached while an `Owned` lives.
         unsafe {
             let size = py.PyList_Size(callbacks.as_ptr());
-            let index = (0..size)
-                .rev()
-                .find(|index| !py.is_none(py.PyList_GetItem(callbacks.as_ptr(), *index)))?;
-            let callback = Owned::of_borrowed(py, py.PyList_GetItem(callbacks.as_ptr(), index))?;
+            let noted = |index| Some((index, LateCallback::at(index, callbacks)?));
+            let (index, callback) = (0..size).rev().find_map(noted)?;
             py.PyList_SetItem(callbacks.as_ptr(), index, py.new_none());
-            Some(LateCallback(callback))
+            Some(callback)
         }
+    }
+
+    /// The one in that place. `None`: it was taken out, or there is no such place.
+    fn at(index: isize, callbacks: &Owned) -> Option<LateCallback> {
+        let is_there = |noted: &Owned| !noted.py.is_none(noted.as_ptr());
+        callbacks.item(index).filter(is_there).map(LateCallback)
     }
 
     /// `Err`: the function, with its exception set.

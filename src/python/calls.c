@@ -164,6 +164,16 @@ HIDDEN int pep788_equal(int (*call)(void *, void *, int), void *a, void *b)
     return result;
 }
 
+/* PyImport_ImportModuleLevel, of a whole name, for no code in particular. */
+HIDDEN void *pep788_import(void *(*call)(const char *, void *, void *, void *, int), const char *name)
+{
+    void *result;
+    STAY
+    result = call(name, NULL, NULL, NULL, 0);
+    STAYED
+    return result;
+}
+
 struct search {
     void *function;
     int frames_left, found;

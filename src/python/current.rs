@@ -6,6 +6,7 @@
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use super::api::{Api, PyInterpreterState, PyThreadState};
 use super::KeepException;
@@ -98,9 +99,49 @@ fn is_ours(
     }
     // The GIL was taken with `holder` itself. A thread that has one thread state of an interpreter
     // seldom attaches another one of the same (a debug build forbids it), while handing new ones to
-    // workers is usual; of another interpreter, it is the other way round.
+    // workers is usual; of another interpreter, it is the other way round: unless that one is seen to go on.
     // SAFETY: `usual` is this thread's own.
-    words[INTERPRETER] != unsafe { py.PyThreadState_GetInterpreter(usual) } as usize
+    let is_of_another =
+        words[INTERPRETER] != unsafe { py.PyThreadState_GetInterpreter(usual) } as usize;
+    is_of_another && stays(py, holder, &layout)
+}
+
+/// Whether the holder of the GIL, and what is known of both, stays as it is for a moment. It does while this thread, being
+/// here, is the holder. Whoever else is one goes on: taken for this thread, it would lose the GIL in the middle of that.
+///
+/// For ten times as long as a thread that wants the GIL waits by default until it asks for it.
+fn stays(py: &Api, holder: *mut PyThreadState, layout: &Layout) -> bool {
+    const MOMENT: Duration = Duration::from_millis(50);
+    const LOOK_AGAIN: Duration = Duration::from_micros(20);
+    let Some(before) = look_at(py, holder, layout) else { return false };
+    let until = Instant::now() + MOMENT;
+    while Instant::now() < until {
+        std::thread::sleep(LOOK_AGAIN);
+        if look_at(py, holder, layout).as_ref() != Some(&before) {
+            return false;
+        }
+    }
+    true
+}
+
+/// The beginning of its thread state, and the state of the GIL. `None`: somebody else holds it, or nobody.
+///
+/// Without its neighbours in the list of thread states: any thread changes those, and needs no GIL for it.
+fn look_at(
+    py: &Api,
+    holder: *mut PyThreadState,
+    layout: &Layout,
+) -> Option<([usize; LONGEST_LAYOUT], [usize; GIL_WORDS])> {
+    let (mut state, mut gil) = ([0; LONGEST_LAYOUT], [0; GIL_WORDS]);
+    for (index, word) in gil.iter_mut().enumerate() {
+        let offset = layout.runtime.last_taker + index * size_of::<usize>();
+        // Relaxed: compared with itself only.
+        *word = runtime_word(py, offset)?.load(Ordering::Relaxed) as usize;
+    }
+    let is_read = read_without_faulting(holder.cast(), &mut state[..layout.words]);
+    state[..INTERPRETER].fill(0);
+    // SAFETY: may be called by any thread at any time.
+    (is_read && unsafe { py.unchecked_current() } == holder).then_some((state, gil))
 }
 
 /// The thread state with which the GIL was last taken; NULL if that cannot be told.
@@ -160,6 +201,10 @@ struct RuntimeLayout {
     last_taker: usize,
 }
 
+/// From there: who took it last, whether it is taken, and how often it changed hands.
+const GIL_WORDS: usize = 3;
+/// Of a thread state: the next, older one of that interpreter, after the previous one.
+const NEXT: usize = 1;
 const INTERPRETER: usize = 2;
 const LONGEST_LAYOUT: usize = 23;
 const MUTEX_ON_X86_64: usize = 40;
@@ -271,6 +316,25 @@ pub(crate) unsafe fn live_interpreter(
         let id = py.PyInterpreterState_GetID(address);
         let found = py._PyInterpreterState_LookUpID(id)?;
         (found == address).then_some(id)
+    }
+}
+
+/// Up to 3.11: whether the calling thread made the interpreter's thread state, of which there is only one. So it is the calling
+/// thread that will end it, and not another one that is about to.
+///
+/// # Safety
+/// The calling thread is attached, and the interpreter alive.
+pub(crate) unsafe fn is_made_here(py: &Api, interpreter: *mut PyInterpreterState) -> bool {
+    let Some(Layout { words, .. }) = Layout::of(py.version) else { return false };
+    let mut state = [0; LONGEST_LAYOUT];
+    // SAFETY: alive, says the caller. The thread state may go while it is read, which does not fault.
+    unsafe {
+        let newest = py.PyInterpreterState_ThreadHead(interpreter);
+        !newest.is_null()
+            && read_without_faulting(newest.cast(), &mut state[..words])
+            && state[NEXT] == 0
+            && state[INTERPRETER] == interpreter as usize
+            && state[words - 1] == py.PyThread_get_thread_ident() as usize
     }
 }
 

@@ -2,13 +2,44 @@
 
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::io::Write;
-
-use once_cell::sync::OnceCell;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::{c_string, Api};
 
+use crate::kept::Kept;
+
 /// Only success is remembered: a program may load the library first and Python later.
-static API: OnceCell<Api> = OnceCell::new();
+static API: Kept<Api> = Kept::new();
+
+/// Where a CPython that came late has its names (`seatbelt/arrival.rs`), if there is one.
+/// Not behind a lock, which another thread could have while this one forks.
+static LATE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+
+/// A function of CPython's by its name, or null.
+pub(crate) type Finder = fn(&CStr) -> *mut c_void;
+
+/// From now on by this one, rather than where the loader looks.
+pub(crate) fn look_in(late: Option<Finder>) {
+    // Release: what was done with that CPython comes before.
+    LATE.store(late.map_or(std::ptr::null_mut(), |find| find as *mut c_void), Ordering::Release);
+}
+
+fn late() -> Option<Finder> {
+    // SAFETY: NULL, or what `look_in` stored: so both are an `Option` of it. Acquire: pairs with that.
+    unsafe { std::mem::transmute::<*mut c_void, Option<Finder>>(LATE.load(Ordering::Acquire)) }
+}
+
+/// Whether it is known, which it stays. One that came late stays loaded then.
+pub(crate) fn is_found() -> bool {
+    API.get().is_some()
+}
+
+/// The version of a CPython that has all that is needed. Calls nothing in it, and leaves nothing behind.
+pub(crate) fn usable_version(find: Finder) -> Option<u16> {
+    let scope = Scope::Late(find);
+    let number = version(&scope)?;
+    functions(&scope, number).is_ok().then_some(number)
+}
 
 enum Absent {
     NoPython,
@@ -55,14 +86,14 @@ fn find_or_fatal(function: &str) -> &'static Api {
     }
 }
 
-/// Looks up outside the cell, twice if two threads come at once: the lookup takes the loader's
-/// lock, which a thread may hold that waits here, in the constructor of a library.
+/// Twice if two threads come at once: the lookup takes the loader's lock, which a thread may hold that comes here, in the
+/// constructor of a library.
 fn obtain() -> Result<&'static Api, Absent> {
     match API.get() {
         Some(api) => Ok(api),
         None => {
             let found = load()?;
-            Ok(API.get_or_init(|| found))
+            Ok(API.get_or_keep(|| found))
         }
     }
 }
@@ -70,8 +101,17 @@ fn obtain() -> Result<&'static Api, Absent> {
 fn load() -> Result<Api, Absent> {
     let scope = Scope::of_python().ok_or(Absent::NoPython)?;
     let number = version(&scope).ok_or_else(|| Absent::TooOld(long_version(&scope)))?;
-    // SAFETY: `find` looks the names up in CPython, whose version was just checked.
-    unsafe { Api::load(number, |name| scope.find(name)) }.map_err(Absent::Incomplete)
+    if matches!(scope, Scope::Late(_)) {
+        // Its handle is kept. The loader's lock is not needed again for what follows.
+        let _ = scope.of_interpreter_alone();
+    }
+    functions(&scope, number).map_err(Absent::Incomplete)
+}
+
+/// Of a CPython of this version.
+fn functions(scope: &Scope, number: u16) -> Result<Api, &'static CStr> {
+    // SAFETY: the names are looked up in CPython, whose version was just checked.
+    unsafe { Api::load(number, |name| scope.find(name)) }
 }
 
 /// A function of CPython's, or null.
@@ -141,13 +181,19 @@ fn loaded(name: *const c_char) -> Option<*mut c_void> {
 }
 
 /// Where CPython's names are looked up.
-pub(super) struct Scope(*mut c_void);
+pub(super) enum Scope {
+    Handle(*mut c_void),
+    Late(Finder),
+}
 
 impl Scope {
     /// The process's global scope; or, for a libpython that a plugin host loaded privately
     /// (`RTLD_LOCAL`), that library.
     pub(super) fn of_python() -> Option<Scope> {
-        let global = Scope(libc::RTLD_DEFAULT);
+        if let Some(late) = late() {
+            return Some(Scope::Late(late));
+        }
+        let global = Scope::Handle(libc::RTLD_DEFAULT);
         if !global.find(c"Py_GetVersion").is_null() {
             return Some(global);
         }
@@ -158,12 +204,15 @@ impl Scope {
     pub(super) fn of_interpreter_alone(&self) -> Option<Scope> {
         let name = object_at(self.find(c"Py_GetVersion"))?.dli_fname;
         // The handles are kept: the interpreter is not unloaded.
-        loaded(name).or_else(|| loaded(std::ptr::null())).map(Scope)
+        loaded(name).or_else(|| loaded(std::ptr::null())).map(Scope::Handle)
     }
 
     pub(super) fn find(&self, name: &CStr) -> *mut c_void {
-        // SAFETY: a valid handle, or one of dlsym's constants, and a C string.
-        unsafe { libc::dlsym(self.0, name.as_ptr()) }
+        match self {
+            // SAFETY: a valid handle, or one of dlsym's constants, and a C string.
+            Scope::Handle(handle) => unsafe { libc::dlsym(*handle, name.as_ptr()) },
+            Scope::Late(find) => find(name),
+        }
     }
 }
 
@@ -191,7 +240,7 @@ fn private_libpython() -> Option<Scope> {
     // SAFETY: `visit` has the type that is asked for, and `names` outlives the call.
     unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(&mut names).cast()) };
     names.into_iter().find_map(|name| {
-        let scope = Scope(loaded(name.as_ptr())?);
+        let scope = Scope::Handle(loaded(name.as_ptr())?);
         (!scope.find(c"Py_GetVersion").is_null()).then_some(scope)
     })
 }

@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU32, Ordering};
 
-use once_cell::sync::OnceCell;
-
 use super::api::{Api, PyInterpreterState, PyThreadState, UncheckedCurrent};
 use super::current::{current_word, gilstate_key, PER_THREAD};
 use super::{native, word};
+
+use crate::kept::Kept;
 
 /// Where a thread state has its interpreter, in words: so in every version up to now, and looked at
 /// before it is believed.
@@ -88,12 +88,9 @@ impl Glance {
     /// Of two places, that which is empty when nothing is attached. For a thread with nothing attached.
     #[inline(never)]
     fn choose_place(&self) {
-        // SAFETY: from `find`, unless they are 0.
-        let is_empty = |place: &&isize| **place != 0 && unsafe { word::read(**place) }.is_null();
-        let mut empty = self.0.places.iter().filter(is_empty);
-        if let (Some(place), None) = (empty.next(), empty.next()) {
+        if let Some(place) = empty_one(self.0.places) {
             // Release: see `look`.
-            PLACE.store(*place, Ordering::Release);
+            PLACE.store(place, Ordering::Release);
         }
     }
 
@@ -120,6 +117,14 @@ impl Glance {
     }
 }
 
+/// Of two places, from [`word::find`] or 0, the one that has nothing, if the other one has something.
+pub(super) fn empty_one(places: [isize; 2]) -> Option<isize> {
+    // SAFETY: from `find`, unless they are 0.
+    let is_empty = |place: &isize| *place != 0 && unsafe { word::read(*place) }.is_null();
+    let mut empty = places.into_iter().filter(is_empty);
+    empty.next().filter(|_| empty.next().is_none())
+}
+
 /// What is attached to this thread, NULL for nothing, read where CPython has it. `None`: that is not
 /// known, and a [`Glance`] may tell. If it is, then there is a [`Glance`] too.
 #[inline(always)]
@@ -144,7 +149,8 @@ pub(crate) fn holder() -> Option<*mut PyThreadState> {
 /// Whether a thread state is of this interpreter.
 ///
 /// # Safety
-/// There is a [`Glance`], and `state` is alive: it is attached to this thread, say.
+/// It [has it where it is expected](has_interpreter_where_expected), as where there is a [`Glance`]; and `state` is alive: it is
+/// attached to this thread, say.
 #[inline(always)]
 pub(crate) unsafe fn is_of(
     state: *mut PyThreadState,
@@ -154,17 +160,25 @@ pub(crate) unsafe fn is_of(
     unsafe { *state.cast::<*mut PyInterpreterState>().add(INTERPRETER) == interpreter }
 }
 
+/// Whether [`is_of`] is right in this CPython.
+///
+/// # Safety
+/// `state` is attached to the calling thread.
+pub(super) unsafe fn has_interpreter_where_expected(py: &Api, state: *mut PyThreadState) -> bool {
+    // SAFETY: a thread state is longer than this; what is read is only compared.
+    unsafe {
+        let found = *state.cast::<*mut PyInterpreterState>().add(INTERPRETER);
+        found == py.PyThreadState_GetInterpreter(state)
+    }
+}
+
 /// # Safety
 /// `state` is attached to the calling thread.
 #[cold]
 unsafe fn look(py: &'static Api, state: *mut PyThreadState) {
-    static KNOWN: OnceCell<Known> = OnceCell::new();
-    // SAFETY: a thread state is longer than this; what is read is only compared.
-    let as_expected = unsafe {
-        let found = *state.cast::<*mut PyInterpreterState>().add(INTERPRETER);
-        found == py.PyThreadState_GetInterpreter(state)
-    };
-    if !as_expected || native(py).is_some() {
+    static KNOWN: Kept<Known> = Kept::new();
+    // SAFETY: attached, says the caller.
+    if !unsafe { has_interpreter_where_expected(py, state) } || native(py).is_some() {
         return;
     }
     let (mut places, mut holder, mut key) = (None, None, NO_KEY);
@@ -177,7 +191,7 @@ unsafe fn look(py: &'static Api, state: *mut PyThreadState) {
         let Some((word, found)) = found else { return };
         (holder, key) = (Some(word), found);
     }
-    let known = KNOWN.get_or_init(|| Known {
+    let known = KNOWN.get_or_keep(|| Known {
         api: py,
         unchecked_current: py.unchecked_current_itself(),
         places: places.unwrap_or_default(),

@@ -8,18 +8,22 @@ mod find;
 mod frame;
 mod glance;
 mod native;
+pub(crate) mod sight;
+pub(crate) mod switch_interval;
 pub(crate) mod threading;
 mod word;
 
-pub(crate) use api::{Api, CapsuleDestructor, PyInterpreterState, PyObject, PyThreadState};
+pub(crate) use api::{c_name, Api, CapsuleDestructor, PyInterpreterState, PyObject, PyThreadState};
 use api::{PyCFunction, PyCFunctionWithKeywords, PyMethodDef};
-pub(crate) use current::{attached, live_interpreter, Attached, GilstateSlot};
-pub(crate) use find::{address_of, get, get_or_fatal, is_in_executable};
+pub(crate) use current::{attached, is_made_here, live_interpreter, Attached, GilstateSlot};
+pub(crate) use find::{address_of, get, get_or_fatal, is_in_executable, Finder};
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub(crate) use find::{is_found, look_in, usable_version};
 pub(crate) use frame::innermost_frame;
 pub(crate) use glance::{attached_word, holder, is_of, Glance};
 pub(crate) use native::native;
 
-use std::ffi::{c_char, c_int, CStr, CString};
+use std::ffi::{c_int, CStr, CString};
 use std::ptr::null_mut;
 
 /// Ends the process as CPython's own fatal errors do: the function, the rule that was broken,
@@ -85,10 +89,41 @@ impl Owned {
 
     /// The items of a list.
     pub(crate) fn items(&self) -> impl Iterator<Item = Owned> + '_ {
-        // SAFETY: as above; the items are borrowed from the list, and then owned.
-        (0..unsafe { self.py.PyList_Size(self.object) }).filter_map(|index| unsafe {
-            Owned::of_borrowed(self.py, self.py.PyList_GetItem(self.object, index))
-        })
+        // SAFETY: as above.
+        (0..unsafe { self.py.PyList_Size(self.object) }).filter_map(|index| self.item(index))
+    }
+
+    /// An item of a list. `None`: it has not so many. Leaves no exception.
+    pub(crate) fn item(&self, index: isize) -> Option<Owned> {
+        // SAFETY: as above. Without a GIL another thread may take the item out of the list at any time, so there it
+        // is never borrowed: CPython has had the first function for as long as it can do without one.
+        unsafe {
+            let item = match self.py.PyList_GetItemRef(self.object, index) {
+                Some(item) => Owned::new(self.py, item),
+                None => Owned::of_borrowed(self.py, self.py.PyList_GetItem(self.object, index)),
+            };
+            if item.is_none() {
+                self.py.PyErr_Clear();
+            }
+            item
+        }
+    }
+
+    /// What a dict has under a key. `None`: nothing, or failed. Leaves no exception.
+    pub(crate) fn value(&self, key: &Owned) -> Option<Owned> {
+        let (dict, key) = (self.object, key.object);
+        let mut value = null_mut();
+        // SAFETY: as in `item`; `value` is a valid place, for a reference of ours.
+        unsafe {
+            let value = match self.py.PyDict_GetItemRef(dict, key, &mut value) {
+                Some(_) => Owned::new(self.py, value),
+                None => Owned::of_borrowed(self.py, self.py.PyDict_GetItemWithError(dict, key)),
+            };
+            if value.is_none() {
+                self.py.PyErr_Clear();
+            }
+            value
+        }
     }
 
     /// The text of a string. `None`: it is none, or has no UTF-8; with the exception cleared.
@@ -132,11 +167,10 @@ impl Drop for Owned {
 /// # Safety
 /// The thread is attached.
 pub(crate) unsafe fn loaded_module(py: &'static Api, name: &CStr) -> Option<Owned> {
-    // SAFETY: attached, says the caller; both objects are borrowed, and the module then owned.
+    // SAFETY: attached, says the caller.
     unsafe {
-        let module = modules(py).and_then(|modules| {
-            let name = Owned::new(py, py.PyUnicode_FromString(name.as_ptr()))?;
-            Owned::of_borrowed(py, py.PyDict_GetItemWithError(modules.as_ptr(), name.as_ptr()))
+        let module = sys(py, c"modules").and_then(|modules| {
+            modules.value(&Owned::new(py, py.PyUnicode_FromString(name.as_ptr()))?)
         });
         if module.is_none() {
             py.PyErr_Clear();
@@ -145,22 +179,35 @@ pub(crate) unsafe fn loaded_module(py: &'static Api, name: &CStr) -> Option<Owne
     }
 }
 
-/// `sys.modules`. `None`: out of memory, perhaps with an exception.
+/// Whether the attached interpreter has begun to be taken apart: it runs no exit callbacks any more. Leaves no exception.
 ///
 /// # Safety
 /// The thread is attached.
-unsafe fn modules(py: &'static Api) -> Option<Owned> {
-    const NAME: *const c_char = c"modules".as_ptr();
-    let mut modules = null_mut();
-    // SAFETY: attached, says the caller; `modules` is a valid place, for a reference of ours.
+pub(crate) unsafe fn is_taken_apart(py: &'static Api) -> bool {
+    // SAFETY: attached, says the caller.
+    unsafe {
+        // CPython's first step, and how it tells by itself. Later there is nothing at all, and nothing is imported.
+        let meta_path = sys(py, c"meta_path");
+        py.PyErr_Clear();
+        meta_path.is_some_and(|meta_path| py.is_none(meta_path.as_ptr()))
+    }
+}
+
+/// What `sys` has under that name. `None`: nothing, or out of memory, perhaps with an exception.
+///
+/// # Safety
+/// The thread is attached.
+unsafe fn sys(py: &'static Api, name: &CStr) -> Option<Owned> {
+    let mut value = null_mut();
+    // SAFETY: attached, says the caller; `value` is a valid place, for a reference of ours.
     unsafe {
         // From 3.13 on the last one prints an exception, and other threads run meanwhile.
         let found = py
-            .PySys_GetOptionalAttrString(NAME, &mut modules)
-            .or_else(|| py._PySys_GetOptionalAttrString(NAME, &mut modules));
+            .PySys_GetOptionalAttrString(name.as_ptr(), &mut value)
+            .or_else(|| py._PySys_GetOptionalAttrString(name.as_ptr(), &mut value));
         match found {
-            Some(_) => Owned::new(py, modules),
-            None => Owned::of_borrowed(py, py.PySys_GetObject(NAME)),
+            Some(_) => Owned::new(py, value),
+            None => Owned::of_borrowed(py, py.PySys_GetObject(name.as_ptr())),
         }
     }
 }
@@ -245,28 +292,73 @@ pub(crate) unsafe fn tuple(py: &'static Api, items: &[&Owned]) -> Option<Owned> 
 }
 
 /// Puts the exception that is set now back when dropped, whatever happened in between.
-pub(crate) struct KeepException {
-    py: &'static Api,
-    saved: [*mut PyObject; 3],
-}
+pub(crate) struct KeepException(Option<Exception>);
 
 impl KeepException {
     /// # Safety
     /// The thread is attached, and still is when the value is dropped.
     pub(crate) unsafe fn new(py: &'static Api) -> Self {
-        let mut saved = [std::ptr::null_mut(); 3];
-        let [kind, value, trace] = &mut saved;
-        // SAFETY: attached; the three places are valid.
-        unsafe { py.PyErr_Fetch(kind, value, trace) };
-        KeepException { py, saved }
+        // SAFETY: attached, says the caller.
+        KeepException(Some(unsafe { Exception::take(py) }))
     }
 }
 
 impl Drop for KeepException {
     fn drop(&mut self) {
-        let [kind, value, trace] = self.saved;
-        // SAFETY: gives the three references back; attached, says `new`.
+        if let Some(exception) = self.0.take() {
+            exception.set();
+        }
+    }
+}
+
+/// An exception that CPython raised, for somebody to set again. Lives only while its thread is attached.
+pub(crate) struct Exception {
+    py: &'static Api,
+    parts: [*mut PyObject; 3],
+}
+
+impl Exception {
+    /// The one that is set, which is not any more.
+    ///
+    /// # Safety
+    /// The thread is attached.
+    pub(crate) unsafe fn take(py: &'static Api) -> Exception {
+        let mut parts = [null_mut(); 3];
+        let [kind, value, trace] = &mut parts;
+        // SAFETY: attached; the three places are valid.
+        unsafe { py.PyErr_Fetch(kind, value, trace) };
+        Exception { py, parts }
+    }
+
+    /// Whether it was raised with this text.
+    pub(crate) fn has_text(&self, text: &[u8]) -> bool {
+        // SAFETY: attached, as `self` lives, which has references to its parts. The item is borrowed from a tuple.
+        unsafe {
+            let Some(value) = Owned::of_borrowed(self.py, self.parts[1]) else { return false };
+            // Raised by C code, the text itself may be there, for the exception to be made with.
+            let of_exception = value.attribute(c"args").and_then(|arguments| {
+                let first = self.py.PyTuple_GetItem(arguments.as_ptr(), 0);
+                Owned::of_borrowed(self.py, first)
+            });
+            let said = of_exception.as_ref().unwrap_or(&value).utf8() == Some(text);
+            self.py.PyErr_Clear();
+            said
+        }
+    }
+
+    pub(crate) fn set(mut self) {
+        let [kind, value, trace] = std::mem::replace(&mut self.parts, [null_mut(); 3]);
+        // SAFETY: attached, as `self` lives; gives the three references away.
         unsafe { self.py.PyErr_Restore(kind, value, trace) }
+    }
+}
+
+impl Drop for Exception {
+    fn drop(&mut self) {
+        for part in self.parts {
+            // It may be NULL.
+            drop(Owned::new(self.py, part));
+        }
     }
 }
 

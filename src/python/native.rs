@@ -2,10 +2,9 @@
 
 use std::ffi::{c_void, CStr};
 
-use once_cell::sync::OnceCell;
-
 use super::find::{object_of, Scope};
 use super::Api;
+use crate::kept::Kept;
 use crate::settings;
 
 macro_rules! native {
@@ -73,13 +72,9 @@ pub(crate) fn native(py: &Api) -> Option<&'static Native> {
 }
 
 fn chosen() -> Option<&'static Native> {
-    static NATIVE: OnceCell<Option<Native>> = OnceCell::new();
-    if let Some(known) = NATIVE.get() {
-        return known.as_ref();
-    }
-    // Outside the cell, as in `find.rs`.
-    let found = if settings::get().backport { None } else { look_up() };
-    NATIVE.get_or_init(|| found).as_ref()
+    static NATIVE: Kept<Option<Native>> = Kept::new();
+    let find_out = || if settings::get().backport { None } else { look_up() };
+    NATIVE.get_or_keep(find_out).as_ref()
 }
 
 fn look_up() -> Option<Native> {

@@ -1,7 +1,7 @@
 //! What the library asks of Python's `threading`, if a program has loaded it. Nothing here
 //! imports it, and nothing here but `watch` leaves an exception set.
 
-use std::ffi::CStr;
+use std::ffi::{c_ulong, CStr};
 use std::ptr::null_mut;
 
 use super::{loaded_module, Api, KeepException, MethodDef, Owned, PyObject};
@@ -75,18 +75,12 @@ pub(crate) unsafe fn name(py: &'static Api) -> Option<Owned> {
 /// The calling thread is attached.
 unsafe fn this_thread(py: &'static Api, threading: &Owned) -> Option<Owned> {
     let active = threading.attribute(c"_active")?;
-    // SAFETY: attached, says the caller; the thread object is borrowed from a dict that only
-    // attached threads change, and then owned.
-    unsafe {
+    // SAFETY: attached, says the caller.
+    let ident = unsafe {
         let ident = py.PyLong_FromUnsignedLong(py.PyThread_get_thread_ident());
-        let ident = or_cleared(py, Owned::new(py, ident))?;
-        let thread = py.PyDict_GetItemWithError(active.as_ptr(), ident.as_ptr());
-        if thread.is_null() {
-            py.PyErr_Clear();
-            return None;
-        }
-        Owned::of_borrowed(py, thread)
-    }
+        or_cleared(py, Owned::new(py, ident))?
+    };
+    active.value(&ident)
 }
 
 fn is_daemon_thread(thread: &Owned) -> Option<bool> {
@@ -233,17 +227,19 @@ impl JoinedByExit {
         // Of all threads that an exit joins.
         let locks = threading.attribute(c"_shutdown_locks").ok_or(NotTold)?;
         // SAFETY: attached, says the caller.
-        let (locks, own) = unsafe {
+        let (locks, listed) = unsafe {
             let locks = Owned::new(py, py.PySequence_List(locks.as_ptr()));
-            (or_cleared(py, locks).ok_or(NotTold)?, this_thread(py, threading))
+            (or_cleared(py, locks).ok_or(NotTold)?, all(py).ok_or(NotTold)?)
         };
         let is_of = |lock: &Owned, thread: &Owned| {
             thread.attribute(c"_tstate_lock").is_some_and(|its| its.as_ptr() == lock.as_ptr())
         };
+        // SAFETY: attached, says the caller.
+        let here = |thread: &Owned| unsafe { !is_elsewhere(py, thread) };
         let is_late = |lock: &Owned| {
             !self.threads.items().any(|known| is_of(lock, &known))
                 && !is_of(lock, main)
-                && !own.as_ref().is_some_and(|own| is_of(lock, own))
+                && !listed.items().any(|thread| is_of(lock, &thread) && here(&thread))
         };
         let ending =
             locks.items().any(|lock| is_late(&lock) && answers(&lock, c"locked") == Some(true));
@@ -289,21 +285,23 @@ fn is_dummy(threading: &Owned, thread: &Owned) -> bool {
     })
 }
 
-/// Whether it is not the calling thread. One that is about to start has no number yet.
+/// Whether it is another thread of the system's. What replaces `threading` may run several by turns in one of those, as gevent
+/// does: to wait for one that the calling thread runs would be for ever. One that is about to start has no numbers yet.
 ///
 /// # Safety
 /// The calling thread is attached.
 unsafe fn is_elsewhere(py: &'static Api, thread: &Owned) -> bool {
-    let Some(ident) = thread.attribute(c"_ident") else { return true };
     // SAFETY: attached, says the caller.
-    unsafe {
-        let ident = py.PyLong_AsUnsignedLong(ident.as_ptr());
-        if !py.PyErr_Occurred().is_null() {
-            py.PyErr_Clear();
-            return true;
-        }
-        ident != py.PyThread_get_thread_ident()
-    }
+    let is = |number: &CStr, own: c_ulong| unsafe {
+        let number = thread.attribute(number).map(|it| py.PyLong_AsUnsignedLong(it.as_ptr()));
+        let is_number = py.PyErr_Occurred().is_null();
+        py.PyErr_Clear();
+        is_number && number == Some(own)
+    };
+    // SAFETY: both take nothing. The first one alone is right in a child of a fork, and the second one alone for gevent's.
+    let (ident, id) =
+        unsafe { (py.PyThread_get_thread_ident(), py.PyThread_get_thread_native_id()) };
+    !is(c"_ident", ident) && !is(c"_native_id", id)
 }
 
 /// Whether a thread has come to its end, its thread state with it. `None`: cannot be asked, for want

@@ -49,6 +49,45 @@ mod imp {
         is_static.then(|| [place(one), other.map_or(0, place)])
     }
 
+    /// How far from the thread pointer the value of a thread-specific `key` is, which has `value` in the calling thread.
+    /// `None`: that is not known for sure.
+    ///
+    /// glibc has the first 32 in the thread's own record, next to the thread pointer on x86-64.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn find_specific(key: libc::pthread_key_t, value: *mut c_void) -> Option<isize> {
+        const FIRST: libc::pthread_key_t = 32;
+        /// In bytes: they begin after 784, have 16 each, and the record is longer than that.
+        const WHERE: Range<usize> = 512..1536;
+        if key >= FIRST {
+            return None;
+        }
+        let places = || WHERE.step_by(size_of::<usize>()).map(|place| place as isize);
+        // SAFETY: words of the thread's record, which it has for life.
+        let has = |place: isize, value: *mut c_void| unsafe { read(place) }.cast() == value;
+        // A value of ours, which nothing else has, tells where the values of all keys are.
+        let mut own = 0;
+        let mark = std::ptr::from_mut(&mut own).cast::<c_void>();
+        // SAFETY: the key is made here, and deleted here; nobody else knows it.
+        let of_own = unsafe {
+            if libc::pthread_key_create(&mut own, None) != 0 {
+                return None;
+            }
+            let is_set = own < FIRST && libc::pthread_setspecific(own, mark) == 0;
+            let mut found = places().filter(|place| is_set && has(*place, mark));
+            let (first, second) = (found.next(), found.next());
+            libc::pthread_key_delete(own);
+            first.filter(|_| second.is_none())?
+        };
+        let apart = 2 * size_of::<usize>() as isize;
+        let place = of_own + (key as isize - own as isize) * apart;
+        (WHERE.contains(&(place as usize)) && has(place, value)).then_some(place)
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) fn find_specific(_key: libc::pthread_key_t, _value: *mut c_void) -> Option<isize> {
+        None
+    }
+
     struct Search {
         code: usize,
         found: Option<Range<usize>>,
@@ -160,9 +199,16 @@ mod imp {
         None
     }
 
+    pub(crate) fn find_specific(
+        _key: libc::pthread_key_t,
+        _value: *mut std::ffi::c_void,
+    ) -> Option<isize> {
+        None
+    }
+
     pub(crate) unsafe fn read(_place: isize) -> *mut PyThreadState {
         std::ptr::null_mut()
     }
 }
 
-pub(super) use imp::{find, read};
+pub(super) use imp::{find, find_specific, read};

@@ -5,11 +5,10 @@ use std::ffi::{c_int, c_void, CStr};
 use std::ptr::null_mut;
 use std::sync::atomic::{fence, AtomicBool, Ordering};
 
-use once_cell::sync::OnceCell;
-
 use super::gilstate::choose_interpreter;
 use super::patch::Copy;
-use crate::interpreter::{self, Record, Refusal};
+use crate::interpreter::{self, Record, Refusal, Stays};
+use crate::kept::Kept;
 use crate::memory::OwnName;
 use crate::python::{self, Api, KeepException, Owned, PyInterpreterState, PyObject, PyThreadState};
 use crate::sync::{lock, Mutex, MutexGuard};
@@ -41,7 +40,7 @@ struct Serving {
 type SetHangs = unsafe extern "C" fn(c_int);
 type ChooseInterpreter = unsafe extern "C" fn(*mut PyInterpreterState) -> c_int;
 
-static SERVING: OnceCell<Serving> = OnceCell::new();
+static SERVING: Kept<Serving> = Kept::new();
 
 /// What this copy has for others: `Serving`, in this order.
 pub(super) fn for_copies() -> [usize; 2] {
@@ -64,7 +63,7 @@ pub(super) fn hand_on_to(copy: &Copy) {
             choose: std::mem::transmute::<usize, ChooseInterpreter>(copy.function(1)),
         }
     };
-    let _ = SERVING.set(serving);
+    SERVING.keep(serving);
     fence(Ordering::SeqCst);
     if !hangs() {
         // It was told before.
@@ -101,7 +100,7 @@ pub(super) fn choose(
     interpreter: *mut PyInterpreterState,
     attached: *mut PyThreadState,
 ) -> Option<Chosen> {
-    let record = interpreter::by_address(py, interpreter, attached)?;
+    let record = interpreter::by_address(py, interpreter, attached, Stays::Promised)?;
     Some(Chosen { record, life: record.life() })
 }
 

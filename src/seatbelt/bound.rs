@@ -21,7 +21,7 @@ use crate::python::{self, Api};
 use crate::say::{say, Seconds};
 use crate::stack::{self, Return};
 use crate::symbols::Symbols;
-use crate::sync::{lock, Mutex};
+use crate::sync::{lock, Mutex, MutexGuard};
 use crate::{fork, interpreter, late, settings};
 
 /// An exit that is watched.
@@ -37,6 +37,25 @@ struct Exit {
 }
 
 static EXIT: Mutex<Option<Exit>> = Mutex::new(None);
+
+/// How an exit that took too long ends.
+static VERDICT: Mutex<Option<Verdict>> = Mutex::new(None);
+type Verdict = (Exit, Option<End>);
+
+/// For a thread that is about to start.
+static WORK: Mutex<Option<fn()>> = Mutex::new(None);
+
+/// The locks of this file.
+pub(super) struct Locks {
+    _exit: MutexGuard<'static, Option<Exit>>,
+    _verdict: MutexGuard<'static, Option<Verdict>>,
+    _work: MutexGuard<'static, Option<fn()>>,
+}
+
+/// For the time of a fork.
+pub(super) fn hold_locks() -> Locks {
+    Locks { _exit: lock(&EXIT), _verdict: lock(&VERDICT), _work: lock(&WORK) }
+}
 
 /// Whether the program whose exit this is, or was, is Python's own.
 static THROUGH_MAIN: AtomicBool = AtomicBool::new(false);
@@ -228,8 +247,6 @@ fn conclude(exit: &Exit) {
     }
 }
 
-static VERDICT: Mutex<Option<(Exit, Option<End>)>> = Mutex::new(None);
-
 fn headline(exit: &Exit, end: Option<End>) -> Text {
     let mut text = Text::default();
     let _ = write!(
@@ -372,7 +389,6 @@ fn start(body: fn()) -> bool {
 
 /// Runs it in a thread of its own. `false`: it has not come to its end in that time, and may never.
 fn within(limit: Duration, work: fn()) -> bool {
-    static WORK: Mutex<Option<fn()>> = Mutex::new(None);
     static DONE: AtomicUsize = AtomicUsize::new(0);
     fn body() {
         let work = lock(&WORK).take();

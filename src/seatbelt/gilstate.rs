@@ -24,7 +24,7 @@ use crate::birth;
 use crate::gate::Claim;
 use crate::interpreter::{self, Record, LOBBY};
 use crate::late;
-use crate::python::{self, Api, PyInterpreterState, PyThreadState};
+use crate::python::{self, sight, Api, PyInterpreterState, PyThreadState};
 use crate::thread::Thread;
 
 const LOCKED: c_int = 0;
@@ -42,6 +42,12 @@ const DELETE: &str = "PyThreadState_DeleteCurrent";
 unsafe fn count<'a>(state: *mut PyThreadState) -> &'a mut c_int {
     // SAFETY: says the caller; only its own thread uses it.
     unsafe { &mut *states::get().count(state) }
+}
+
+/// The same, of one that was seen by `sight`.
+#[inline(always)]
+fn count_in_sight(state: *mut PyThreadState) -> *mut c_int {
+    state.wrapping_byte_add(states::counter_in_sight()).cast()
 }
 
 /// What a call attaches.
@@ -67,12 +73,86 @@ impl State {
 }
 
 pub(super) unsafe extern "C" fn ensure() -> c_int {
+    match sight::attached() {
+        Some(state) => ensure_seeing(state),
+        None => ensure_by_key(),
+    }
+}
+
+#[inline(never)]
+fn ensure_by_key() -> c_int {
+    sight::attached_by_key().map_or_else(ensure_somehow, ensure_seeing)
+}
+
+/// `state` is attached to this thread, and known to `PyGILState`; or NULL, and nothing is attached.
+#[inline(always)]
+fn ensure_seeing(state: *mut PyThreadState) -> c_int {
+    if state.is_null() {
+        return ensure_detached();
+    }
+    if !interpreter::main().is_installed() {
+        return ensure_somehow();
+    }
+    // SAFETY: attached to this thread.
+    unsafe { *count_in_sight(state) += 1 };
+    LOCKED
+}
+
+/// With nothing attached.
+#[inline(never)]
+fn ensure_detached() -> c_int {
+    let Some(thread) = Thread::known() else { return ensure_somehow() };
+    if !thread.legacy.enter_quickly(thread) {
+        return ensure_somehow();
+    }
+    let py = python::get_or_fatal(ENSURE);
+    let own = sight::own(py);
+    let main = interpreter::main();
+    // SAFETY: a thread's last state is not deleted behind its back, but by the end of its interpreter.
+    if own.is_null() || unsafe { sight::is_of(own, main.interpreter()) } != Some(true) {
+        return ensure_uncommonly(py, thread, own);
+    }
+    let count = count_in_sight(own);
+    // SAFETY: as above.
+    let counted = unsafe { *count } + 1;
+    // SAFETY: as above.
+    unsafe { *count = counted };
+    // Whether there is Python code under it does not matter: who counts calls of its own in a thread state, as cffi
+    // does, does so in one that an Ensure made; and that has none.
+    thread.legacy.note_quick(counted);
+    // SAFETY: this thread's own thread state, which is not attached.
+    unsafe { py.PyEval_RestoreThread(own) };
+    UNLOCKED
+}
+
+/// With the main interpreter held, to be noted still; but `own`, which is not attached, is not of that, or NULL.
+#[inline(never)]
+fn ensure_uncommonly(py: &'static Api, thread: &'static Thread, own: *mut PyThreadState) -> c_int {
+    let legacy = &thread.legacy;
+    legacy.note_quick(1);
+    if !own.is_null() || legacy.chosen.get().is_some() {
+        legacy.leave_quickly(thread);
+        return ensure_somehow();
+    }
+    let state = make(py, thread, interpreter::main().interpreter());
+    legacy.note_making(state);
+    // SAFETY: this thread's own thread state, which is not attached.
+    unsafe { py.PyEval_RestoreThread(state) };
+    UNLOCKED
+}
+
+/// Whatever is attached, and whoever is first.
+#[inline(never)]
+fn ensure_somehow() -> c_int {
     let py = python::get_or_fatal(ENSURE);
     let usual = State::usual(py);
     if let State::Own(state) = usual {
         if py.is_current(state) {
             // SAFETY: attached to this thread.
-            unsafe { *count(state) += 1 };
+            unsafe {
+                *count(state) += 1;
+                sight::learn(py, state, interpreter::main().is_installed());
+            }
             request_install(py);
             return LOCKED;
         }
@@ -93,8 +173,12 @@ fn begin(py: &'static Api, usual: State) -> Option<*mut PyThreadState> {
         // SAFETY: attached to this thread.
         unsafe { *count(state) += 1 };
     }
-    if let Some(thread) = Thread::known() {
-        thread.legacy.note_ensure();
+    // SAFETY: attached to this thread, and known to `PyGILState`.
+    unsafe {
+        sight::learn(py, state, interpreter::main().is_installed());
+        if let Some(thread) = Thread::known() {
+            thread.legacy.note_ensure(*count(state));
+        }
     }
     Some(state)
 }
@@ -143,8 +227,11 @@ fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadState> {
     if !is_inside {
         thread.legacy.keep(match state {
             State::OfScope(state) => Until::Deleted(state),
-            // SAFETY: attached.
-            _ => Until::Released { ensures: 0, alone: unsafe { py.PyEval_GetFrame() }.is_null() },
+            _ => {
+                // SAFETY: attached.
+                let alone = unsafe { py.PyEval_GetFrame() }.is_null();
+                Until::Released { ensures: 0, counted: 0, alone }
+            }
         });
     }
     Some(attached)
@@ -152,10 +239,16 @@ fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadState> {
 
 /// A thread state, with one call counted, in an interpreter that is held.
 fn make_in(py: &'static Api, thread: &Thread, record: &'static Record) -> *mut PyThreadState {
+    // SAFETY: needs no thread state.
+    let main = unsafe { py.PyInterpreterState_Main() };
+    make(py, thread, if record.is_main() { main } else { record.interpreter() })
+}
+
+/// The same.
+#[inline(always)]
+fn make(py: &Api, thread: &Thread, interpreter: *mut PyInterpreterState) -> *mut PyThreadState {
     // SAFETY: held, says the caller; and then the thread state just made, which nobody else knows.
     unsafe {
-        let main = py.PyInterpreterState_Main();
-        let interpreter = if record.is_main() { main } else { record.interpreter() };
         let state = birth::of_thread_state(py, thread, || states::get().make(interpreter));
         if state.is_null() {
             no_memory();
@@ -174,10 +267,97 @@ fn no_memory() -> ! {
 fn record_of(py: &'static Api, own: *mut PyThreadState) -> Option<&'static Record> {
     // SAFETY: a thread's last state is not deleted behind its back, but by the end of its interpreter.
     let interpreter = while_alive(py, || unsafe { py.PyThreadState_GetInterpreter(own) })?;
-    interpreter::by_address(py, interpreter, null_mut())
+    interpreter::known_at(py, interpreter)
 }
 
 pub(super) unsafe extern "C" fn release(before: c_int) {
+    match sight::attached() {
+        Some(state) => release_seeing(before, state),
+        None => release_by_key(before),
+    }
+}
+
+#[inline(never)]
+fn release_by_key(before: c_int) {
+    match sight::attached_by_key() {
+        Some(state) => release_seeing(before, state),
+        None => release_somehow(before),
+    }
+}
+
+/// As [`ensure_seeing`].
+#[inline(always)]
+fn release_seeing(before: c_int, state: *mut PyThreadState) {
+    if state.is_null() {
+        return release_somehow(before);
+    }
+    let count = count_in_sight(state);
+    // SAFETY: attached to this thread.
+    let counted = unsafe { *count };
+    if before == LOCKED && counted != 1 {
+        // SAFETY: as above.
+        unsafe { *count = counted - 1 };
+        return;
+    }
+    match Thread::known() {
+        Some(thread) if before == UNLOCKED && thread.legacy.is_quick(counted) => {
+            release_quick(thread, state, count);
+        }
+        _ => release_somehow(before),
+    }
+}
+
+/// The Release of an Ensure that took a hold the quick way.
+#[inline(never)]
+fn release_quick(thread: &Thread, state: *mut PyThreadState, count: *mut c_int) {
+    let made = thread.legacy.has_made(state);
+    // SAFETY: the count of the thread state that is attached to this thread.
+    let counted = unsafe { *count };
+    if made || counted == 1 {
+        return if made && counted == 1 {
+            release_made(thread, state, count);
+        } else {
+            // Another keeps what an Ensure made; or the last call is not that which made it.
+            release_somehow(UNLOCKED);
+        };
+    }
+    // SAFETY: as above, until it is detached.
+    unsafe {
+        *count = counted - 1;
+        python::get_or_fatal(RELEASE).PyEval_SaveThread();
+    }
+    thread.legacy.leave_quickly(thread);
+}
+
+/// The same where that Ensure made the thread state.
+#[inline(never)]
+fn release_made(thread: &Thread, state: *mut PyThreadState, count: *mut c_int) {
+    let py = python::get_or_fatal(RELEASE);
+    let legacy = &thread.legacy;
+    // SAFETY: attached to this thread, until the lines that say otherwise; and its own count.
+    unsafe {
+        // One call is still counted, for destructors that use the two functions.
+        py.PyThreadState_Clear(state);
+        *count = 0;
+        if !legacy.is_quick(1) {
+            // They did more than that.
+            delete(py, state);
+            legacy.note_deletion(state);
+            return legacy.give_back();
+        }
+        if !states::get().delete_current(state) {
+            // In two steps, see `delete`: the interpreter is held.
+            py.PyEval_SaveThread();
+            py.PyThreadState_Delete(state);
+        }
+    }
+    legacy.note_making(null_mut());
+    legacy.leave_quickly(thread);
+}
+
+/// Whatever is attached.
+#[inline(never)]
+fn release_somehow(before: c_int) {
     if before == FAILED {
         return;
     }
@@ -212,6 +392,7 @@ pub(super) unsafe extern "C" fn release(before: c_int) {
             }
         } else {
             py.PyEval_SaveThread();
+            sight::choose_place();
         }
         if let Some(thread) = thread {
             thread.legacy.note_release(over_python);

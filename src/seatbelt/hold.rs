@@ -1,6 +1,7 @@
 //! A thread's hold on an interpreter while it is inside `PyGILState_Ensure`, and the threads that have one.
 
 use std::cell::Cell;
+use std::ffi::c_int;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use super::alternatives::Choice;
 use super::tasks;
 use super::wait::CLOSED;
 use crate::gate::Claim;
-use crate::interpreter::{self, clock, Record, LOBBY};
+use crate::interpreter::{self, coarse_clock, Record, LOBBY};
 use crate::python::{Api, PyThreadState};
 use crate::sync::{lock, Mutex, MutexGuard};
 use crate::thread::Thread;
@@ -23,15 +24,17 @@ struct Hold {
     record: &'static Record,
     process: usize,
     life: usize,
+    /// Whether it is in the thread's tally, instead of the gate.
+    is_tallied: bool,
     until: Until,
 }
 
 /// What ends a thread's hold.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Until {
-    /// As many detaching Releases as there are Ensures that attached. `alone`: there was no Python code under
-    /// the first of them.
-    Released { ensures: usize, alone: bool },
+    /// As many detaching Releases as there are Ensures that attached. `counted`: the calls counted in the thread state with
+    /// the first of them. `alone`: there was no Python code under that.
+    Released { ensures: usize, counted: c_int, alone: bool },
     /// The deletion of the thread state of a scope.
     Deleted(*mut PyThreadState),
 }
@@ -42,9 +45,47 @@ impl Hold {
     }
 
     fn give_back(self) {
-        if self.is_valid() {
+        if self.is_tallied {
+            // Whatever became of the interpreter, it is in the tally. But not in a child's.
+            if let Some(thread) = Thread::known().filter(|_| self.process == fork::generation()) {
+                self.record.legacy.leave_by(&thread.tally, &LOBBY);
+            }
+        } else if self.is_valid() {
             let _ = self.record.legacy.leave(&LOBBY);
         }
+    }
+}
+
+/// A hold on the main interpreter, in the thread's tally, that one Ensure took and nothing else has been done to: the life of
+/// the record, and the calls counted in the thread state with that Ensure; or zeros. Only the thread writes it.
+struct Quick(AtomicU64);
+
+// Relaxed: for the thread itself, and for what is told to people.
+impl Quick {
+    #[inline(always)]
+    fn set(&self, life: usize, counted: c_int) {
+        self.0.store((life as u64) << 32 | u64::from(counted as u32), Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    fn clear(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    fn is_there(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+
+    #[inline(always)]
+    fn life(&self) -> usize {
+        (self.0.load(Ordering::Relaxed) >> 32) as usize
+    }
+
+    /// 0: there is none.
+    #[inline(always)]
+    fn counted(&self) -> c_int {
+        self.0.load(Ordering::Relaxed) as c_int
     }
 }
 
@@ -65,13 +106,17 @@ pub(crate) struct Legacy {
 /// What the report of an exit knows of a thread. Only the thread writes it, and others read it under
 /// the lock of [`THREADS`].
 pub(crate) struct Seen {
-    /// The interpreter that it holds.
+    /// The commonest hold, in fewer instructions.
+    quick: Quick,
+    /// The interpreter that it holds otherwise.
     holds: AtomicPtr<Record>,
     /// Its number, once it is among them.
     id: AtomicU64,
     /// Its `pthread_t`.
     thread: AtomicUsize,
-    /// When it last gave one back, by `clock`, and when before that; 0: never.
+    /// How often it gave one back.
+    times: AtomicU64,
+    /// When it last did, by `coarse_clock`, and when before that; 0: never. Of those who do it often, every fourth time.
     last: AtomicU64,
     before: AtomicU64,
     /// Whether it is at the door, or was told that it is too late.
@@ -80,13 +125,34 @@ pub(crate) struct Seen {
 
 impl Seen {
     // Relaxed, here and below: for what is told to people.
+    #[inline]
     fn holds(&self, record: Option<&'static Record>) {
-        if record.is_none() {
-            self.before.store(self.last.load(Ordering::Relaxed), Ordering::Relaxed);
-            self.last.store(clock(), Ordering::Relaxed);
-        }
         let record = record.map_or(null_mut(), |record| std::ptr::from_ref(record).cast_mut());
         self.holds.store(record, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn gives_back(&self) {
+        let times = self.times.load(Ordering::Relaxed) + 1;
+        self.times.store(times, Ordering::Relaxed);
+        if times % 4 == 0 || times < 8 {
+            self.note_time();
+        }
+    }
+
+    /// The interpreter that it holds. A record is one for ever.
+    fn held(&self) -> Option<&'static Record> {
+        if self.quick.is_there() {
+            return Some(interpreter::main());
+        }
+        // SAFETY: NULL or a record.
+        unsafe { self.holds.load(Ordering::Relaxed).as_ref() }
+    }
+
+    #[inline(never)]
+    fn note_time(&self) {
+        self.before.store(self.last.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.last.store(coarse_clock(), Ordering::Relaxed);
     }
 
     fn note_id(&self) {
@@ -97,7 +163,7 @@ impl Seen {
 
     /// Whether it holds an interpreter: where the exit goes on, it is left behind inside.
     fn is_inside(&self) -> bool {
-        !self.holds.load(Ordering::Relaxed).is_null()
+        self.held().is_some()
     }
 
     fn is_known(&self) -> bool {
@@ -124,9 +190,11 @@ impl Legacy {
             is_kept: Cell::new(false),
             chosen: Choice::new(None),
             seen: Seen {
+                quick: Quick(AtomicU64::new(0)),
                 holds: AtomicPtr::new(null_mut()),
                 id: AtomicU64::new(0),
                 thread: AtomicUsize::new(0),
+                times: AtomicU64::new(0),
                 last: AtomicU64::new(0),
                 before: AtomicU64::new(0),
                 knocks: AtomicBool::new(false),
@@ -134,20 +202,81 @@ impl Legacy {
         }
     }
 
+    /// The thread's hold, of whichever kind.
+    fn hold(&self) -> Option<Hold> {
+        let quick = &self.seen.quick;
+        if !quick.is_there() {
+            return self.hold.get();
+        }
+        let until = Until::Released { ensures: 1, counted: quick.counted(), alone: true };
+        let (record, process) = (interpreter::main(), fork::generation());
+        let hold = Hold { record, process, life: quick.life(), is_tallied: true, until };
+        self.set_hold(Some(hold));
+        Some(hold)
+    }
+
+    fn set_hold(&self, hold: Option<Hold>) {
+        self.hold.set(hold);
+        self.seen.holds(hold.map(|hold| hold.record));
+        self.seen.quick.clear();
+    }
+
+    /// Takes a hold on the main interpreter for an Ensure of a thread that has none, where no exit has begun. `false`: not
+    /// this way.
+    #[inline(always)]
+    pub(super) fn enter_quickly(&self, thread: &Thread) -> bool {
+        let main = interpreter::main();
+        // A hold of another life, or of a parent process, is still to be given back.
+        !self.seen.quick.is_there()
+            && self.hold.get().is_none()
+            && self.seen.is_known()
+            && main.is_installed()
+            && main.enter_legacy_by(&thread.tally, &LOBBY)
+    }
+
+    /// Notes that hold. `counted`: the calls counted in the thread state with that Ensure.
+    #[inline(always)]
+    pub(super) fn note_quick(&self, counted: c_int) {
+        self.seen.quick.set(interpreter::main().life(), counted);
+    }
+
+    /// Whether so many calls are counted since the Ensure that took such a hold.
+    #[inline(always)]
+    pub(super) fn is_quick(&self, counted: c_int) -> bool {
+        counted != 0 && self.seen.quick.counted() == counted
+    }
+
+    /// Gives such a hold back.
+    #[inline(always)]
+    pub(super) fn leave_quickly(&self, thread: &Thread) {
+        self.seen.quick.clear();
+        self.seen.gives_back();
+        interpreter::main().legacy.leave_by(&thread.tally, &LOBBY);
+    }
+
+    /// Whether an Ensure made this thread state.
+    #[inline(always)]
+    pub(super) fn has_made(&self, state: *mut PyThreadState) -> bool {
+        self.made.get() == state
+    }
+
     /// Whether the thread is inside a call that holds its interpreter.
     pub(super) fn is_holding(&self) -> bool {
-        self.hold.get().is_some_and(|hold| hold.is_valid())
+        self.hold().is_some_and(|hold| hold.is_valid())
     }
 
     /// From now on it is until that.
     pub(super) fn keep(&self, until: Until) {
-        self.hold.set(self.hold.get().map(|hold| Hold { until, ..hold }));
+        self.set_hold(self.hold().map(|hold| Hold { until, ..hold }));
     }
 
-    /// An Ensure attached a thread state that it found, or made.
-    pub(super) fn note_ensure(&self) {
-        if let Some(Until::Released { ensures, alone }) = self.hold.get().map(|hold| hold.until) {
-            self.keep(Until::Released { ensures: ensures + 1, alone });
+    /// An Ensure attached a thread state that it found, or made, and counted itself in there.
+    pub(super) fn note_ensure(&self, count: c_int) {
+        if let Some(Until::Released { ensures, counted, alone }) =
+            self.hold().map(|hold| hold.until)
+        {
+            let counted = if ensures == 0 { count } else { counted };
+            self.keep(Until::Released { ensures: ensures + 1, counted, alone });
         }
     }
 
@@ -165,7 +294,7 @@ impl Legacy {
         if self.made.get() != state || over_python {
             return false;
         }
-        match self.hold.get().map(|hold| hold.until) {
+        match self.hold().map(|hold| hold.until) {
             Some(Until::Released { ensures: 0 | 1, .. }) => self.is_kept.set(true),
             None if self.is_kept.get() => ATTACH_KEPT_ONES.store(true, Ordering::Relaxed),
             _ => return false,
@@ -175,9 +304,9 @@ impl Legacy {
 
     /// A Release detached the thread. `over_python`: from a thread state with Python code.
     pub(super) fn note_release(&self, over_python: bool) {
-        match self.hold.get().map(|hold| hold.until) {
-            Some(Until::Released { ensures, alone }) if ensures > 1 => {
-                self.keep(Until::Released { ensures: ensures - 1, alone });
+        match self.hold().map(|hold| hold.until) {
+            Some(Until::Released { ensures, counted, alone }) if ensures > 1 => {
+                self.keep(Until::Released { ensures: ensures - 1, counted, alone });
             }
             // The Release of something inside that attached by other means, as cffi does.
             Some(Until::Released { alone: true, .. }) if over_python => {}
@@ -191,15 +320,16 @@ impl Legacy {
         if self.made.get() == state {
             self.note_making(null_mut());
         }
-        if self.hold.get().is_some_and(|hold| hold.until == Until::Deleted(state)) {
+        if self.hold().is_some_and(|hold| hold.until == Until::Deleted(state)) {
             self.give_back();
         }
     }
 
     /// When nothing is attached: the interpreter may be gone the moment it is not held any more.
     pub(super) fn give_back(&self) {
-        if let Some(hold) = self.hold.take() {
-            self.seen.holds(None);
+        if let Some(hold) = self.hold() {
+            self.set_hold(None);
+            self.seen.gives_back();
             hold.give_back();
         }
     }
@@ -263,6 +393,8 @@ fn knock(
         let may_insist = is_holder || is_known && begun.elapsed() > 2 * CLOSED;
         let claim = if may_insist { Claim::Holder } else { Claim::View };
         if record.legacy.enter(claim, &LOBBY) {
+            // One from an earlier run of Python.
+            thread.legacy.give_back();
             if record.life() != life {
                 // Another run of Python has begun, or another interpreter has the record.
                 let _ = record.legacy.leave(&LOBBY);
@@ -273,31 +405,45 @@ fn knock(
                 let _ = record.legacy.leave(&LOBBY);
                 return thread.legacy.finalizes(main) || is_known;
             }
-            let until = Until::Released { ensures: 0, alone: false };
-            let process = fork::generation();
-            thread.legacy.hold.set(Some(Hold { record, process, life, until }));
-            let seen = &thread.legacy.seen;
-            if !seen.is_known() {
-                seen.enlist();
-            }
-            seen.holds(Some(record));
+            take(thread, record, life);
             return true;
         }
         if record.legacy.is_closed() {
             return thread.legacy.finalizes(record);
         }
         // The exit waits for others. They may come to need this one: then it will be let in.
-        std::thread::sleep(KNOCK_AGAIN);
+        wait_outside();
     }
 }
 
-const KNOCK_AGAIN: Duration = Duration::from_millis(5);
+/// The threads that wait outside. Relaxed: nothing depends on the exact number.
+static OUTSIDE: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits before it knocks again: the longer, the more others wait. Thousands that woke every few milliseconds would
+/// keep the processors from those that the exit waits for.
+fn wait_outside() {
+    const AT_LEAST: Duration = Duration::from_millis(5);
+    const FOR_EACH: Duration = Duration::from_micros(50);
+    let others = OUTSIDE.fetch_add(1, Ordering::Relaxed);
+    std::thread::sleep(AT_LEAST.max(FOR_EACH.saturating_mul(others as u32)));
+    OUTSIDE.fetch_sub(1, Ordering::Relaxed);
+}
+
+fn take(thread: &'static Thread, record: &'static Record, life: usize) {
+    let until = Until::Released { ensures: 0, counted: 0, alone: false };
+    let process = fork::generation();
+    thread.legacy.set_hold(Some(Hold { record, process, life, is_tallied: false, until }));
+    let seen = &thread.legacy.seen;
+    if !seen.is_known() {
+        seen.enlist();
+    }
+}
 
 /// The exit of `record` begins, in this thread: it will not come to the Releases of its own calls
 /// before the end of it, and is let in to the end.
 pub(crate) fn give_up_own_holds(covers: impl Fn(&'static Record) -> bool) {
     let Some(thread) = Thread::known() else { return };
-    if thread.legacy.hold.get().is_some_and(|hold| covers(hold.record)) {
+    if thread.legacy.hold().is_some_and(|hold| covers(hold.record)) {
         thread.legacy.give_back();
     }
 }
@@ -323,7 +469,13 @@ pub(crate) fn hold_threads() -> MutexGuard<'static, Vec<&'static Seen>> {
 
 /// In a forked child: the thread that forked is the only one.
 pub(crate) fn forget_parent(all: &mut Vec<&'static Seen>) {
-    let own = Thread::known().map(|thread| &thread.legacy.seen);
+    OUTSIDE.store(0, Ordering::Relaxed);
+    let thread = Thread::known();
+    if let Some(thread) = thread {
+        // It was in the tally, which is empty now.
+        thread.legacy.seen.quick.clear();
+    }
+    let own = thread.map(|thread| &thread.legacy.seen);
     all.retain(|other| own.is_some_and(|own| std::ptr::eq(*other, own)));
     if let Some(own) = own.filter(|own| own.is_known()) {
         own.note_id();
@@ -336,9 +488,7 @@ pub(super) fn inside(covers: impl Fn(&'static Record) -> bool) -> Vec<(Text<16>,
     let threads = threads();
     let mut found = Vec::new();
     for thread in threads.iter() {
-        // SAFETY: NULL or a record, which is one for ever.
-        let record = unsafe { thread.holds.load(Ordering::Relaxed).as_ref() };
-        if record.is_some_and(&covers) && found.try_reserve(1).is_ok() {
+        if thread.held().is_some_and(&covers) && found.try_reserve(1).is_ok() {
             // It lives: at its end it takes itself from the list, for which it needs the lock.
             let name = trace::thread_name(thread.thread.load(Ordering::Relaxed) as libc::pthread_t);
             found.push((name, thread.id.load(Ordering::Relaxed)));
@@ -380,7 +530,7 @@ pub(crate) fn linger(pythons: &[u64]) {
     const RUNNING: Duration = Duration::from_millis(100);
     const SLEEPING: Duration = Duration::from_millis(5);
     let begun = Instant::now();
-    let closed = clock();
+    let closed = coarse_clock();
     let own = Thread::known().map(|thread| std::ptr::from_ref(&thread.legacy.seen));
     let is_on_its_way = |thread: &&Seen| {
         Some(std::ptr::from_ref(*thread)) != own

@@ -12,10 +12,9 @@
 use std::ffi::{c_int, c_void, CStr};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use once_cell::sync::OnceCell;
-
 use super::gilstate::request_install;
 use super::{bound, slots, states};
+use crate::kept::Kept;
 use crate::memory::Text;
 use crate::symbols::Symbols;
 use crate::thread::Thread;
@@ -92,12 +91,12 @@ const WAITS: [&CStr; 9] = [
 
 /// Where these are, if CPython is linked into the executable; there, other code calls the two through the
 /// same slots. Looked up beforehand: a thread may wait for this one's end that has the loader's lock.
-static IN_EXECUTABLE: OnceCell<Option<[usize; WAITS.len()]>> = OnceCell::new();
+static IN_EXECUTABLE: Kept<Option<[usize; WAITS.len()]>> = Kept::new();
 
 fn look_up() {
     let found =
         python::is_in_executable().then(|| WAITS.map(|name| python::address_of(name) as usize));
-    let _ = IN_EXECUTABLE.set(found);
+    IN_EXECUTABLE.keep(found);
 }
 
 fn is_called_by_python() -> bool {

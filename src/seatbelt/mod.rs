@@ -10,11 +10,15 @@
 
 mod alternatives;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod arrival;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod bound;
 mod gilstate;
 mod hold;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod imports;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod original;
 #[cfg_attr(
     not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))),
     path = "patch_elsewhere.rs"
@@ -56,6 +60,9 @@ pub(crate) enum Why {
     NoPython,
     States(states::Why),
     Patch(patch::Why),
+    /// It came late, and the loader cannot be had to tell of that.
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    Unannounced(patch::Why),
 }
 
 impl fmt::Display for Why {
@@ -69,6 +76,15 @@ impl fmt::Display for Why {
                 write!(f, "this Python does not export {}", name.to_string_lossy())
             }
             Why::Patch(why) => why.fmt(f),
+            #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+            Why::Unannounced(patch::Why::Taken) => f.write_str(
+                "Python came late, and somebody else has the loader tell of that; debuggers do, \
+                 unless they are attached later",
+            ),
+            #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+            Why::Unannounced(why) => {
+                write!(f, "Python came late, and the loader cannot be made to tell of it: {why}")
+            }
         }
     }
 }
@@ -89,9 +105,20 @@ pub(crate) fn protect() -> Result<(), Why> {
 
 static SWITCH: Mutex<()> = Mutex::new(());
 
-/// For the time of a fork, so that the child finds it on or off.
-pub(crate) fn hold_switch() -> MutexGuard<'static, ()> {
-    lock(&SWITCH)
+/// Locks that a fork takes first, as who has the switch waits for other threads.
+pub(crate) struct Locks {
+    _switch: MutexGuard<'static, ()>,
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    _bound: bound::Locks,
+}
+
+/// For the time of a fork, so that the child finds the seatbelt on or off.
+pub(crate) fn hold_locks() -> Locks {
+    Locks {
+        _switch: lock(&SWITCH),
+        #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+        _bound: bound::hold_locks(),
+    }
 }
 
 fn switch_on(py: &'static Api) -> Result<(), Why> {
@@ -101,12 +128,14 @@ fn switch_on(py: &'static Api) -> Result<(), Why> {
     fork::watch();
     // Before the lock, which a fork waits for: these take the loader's, which may wait for a fork.
     states::look(py).map_err(Why::States)?;
-    let redirections = redirections().ok_or(Why::NoPython)?;
+    let redirections = redirections(python::address_of).ok_or(Why::NoPython)?;
     let _one_at_a_time = lock(&SWITCH);
     if is_on() {
         return Ok(());
     }
-    let copy = patch::redirect(&redirections, &alternatives::for_copies()).map_err(Why::Patch)?;
+    let copy =
+        patch::redirect(&redirections, &alternatives::for_copies(), patch::Runners::AnyThread)
+            .map_err(Why::Patch)?;
     if let Some(copy) = copy {
         alternatives::hand_on_to(&copy);
     }
@@ -123,7 +152,7 @@ pub(crate) fn bound_exit() {
 }
 
 /// Which functions of CPython's are served by which of ours, as addresses.
-fn redirections() -> Option<Vec<(usize, usize)>> {
+fn redirections(find: python::Finder) -> Option<Vec<(usize, usize)>> {
     let all = [
         (c"PyGILState_Ensure", gilstate::ensure as *const ()),
         (c"PyGILState_Release", gilstate::release as *const ()),
@@ -132,7 +161,7 @@ fn redirections() -> Option<Vec<(usize, usize)>> {
         (c"PyThreadState_DeleteCurrent", gilstate::delete_current as *const ()),
     ];
     let addresses = all.into_iter().map(|(name, to)| {
-        let found = python::address_of(name);
+        let found = find(name);
         (!found.is_null()).then_some((found as usize, to as usize))
     });
     addresses.collect()
@@ -166,10 +195,15 @@ fn has_python() -> bool {
     !python::address_of(c"PyGILState_Ensure").is_null()
 }
 
-/// When the library is loaded: then, as a rule, nobody else runs yet. If there is no Python yet, the first use of the
-/// library does it. The loader's lock is held, so no Python code may be run.
+/// When the library is loaded: then, as a rule, nobody else runs yet. If there is no Python yet, it is waited for.
+/// The loader's lock is held, so no Python code may be run.
 extern "C" fn at_load() {
-    if is_asked_for() && has_python() {
+    let is_asked_for = is_asked_for();
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    if is_asked_for {
+        arrival::ask(!has_python());
+    }
+    if is_asked_for && has_python() {
         match python::get().ok_or(Why::NoPython).and_then(switch_on) {
             Ok(()) | Err(Why::NoPython) => {}
             Err(why) => {

@@ -17,8 +17,10 @@
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::stop;
+use super::tasks::last_error;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Why {
@@ -49,7 +51,7 @@ impl fmt::Display for Why {
 
 /// What is to be written where.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
-struct Change {
+pub(super) struct Change {
     at: usize,
     bytes: [u8; 8],
     length: usize,
@@ -64,8 +66,29 @@ impl Change {
         change
     }
 
-    fn end(&self) -> usize {
+    pub(super) fn end(&self) -> usize {
         self.at + self.length
+    }
+
+    /// All at once where they are within one aligned word: a thread that could not be stopped, and comes back from a
+    /// system call just now, finds the old ones or the new ones.
+    ///
+    /// # Safety
+    /// It can be written to.
+    unsafe fn write(&self) {
+        let offset = self.at % 8;
+        if offset + self.length > 8 {
+            // SAFETY: says the caller.
+            return unsafe {
+                (self.at as *mut u8).copy_from_nonoverlapping(self.bytes.as_ptr(), self.length)
+            };
+        }
+        // SAFETY: an aligned word of a page that can be written to; nobody else writes there now.
+        let word = unsafe { AtomicU64::from_ptr((self.at - offset) as *mut u64) };
+        // Relaxed, both: who runs it goes on by more than that.
+        let mut bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+        bytes[offset..offset + self.length].copy_from_slice(&self.bytes[..self.length]);
+        word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
     }
 
     /// Where no thread may be. At the very beginning one may: it finds the new instruction.
@@ -75,7 +98,7 @@ impl Change {
 }
 
 #[cfg(any(target_arch = "x86_64", test))]
-mod x86_64 {
+pub(super) mod x86_64 {
     use super::{Change, Why};
 
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
@@ -90,7 +113,7 @@ mod x86_64 {
         (code[skip] == JMP).then(|| (entry + skip + 5).wrapping_add_signed(distance as isize))
     }
 
-    pub(super) fn jump(entry: usize, code: &[u8; 16], to: usize) -> Result<Change, Why> {
+    pub(in super::super) fn jump(entry: usize, code: &[u8; 16], to: usize) -> Result<Change, Why> {
         if target(entry, code).is_some() {
             return Err(Why::Taken);
         }
@@ -102,8 +125,42 @@ mod x86_64 {
         Ok(Change::new(at, &bytes))
     }
 
+    /// Of a jump over a `ret`, so much is executed already: it comes last.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub(super) const FIRST: usize = 1;
+
+    /// Whether it only returns, with room for a jump before the next function: what compilers leave there is known.
+    pub(super) fn is_empty(code: &[u8; 16]) -> bool {
+        const RET: u8 = 0xc3;
+        let code = code.strip_prefix(&ENDBR64).unwrap_or(code);
+        let Some((&RET, mut rest)) = code.split_first() else { return false };
+        let mut room = 0;
+        while room < 4 {
+            let Some(length) = padding(rest) else { return false };
+            room += length;
+            rest = rest.get(length..).unwrap_or_default();
+        }
+        true
+    }
+
+    /// The length of an instruction that does nothing, and that compilers fill gaps with.
+    fn padding(code: &[u8]) -> Option<usize> {
+        let prefixes = code.iter().take_while(|byte| matches!(byte, 0x66 | 0x2e)).count();
+        let length = match code.get(prefixes..)? {
+            [0xcc, ..] if prefixes == 0 => 1,
+            [0x90, ..] => 1,
+            [0x0f, 0x1f, 0x00, ..] => 3,
+            [0x0f, 0x1f, 0x40, ..] => 4,
+            [0x0f, 0x1f, 0x44, ..] => 5,
+            [0x0f, 0x1f, 0x80, ..] => 7,
+            [0x0f, 0x1f, 0x84, ..] => 8,
+            _ => return None,
+        };
+        Some(prefixes + length)
+    }
+
     /// `jmp *[rip]`, and the address.
-    pub(super) fn jump_anywhere(to: usize) -> [u8; 16] {
+    pub(in super::super) fn jump_anywhere(to: usize) -> [u8; 16] {
         let mut bytes = [0xff, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xcc, 0xcc];
         bytes[6..14].copy_from_slice(&(to as u64).to_le_bytes());
         bytes
@@ -111,7 +168,7 @@ mod x86_64 {
 }
 
 #[cfg(any(target_arch = "aarch64", test))]
-mod aarch64 {
+pub(super) mod aarch64 {
     use super::{Change, Why};
 
     #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
@@ -141,13 +198,13 @@ mod aarch64 {
         (instruction & B_MASK == B).then(|| (entry + skip * 4).wrapping_add_signed(distance))
     }
 
-    fn b(from: usize, to: usize) -> Result<u32, Why> {
+    pub(in super::super) fn b(from: usize, to: usize) -> Result<u32, Why> {
         let distance = to.wrapping_sub(from) as isize;
         let fits = distance % 4 == 0 && (-(1 << 27)..1 << 27).contains(&distance);
         fits.then_some(B | ((distance >> 2) as u32 & !B_MASK)).ok_or(Why::NoPage(libc::ENOMEM))
     }
 
-    pub(super) fn jump(entry: usize, code: &[u8; 16], to: usize) -> Result<Change, Why> {
+    pub(in super::super) fn jump(entry: usize, code: &[u8; 16], to: usize) -> Result<Change, Why> {
         if target(entry, code).is_some() {
             return Err(Why::Taken);
         }
@@ -163,8 +220,18 @@ mod aarch64 {
         }
     }
 
+    /// One instruction takes the place of another.
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
+    pub(super) const FIRST: usize = 4;
+
+    /// Whether it only returns.
+    pub(super) fn is_empty(code: &[u8; 16]) -> bool {
+        const RET: u32 = 0xd65f_03c0;
+        word(code, usize::from(has_landing_pad(code))) == RET
+    }
+
     /// `ldr x16, [pc, 8]; br x16`, and the address.
-    pub(super) fn jump_anywhere(to: usize) -> [u8; 16] {
+    pub(in super::super) fn jump_anywhere(to: usize) -> [u8; 16] {
         let mut bytes = [0; 16];
         bytes[..4].copy_from_slice(&0x5800_0050_u32.to_le_bytes());
         bytes[4..8].copy_from_slice(&0xd61f_0200_u32.to_le_bytes());
@@ -174,9 +241,9 @@ mod aarch64 {
 }
 
 #[cfg(target_arch = "aarch64")]
-use aarch64::{jump, jump_anywhere, target, REACH};
+use aarch64::{is_empty, jump, jump_anywhere, target, FIRST, REACH};
 #[cfg(target_arch = "x86_64")]
-use x86_64::{jump, jump_anywhere, target, REACH};
+use x86_64::{is_empty, jump, jump_anywhere, target, FIRST, REACH};
 
 /// The page that jumps go to: this, so that other copies of the library recognize it and what follows, a jump for
 /// each redirected function, and one for each that is for other copies to call. The digit is another one whenever
@@ -211,10 +278,19 @@ impl Copy {
     }
 }
 
+/// Who may run the functions that are redirected.
+#[derive(PartialEq, Eq)]
+pub(super) enum Runners {
+    AnyThread,
+    /// They were just loaded.
+    Nobody,
+}
+
 /// Redirects functions, each to another: all or none. Tells of another copy that has done so before.
 pub(super) fn redirect(
     functions: &[(usize, usize)],
     for_copies: &[usize],
+    runners: Runners,
 ) -> Result<Option<Copy>, Why> {
     let mut copies = functions.iter().map(|(entry, _)| Copy::that_took(*entry, functions.len()));
     if let Some(Some(copy)) = copies.next() {
@@ -226,13 +302,7 @@ pub(super) fn redirect(
     // SAFETY: nobody knows the page yet, and it is longer.
     unsafe { (page.address as *mut [u8; 16]).write(MARK) };
     let mut changes = Vec::new();
-    // What the kernel says of all mappings, where there is such a guard.
-    let mappings = if cfg!(target_arch = "aarch64") {
-        let said = std::fs::read("/proc/self/smaps").unwrap_or_default();
-        String::from_utf8_lossy(&said).into_owned()
-    } else {
-        String::new()
-    };
+    let mappings = mappings();
     for (index, &(entry, to)) in functions.iter().enumerate() {
         let stub = jump_at(page.address, index);
         // SAFETY: as above; and the first bytes of a function, which is longer.
@@ -241,9 +311,7 @@ pub(super) fn redirect(
             (entry as *const [u8; 16]).read_unaligned()
         };
         let mut change = jump(entry, &code, stub)?;
-        if cfg!(target_arch = "aarch64") {
-            change.guard = guard_of(&mappings, entry);
-        }
+        change.guard = guard_of(&mappings, entry);
         changes.push(change);
     }
     for (index, to) in for_copies.iter().enumerate() {
@@ -252,11 +320,66 @@ pub(super) fn redirect(
         unsafe { (stub as *mut [u8; 16]).write(jump_anywhere(*to)) };
     }
     page.make_executable()?;
-    let inside: Vec<_> = changes.iter().map(Change::inside).collect();
-    stop::with_all_stopped(&inside, || write(&changes)).map_err(Why::Stop)??;
+    if runners == Runners::Nobody {
+        write(&changes)?;
+    } else {
+        let inside: Vec<_> = changes.iter().map(Change::inside).collect();
+        stop::with_all_stopped(&inside, || write(&changes)).map_err(Why::Stop)??;
+    }
     // From now on it is jumped to.
     std::mem::forget(page);
     Ok(None)
+}
+
+/// Places code of ours within reach of a jump from `origin`, for good: what `code` gives for that address. `None`: it has
+/// none, or there is no memory.
+pub(super) fn place(origin: usize, code: impl FnOnce(usize) -> Option<Vec<u8>>) -> Option<usize> {
+    let page = Page::near(origin).ok()?;
+    let code = code(page.address).filter(|code| code.len() <= page_size())?;
+    // SAFETY: nobody knows the page yet, and it is as long.
+    unsafe { (page.address as *mut u8).copy_from_nonoverlapping(code.as_ptr(), code.len()) };
+    page.make_executable().ok()?;
+    let address = page.address;
+    std::mem::forget(page);
+    Some(address)
+}
+
+/// Has a function that does nothing go to another one. Nobody runs it meanwhile, or in a moment that a single byte takes.
+pub(super) fn fill_in(entry: usize, to: usize) -> Result<(), Why> {
+    // SAFETY: the first bytes of a function, and what is between it and the next one.
+    let code = unsafe { (entry as *const [u8; 16]).read_unaligned() };
+    if !is_empty(&code) {
+        return Err(Why::Taken);
+    }
+    let page = Page::near(entry)?;
+    let stub = jump_at(page.address, 0);
+    // SAFETY: nobody knows the page yet, and it is longer. Without the mark: this is for no other copy.
+    unsafe { (stub as *mut [u8; 16]).write(jump_anywhere(to)) };
+    let mut change = jump(entry, &code, stub)?;
+    change.guard = guard_of(&mappings(), entry);
+    page.make_executable()?;
+    // Its first instruction last.
+    let (first, rest) = change.bytes[..change.length].split_at(change.length.min(FIRST));
+    let mut changes = [Change::new(change.at + first.len(), rest), Change::new(change.at, first)];
+    changes.iter_mut().for_each(|part| part.guard = change.guard);
+    write(&changes)?;
+    std::mem::forget(page);
+    Ok(())
+}
+
+/// Whether another copy of the library has redirected the function at `entry`.
+pub(super) fn is_by_a_copy(entry: usize) -> bool {
+    Copy::that_took(entry, 0).is_some()
+}
+
+/// What the kernel says of all mappings, where there is such a guard.
+fn mappings() -> String {
+    if cfg!(target_arch = "aarch64") {
+        let said = std::fs::read("/proc/self/smaps").unwrap_or_default();
+        String::from_utf8_lossy(&said).into_owned()
+    } else {
+        String::new()
+    }
 }
 
 /// No allocation and no lock in here: other threads stand still, and may have them.
@@ -268,8 +391,7 @@ fn write(changes: &[Change]) -> Result<(), Why> {
         for change in changes {
             // SAFETY: writable now; nobody runs it, and no call returns into it.
             unsafe {
-                let to = change.at as *mut u8;
-                to.copy_from_nonoverlapping(change.bytes.as_ptr(), change.length);
+                change.write();
                 clear_cache(change.at, change.length);
             }
         }
@@ -283,6 +405,8 @@ fn write(changes: &[Change]) -> Result<(), Why> {
 
 /// `PROT_BTI`, where indirect jumps into the page at `address` have to meet a landing pad. A change of its protection that
 /// does not name it takes that away.
+///
+/// Without what the kernel says there is none.
 fn guard_of(mappings: &str, address: usize) -> c_int {
     const PROT_BTI: c_int = 0x10;
     let bound = |digits| usize::from_str_radix(digits, 16).ok();
@@ -325,10 +449,6 @@ unsafe fn clear_cache(at: usize, length: usize) {
 fn page_size() -> usize {
     // SAFETY: no preconditions.
     unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
-}
-
-fn last_error() -> i32 {
-    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
 /// A page of our own; unmapped when dropped.
@@ -450,6 +570,31 @@ mod tests {
     fn x86_64_does_not_reach_everything() {
         let far = x86_64::jump(0x10_0000, &code(&[0x55]), 0x10_0000 + (1 << 32));
         assert_eq!(far, Err(Why::NoPage(libc::ENOMEM)));
+    }
+
+    #[test]
+    fn x86_64_knows_a_function_that_does_nothing() {
+        const LONG: [u8; 11] = [0x66, 0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0];
+        let with = |first: &[u8], rest: &[u8]| x86_64::is_empty(&code(&[first, rest].concat()));
+        assert!(with(&[0xc3], &LONG));
+        assert!(with(&[0xf3, 0x0f, 0x1e, 0xfa, 0xc3], &LONG));
+        assert!(with(&[0xc3], &[0x0f, 0x1f, 0x00, 0x90]));
+        assert!(with(&[0xc3], &[0xcc; 4]));
+        // The next function begins too soon.
+        assert!(!with(&[0xc3], &[0x0f, 0x1f, 0x00, 0x55]));
+        assert!(!with(&[0xc3], &[0x48, 0x8d, 0x05]));
+        assert!(!with(&[0x55, 0xc3], &LONG));
+        // A jump or a breakpoint of somebody else.
+        assert!(!with(&[0xe9, 0, 0, 0, 0], &LONG));
+        assert!(!with(&[0xcc], &LONG));
+    }
+
+    #[test]
+    fn aarch64_knows_a_function_that_does_nothing() {
+        const RET: u32 = 0xd65f_03c0;
+        assert!(aarch64::is_empty(&words(&[RET])));
+        assert!(aarch64::is_empty(&words(&[0xd503_245f, RET])));
+        assert!(!aarch64::is_empty(&words(&[0xa9be_7bfd, RET])));
     }
 
     #[test]

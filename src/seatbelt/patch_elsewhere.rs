@@ -19,6 +19,10 @@ impl Copy {
     }
 }
 
-pub(super) fn redirect(_: &[(usize, usize)], _: &[usize]) -> Result<Option<Copy>, Why> {
+pub(super) enum Runners {
+    AnyThread,
+}
+
+pub(super) fn redirect(_: &[(usize, usize)], _: &[usize], _: Runners) -> Result<Option<Copy>, Why> {
     Err(Why)
 }

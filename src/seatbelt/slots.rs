@@ -50,7 +50,7 @@ pub(super) fn replace(inside: usize, replacements: &[Replacement]) -> usize {
 }
 
 /// A loaded object.
-struct Object<'a> {
+pub(super) struct Object<'a> {
     base: usize,
     headers: &'a [libc::Elf64_Phdr],
 }
@@ -58,18 +58,22 @@ struct Object<'a> {
 impl<'a> Object<'a> {
     /// # Safety
     /// The loader's record of an object that stays loaded.
-    unsafe fn of(info: &'a libc::dl_phdr_info) -> Object<'a> {
+    pub(super) unsafe fn of(info: &'a libc::dl_phdr_info) -> Object<'a> {
         // SAFETY: the loader's, says the caller.
         let headers =
             unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
         Object { base: info.dlpi_addr as usize, headers }
     }
 
+    pub(super) fn base(&self) -> usize {
+        self.base
+    }
+
     fn of_kind(&self, kind: u32) -> impl Iterator<Item = &libc::Elf64_Phdr> {
         self.headers.iter().filter(move |header| header.p_type == kind)
     }
 
-    fn contains(&self, address: usize) -> bool {
+    pub(super) fn contains(&self, address: usize) -> bool {
         self.of_kind(libc::PT_LOAD).any(|header| {
             let begin = self.base.wrapping_add(header.p_vaddr as usize);
             (begin..begin + header.p_memsz as usize).contains(&address)
@@ -80,7 +84,7 @@ impl<'a> Object<'a> {
     ///
     /// # Safety
     /// The object is loaded.
-    unsafe fn entry(&self, tag: DynamicTag) -> Option<usize> {
+    pub(super) unsafe fn entry(&self, tag: DynamicTag) -> Option<usize> {
         let dynamic = self.of_kind(libc::PT_DYNAMIC).next()?;
         let mut entry =
             self.base.wrapping_add(dynamic.p_vaddr as usize) as *const Dyn64<NativeEndian>;
@@ -102,7 +106,7 @@ impl<'a> Object<'a> {
     ///
     /// # Safety
     /// The object is loaded.
-    unsafe fn address(&self, tag: DynamicTag) -> Option<usize> {
+    pub(super) unsafe fn address(&self, tag: DynamicTag) -> Option<usize> {
         // SAFETY: says the caller.
         let found = unsafe { self.entry(tag) }?;
         Some(if self.contains(found) { found } else { self.base.wrapping_add(found) })

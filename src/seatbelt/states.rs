@@ -2,10 +2,10 @@
 //! redirected, and where one counts the calls of `PyGILState_Ensure` that it is in.
 
 use std::ffi::{c_int, c_void, CStr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use once_cell::sync::OnceCell;
-
-use crate::python::{self, Api, PyInterpreterState, PyThreadState};
+use crate::kept::Kept;
+use crate::python::{self, Api, Finder, PyInterpreterState, PyThreadState};
 
 /// What `PyThreadState_New` consists of.
 enum Parts {
@@ -49,13 +49,23 @@ enum Maker {
     One(MakeBound),
 }
 
+/// How `PyThreadState_DeleteCurrent`, which is redirected, does it: in one step, so that whoever has the GIL next finds
+/// the thread state gone.
+#[derive(Clone, Copy)]
+enum Delete {
+    /// It is only this one, with the thread state for an argument (up to 3.12).
+    Given(Bind),
+    /// A copy of it.
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    Original(unsafe extern "C" fn()),
+}
+
 /// Thread states of the version that runs.
 pub(super) struct States {
     counter: usize,
     maker: Maker,
     is_finalizing: IsFinalizing,
-    /// `None`: the version does not export it.
-    delete_current: Option<Bind>,
+    delete: Option<Delete>,
 }
 
 /// Why they are not known.
@@ -64,13 +74,24 @@ pub(crate) enum Why {
     Missing(&'static CStr),
 }
 
-static STATES: OnceCell<States> = OnceCell::new();
+static STATES: Kept<States> = Kept::new();
+
+/// Of [`STATES`], for callers that know that they have been looked at.
+static COUNTER: AtomicUsize = AtomicUsize::new(0);
 
 /// Before the first of what follows.
 pub(super) fn look(py: &'static Api) -> Result<(), Why> {
-    let counter = counter(py.version).ok_or(Why::TooNew)?;
+    let states = of_version(py.version, python::address_of)?;
+    COUNTER.store(states.counter, Ordering::Relaxed);
+    STATES.keep(states);
+    Ok(())
+}
+
+/// Looks at nothing but where functions are: so it may be asked of a CPython that is not complete yet.
+pub(super) fn of_version(version: u16, find: Finder) -> Result<States, Why> {
+    let counter = counter(version).ok_or(Why::TooNew)?;
     let find = |name: &'static CStr| -> Result<*mut c_void, Why> {
-        let found = python::address_of(name);
+        let found = find(name);
         if found.is_null() {
             Err(Why::Missing(name))
         } else {
@@ -79,7 +100,7 @@ pub(super) fn look(py: &'static Api) -> Result<(), Why> {
     };
     // SAFETY: the signatures that these have in the versions that they are looked for in.
     let maker = unsafe {
-        match parts(py.version).ok_or(Why::TooNew)? {
+        match parts(version).ok_or(Why::TooNew)? {
             Parts::TwoSteps(make, bind) => Maker::TwoSteps(
                 std::mem::transmute::<*mut c_void, Make>(find(make)?),
                 std::mem::transmute::<*mut c_void, Bind>(find(bind)?),
@@ -89,20 +110,49 @@ pub(super) fn look(py: &'static Api) -> Result<(), Why> {
             }
         }
     };
-    let name = if py.version < 0x030d { c"_Py_IsFinalizing" } else { c"Py_IsFinalizing" };
+    let name = if version < 0x030d { c"_Py_IsFinalizing" } else { c"Py_IsFinalizing" };
     // SAFETY: the signature that both have.
     let is_finalizing = unsafe { std::mem::transmute::<*mut c_void, IsFinalizing>(find(name)?) };
-    // SAFETY: the signature that it has in these versions.
-    let delete_current = (py.version < 0x030d)
-        .then(|| find(c"_PyThreadState_DeleteCurrent").ok())
-        .flatten()
-        .map(|found| unsafe { std::mem::transmute::<*mut c_void, Bind>(found) });
-    let _ = STATES.set(States { counter, maker, is_finalizing, delete_current });
-    Ok(())
+    let delete = if version < 0x030d {
+        let found = find(c"_PyThreadState_DeleteCurrent").ok();
+        // SAFETY: the signature that it has in these versions.
+        found.map(|it| Delete::Given(unsafe { std::mem::transmute::<*mut c_void, Bind>(it) }))
+    } else {
+        original(find(c"PyThreadState_DeleteCurrent")?)
+    };
+    Ok(States { counter, maker, is_finalizing, delete })
 }
 
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn original(entry: *mut c_void) -> Option<Delete> {
+    let copy = super::original::of(entry)?;
+    // SAFETY: it does what that function does, which has this signature.
+    Some(Delete::Original(unsafe { std::mem::transmute::<usize, unsafe extern "C" fn()>(copy) }))
+}
+
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+fn original(_: *mut c_void) -> Option<Delete> {
+    None
+}
+
+#[inline(always)]
 pub(super) fn get() -> &'static States {
+    STATES.get().unwrap_or_else(look_late)
+}
+
+/// CPython came late, and this is the first call that comes to the library.
+#[cold]
+fn look_late() -> &'static States {
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    super::arrival::complete();
     STATES.get().unwrap_or_else(|| python::fatal("PyGILState_Ensure", "not redirected"))
+}
+
+/// Where a thread state has its count, in bytes: for callers that saw a thread state by [`sight`](crate::python::sight).
+#[inline(always)]
+pub(super) fn counter_in_sight() -> usize {
+    // Relaxed: set before that learned anything, which it published.
+    COUNTER.load(Ordering::Relaxed)
 }
 
 /// Where they have been looked at.
@@ -131,13 +181,24 @@ impl States {
         }
     }
 
-    /// As `PyThreadState_DeleteCurrent`. `false`: this version has no other function for it.
+    /// As `PyThreadState_DeleteCurrent`. `false`: not here, as that cannot be had.
     ///
     /// # Safety
     /// The thread state is attached to the calling thread, and cleared.
     pub(super) unsafe fn delete_current(&self, state: *mut PyThreadState) -> bool {
         // SAFETY: says the caller.
-        self.delete_current.map(|delete| unsafe { delete(state) }).is_some()
+        unsafe {
+            match self.delete {
+                Some(Delete::Given(delete)) => delete(state),
+                #[cfg(all(
+                    target_os = "linux",
+                    any(target_arch = "x86_64", target_arch = "aarch64")
+                ))]
+                Some(Delete::Original(delete)) => delete(),
+                None => return false,
+            }
+        }
+        true
     }
 
     /// Whether Python is being finalized. Where it is not, and nobody is let in, it may be `Py_Initialize` that

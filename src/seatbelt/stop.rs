@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::tasks::{field, read, this_thread, Tasks};
+use super::tasks::{field, is_the_kernels, last_error, read, this_thread, Tasks, Unread};
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Why {
@@ -24,6 +24,8 @@ pub(crate) enum Why {
     TooMany,
     /// `/proc` is not there, or all signals are in use.
     NoMeans,
+    /// What the kernel tells of threads cannot be read, with this error.
+    Untold(i32),
     /// Signals cannot be sent, with this error.
     NoSignals(i32),
     /// This thread did not stand still in time.
@@ -37,6 +39,12 @@ impl fmt::Display for Why {
             Why::NoMeans => f.write_str(
                 "there may be other threads, and without /proc or a free real-time signal they \
                  cannot be stopped for it. Mount /proc, or have it switched on before there are threads",
+            ),
+            Why::Untold(number) => write!(
+                f,
+                "there may be other threads, and what /proc tells of them cannot be read ({}). Have it switched on \
+                 before there are threads, or with file descriptors to spare",
+                std::io::Error::from_raw_os_error(*number)
             ),
             Why::NoSignals(number) => write!(
                 f,
@@ -96,15 +104,15 @@ pub(super) fn with_all_stopped<T>(
 }
 
 fn is_alone() -> bool {
-    let Some(tasks) = Tasks::open() else { return is_alone_by_libc() };
+    let Ok(mut tasks) = Tasks::open() else { return is_alone_by_libc() };
     let mut is_here = false;
-    for id in tasks {
+    for id in &mut tasks {
         if id != this_thread() {
             return false;
         }
         is_here = true;
     }
-    is_here
+    is_here && tasks.error.is_none()
 }
 
 /// Without `/proc`. glibc knows since 2.32 that no other thread was ever started.
@@ -173,11 +181,15 @@ fn stop_all(round: u32, signal: c_int, deadline: Instant) -> Result<(), Why> {
         let mut restless = None;
         // Threads may come, as long as there is one that runs.
         let mut any_new = false;
-        for id in Tasks::open().ok_or(Why::NoMeans)? {
+        let mut tasks = Tasks::open().map_err(|error| match error {
+            libc::ENOENT => Why::NoMeans,
+            error => Why::Untold(error),
+        })?;
+        for id in &mut tasks {
             if id == this_thread() || sent[..count].contains(&id) {
                 continue;
             }
-            match look_at(id, signal) {
+            match look_at(id, signal)? {
                 Seen::Gone => {}
                 Seen::Blocks { in_system_call: true } => {}
                 Seen::Blocks { in_system_call: false } => restless = Some(id),
@@ -190,7 +202,7 @@ fn stop_all(round: u32, signal: c_int, deadline: Instant) -> Result<(), Why> {
                         count += 1;
                         any_new = true;
                     } else {
-                        let error = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+                        let error = last_error();
                         if matches!(error, libc::EPERM | libc::EACCES | libc::ENOSYS) {
                             return Err(Why::NoSignals(error));
                         }
@@ -199,6 +211,9 @@ fn stop_all(round: u32, signal: c_int, deadline: Instant) -> Result<(), Why> {
                 }
             }
         }
+        if let Some(error) = tasks.error {
+            return Err(Why::Untold(error));
+        }
         for (place, id) in sent[..count].iter().enumerate() {
             // Acquire: pairs with the handler.
             let noted = PLACES[place].load(Ordering::Acquire);
@@ -206,7 +221,7 @@ fn stop_all(round: u32, signal: c_int, deadline: Instant) -> Result<(), Why> {
                 continue;
             }
             // Its end may have come before the signal.
-            if !matches!(look_at(*id, signal), Seen::Gone) {
+            if !matches!(look_at(*id, signal)?, Seen::Gone) {
                 restless = Some(*id);
                 if noted == note(round, INSIDE) {
                     // Relaxed: sending it orders that.
@@ -357,29 +372,33 @@ enum Seen {
     Gone,
 }
 
-fn look_at(id: libc::pid_t, signal: c_int) -> Seen {
+fn look_at(id: libc::pid_t, signal: c_int) -> Result<Seen, Why> {
     let mut buffer = [0; 4096];
-    let Some(status) = read(id, "status", &mut buffer) else { return Seen::Gone };
-    if field(status, b"State:")
-        .is_none_or(|state| state.starts_with(b"Z") || state.starts_with(b"X"))
-    {
-        return Seen::Gone;
+    let status = match read(id, "status", &mut buffer) {
+        Ok(status) => status,
+        Err(Unread::Gone) => return Ok(Seen::Gone),
+        Err(Unread::Error(error)) => return Err(Why::Untold(error)),
+    };
+    if field(status, b"State:").is_some_and(|s| s.starts_with(b"Z") || s.starts_with(b"X")) {
+        return Ok(Seen::Gone);
     }
     let mut buffer = [0; 256];
-    // `running`, or the number of the call.
-    let call = read(id, "syscall", &mut buffer);
+    // `running`, or the number of the call. Not told where tracing is forbidden: then it may run.
+    let call = read(id, "syscall", &mut buffer).ok();
     let number = call.and_then(|call| call.split(|byte| *byte == b' ').next()).and_then(number_of);
     if number == Some(libc::SYS_rt_sigtimedwait) {
         // It takes signals there that it blocks, without a handler.
-        return Seen::Blocks { in_system_call: true };
+        return Ok(Seen::Blocks { in_system_call: true });
     }
     let blocked = field(status, b"SigBlk:")
         .and_then(|digits| std::str::from_utf8(digits).ok())
         .and_then(|digits| u64::from_str_radix(digits, 16).ok());
     if blocked.is_some_and(|blocked| blocked >> (signal - 1) & 1 == 0) {
-        return Seen::Takes;
+        return Ok(Seen::Takes);
     }
-    Seen::Blocks { in_system_call: number.is_some() }
+    // For good: so it stands in nobody's way.
+    let in_system_call = number.is_some() || is_the_kernels(id);
+    Ok(Seen::Blocks { in_system_call })
 }
 
 fn number_of(digits: &[u8]) -> Option<libc::c_long> {

@@ -71,6 +71,8 @@ pub struct Scenario {
     pythons: Vec<String>,
     /// Why the interpreter's own implementation is not held to this
     not_native: Option<String>,
+    /// ... where it answers without the library
+    not_alone: Option<String>,
     /// Why it cannot be run in an emulator
     pub not_emulated: Option<String>,
     /// Tools of `PEP788_SANITIZE` that it cannot be run under, and why
@@ -115,6 +117,7 @@ impl Default for Scenario {
             time_limit: Duration::from_secs(60),
             pythons: Vec::new(),
             not_native: None,
+            not_alone: None,
             not_emulated: None,
             not_under: Vec::new(),
         }
@@ -126,6 +129,9 @@ impl Scenario {
     pub fn ignored(&self, subject: &Subject) -> Option<String> {
         if let (Some(reason), true) = (&self.not_native, subject.is_served_natively()) {
             return Some(format!("native: {reason}"));
+        }
+        if let (Some(reason), true) = (&self.not_alone, subject.is_native()) {
+            return Some(format!("alone: {reason}"));
         }
         let python = subject.python.as_ref()?;
         let holds = |condition: &str| match condition {
@@ -165,6 +171,7 @@ impl Scenario {
                 }
             }
             "native" => self.not_native = Some(reason_of(key, value)?),
+            "alone" => self.not_alone = Some(reason_of(key, value)?),
             "emulated" => self.not_emulated = Some(reason_of(key, value)?),
             "sanitize" => self.not_under.extend(not_under(value)?),
             "timeout" => self.time_limit = Duration::from_secs(u64::from(number(key, value)?)),

@@ -332,8 +332,11 @@ impl Model {
                 let all = (0..self.interpreters.len()).collect();
                 let of = if self.is_up() { self.live() } else { all };
                 let of = of[pick % of.len()];
-                if self.is_up() && of != 0 && attached.is_some() {
-                    // Goes there, if it is the first use.
+                // The first use in it: goes there. Another one than the attached is found up to 3.11, by the thread that
+                // made its one thread state: the main thread made all of them.
+                let finds =
+                    here == Some(of) || here.is_some() && actor == 0 && !self.may_have_gils();
+                if self.is_up() && of != 0 && finds {
                     self.interpreters[of].used = true;
                 }
                 let known = of == 0 || self.interpreters[of].used;
@@ -599,6 +602,11 @@ impl Model {
     fn new_state(&mut self, interpreter: usize, made_by: Maker) -> usize {
         self.states.push(State { interpreter, made_by, holds: false, gilstates: 0 });
         self.states.len() - 1
+    }
+
+    /// Of their own, from 3.12 on.
+    fn may_have_gils(&self) -> bool {
+        self.version >= 0x030C_0000
     }
 
     /// From 3.12 on the usual thread state is the one attached last; before, the first one.

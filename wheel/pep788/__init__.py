@@ -1,6 +1,7 @@
 """libpep788, for builds of extension modules: where its headers and its library are.
 
     cc -shared -fPIC $(python -m pep788 --cflags --libs --static) ...
+    Extension(..., extra_compile_args=pep788.get_compile_args(), extra_link_args=pep788.get_link_args(static=True))
     python -m pep788 doctor
 
 And protection for extensions that call PyGILState_Ensure:
@@ -11,7 +12,10 @@ And protection for extensions that call PyGILState_Ensure:
 from importlib.metadata import version as _version
 from pathlib import Path as _Path
 
-__all__ = ["get_cmake_dir", "get_include", "get_library_dir", "get_pkgconfig_dir", "protect_gilstate"]
+__all__ = [
+    "get_cmake_dir", "get_compile_args", "get_include", "get_library_dir", "get_link_args", "get_pkgconfig_dir",
+    "protect_gilstate",
+]
 __version__ = _version("pep788")
 
 _folder = _Path(__file__).resolve().parent
@@ -35,6 +39,21 @@ def get_pkgconfig_dir() -> str:
 def get_cmake_dir() -> str:
     """For `pep788_DIR`: the folder of the CMake package."""
     return str(_folder / "lib" / "cmake" / "pep788")
+
+
+def get_compile_args() -> list[str]:
+    """For `extra_compile_args` of a setuptools `Extension`: what `python -m pep788 --cflags` prints."""
+    return ["-I" + get_include()]
+
+
+def get_link_args(static: bool = False) -> list[str]:
+    """For `extra_link_args`: of the shared library; or, for a copy of the library inside the extension, of the static one."""
+    folder = get_library_dir()
+    if not static:
+        return ["-L" + folder, "-Wl,-rpath," + folder, "-lpep788"]
+    with open(_Path(get_pkgconfig_dir()) / "pep788-static.pc") as package:
+        libs = next(line for line in package if line.startswith("Libs:"))
+    return libs.replace("${libdir}", folder).split()[1:]
 
 
 def protect_gilstate() -> None:

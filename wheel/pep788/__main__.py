@@ -10,27 +10,90 @@ import pep788
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["run"]:
-        run(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m pep788", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=["doctor"],
-                        help="says who serves PEP 788 to this Python, and with which settings")
+    parser.add_argument("--version", action="version", version=pep788.__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    running = commands.add_parser(
+        "run", help="runs a program with PyGILState_Ensure protected, as `python app.py ...` would",
+        usage="%(prog)s [-h] [--wait-ms N] [--exit-timeout-ms N] [--trace] app.py | -m module | -c code | ...",
+        description="Runs a program with PyGILState_Ensure protected, in it and in its children. All that follows the options "
+                    "is as for `python`.")
+    running.add_argument("--wait-ms", type=milliseconds, metavar="N",
+                         help="how long the exit waits for threads inside PyGILState_Ensure; -1: as long as it takes")
+    running.add_argument("--exit-timeout-ms", type=milliseconds, metavar="N",
+                         help="how long the exit may take after that, before the process is ended; 0: as long as it takes")
+    running.add_argument("--trace", action="store_true", help="notes where each guard is taken, for the report of an exit that waits")
+    commands.add_parser("doctor", help="says who serves PEP 788 to this Python, and with which settings",
+                        description="Uses the library once, and has it tell about itself.")
+    add_flags(commands.add_parser("build-flags", help="flags for compilers and linkers; the same without this word",
+                                  description="Flags for compilers and linkers."))
+    add_flags(parser)
+
+    words = sys.argv[1:]
+    if words[:1] == ["run"]:
+        own = options_of_run(words[1:])
+        asked = running.parse_args(words[1:own + 1])
+        if not words[own + 1:]:
+            running.error("no program is given")
+        run(asked, words[own + 1:])
+    asked = parser.parse_args(words)
+    if asked.command == "doctor":
+        doctor()
+    else:
+        build_flags(parser, asked)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cflags", action="store_true", help="flags for the compiler")
     parser.add_argument("--libs", action="store_true", help="flags for the linker")
     parser.add_argument("--static", action="store_true",
                         help="with --libs: for a copy of the library inside the extension")
     parser.add_argument("--pkgconfigdir", action="store_true", help="for PKG_CONFIG_PATH")
     parser.add_argument("--cmakedir", action="store_true", help="for pep788_DIR")
-    parser.add_argument("--version", action="version", version=pep788.__version__)
-    asked = parser.parse_args()
-    if asked.command:
-        doctor()
-        return
+
+
+def milliseconds(text: str) -> int:
+    number = int(text)
+    if number < -1:
+        raise ValueError
+    return number
+
+
+def options_of_run(words: list[str]) -> int:
+    """How many of the words are options of `run`. Python's own come after them."""
+    count = 0
+    while count < len(words):
+        name, equals, _ = words[count].partition("=")
+        if name in ("--wait-ms", "--exit-timeout-ms"):
+            count += 1 if equals else 2
+        elif name in ("--trace", "-h", "--help"):
+            count += 1
+        else:
+            break
+    return count
+
+
+def run(asked: argparse.Namespace, words: list[str]) -> None:
+    """Becomes `python app.py ...`, with the library loaded before Python runs. Its children have it too."""
+    library = os.path.join(pep788.get_library_dir(), "libpep788.so")
+    preloaded = [library, *filter(None, [os.environ.get("LD_PRELOAD")])]
+    environment = dict(os.environ, LD_PRELOAD=":".join(preloaded), PEP788_GILSTATE="protect")
+    for name, value in ("PEP788_GILSTATE_WAIT_MS", asked.wait_ms), ("PEP788_EXIT_TIMEOUT_MS", asked.exit_timeout_ms):
+        if value is not None:
+            environment[name] = str(value)
+    if asked.trace:
+        environment["PEP788_TRACE"] = "1"
+    # The options that this interpreter was started with, as for children of `multiprocessing`.
+    options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    os.execve(sys.executable, [sys.executable, *options, *words], environment)
+
+
+def build_flags(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> None:
     words: list[str] = []
     if asked.cflags:
-        words.append("-I" + pep788.get_include())
+        words += pep788.get_compile_args()
     if asked.libs or asked.static:
-        words += static_libs() if asked.static else shared_libs()
+        words += pep788.get_link_args(asked.static)
     if asked.pkgconfigdir:
         words.append(pep788.get_pkgconfig_dir())
     if asked.cmakedir:
@@ -38,30 +101,6 @@ def main() -> None:
     if not words:
         parser.error("nothing is asked for")
     print(*words)
-
-
-def run(words: list[str]) -> None:
-    """Becomes `python app.py ...`, with the library loaded before Python runs. Its children have it too."""
-    if not words:
-        sys.exit("usage: python -m pep788 run app.py ...")
-    library = os.path.join(pep788.get_library_dir(), "libpep788.so")
-    preloaded = [library, *filter(None, [os.environ.get("LD_PRELOAD")])]
-    environment = dict(os.environ, LD_PRELOAD=":".join(preloaded), PEP788_GILSTATE="protect")
-    # The options that this interpreter was started with, as for children of `multiprocessing`.
-    options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    os.execve(sys.executable, [sys.executable, *options, *words], environment)
-
-
-def shared_libs() -> list[str]:
-    folder = pep788.get_library_dir()
-    return ["-L" + folder, "-Wl,-rpath," + folder, "-lpep788"]
-
-
-def static_libs() -> list[str]:
-    """As in the pkg-config file."""
-    with open(os.path.join(pep788.get_pkgconfig_dir(), "pep788-static.pc")) as package:
-        libs = next(line for line in package if line.startswith("Libs:"))
-    return libs.replace("${libdir}", pep788.get_library_dir()).split()[1:]
 
 
 def doctor() -> None:

@@ -26,7 +26,7 @@ __attribute__((destructor)) void count()
 
 } // namespace
 
-PYBIND11_MODULE(pybind11_module, module)
+PYBIND11_MODULE(callback_pybind11, module)
 {
     module.def("start", [](pybind11::object callback, int threads) {
         python_function = callback.release().ptr();

@@ -1,0 +1,74 @@
+"""Modules for the programs, by the toolkits that people make extensions with. Built for each Python, in its folder of packages."""
+import os
+import shutil
+import sys
+
+import packages
+import pythons
+
+SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "toolkits")
+
+
+def make(python, name):
+    """Has a module of this folder, such as `owner_nanobind`, where the Python finds it. Raises `packages.Missing`."""
+    folder = packages.folder(python)
+    os.makedirs(folder, exist_ok=True)
+    toolkit = {"pybind11": pybind11, "nanobind": nanobind, "cython": cython, "cffi": cffi, "pyo3": pyo3}[name.split("_")[-1]]
+    toolkit(python, name, folder)
+
+
+def pybind11(python, name, folder):
+    packages.bring(python, "pybind11")
+    include = tell(python, "import pybind11; print(pybind11.get_include())")
+    compile_module(python, name, folder, [os.path.join(SOURCES, name + ".cc")], [include])
+
+
+def nanobind(python, name, folder):
+    packages.bring(python, "nanobind")
+    sources = tell(python, "import nanobind; print(nanobind.source_dir())")
+    include = [tell(python, "import nanobind; print(nanobind.include_dir())"),
+               os.path.join(os.path.dirname(sources), "ext", "robin_map", "include")]
+    compile_module(python, name, folder, [os.path.join(SOURCES, name + ".cc"), os.path.join(sources, "nb_combined.cpp")], include)
+
+
+def cython(python, name, folder):
+    """C++ that is for all Pythons, by this machine's own."""
+    tools, source = os.path.join(packages.OUT, "cython"), os.path.join(packages.OUT, name + ".cc")
+    if not os.path.exists(tools):
+        packages.pip([sys.executable, "-m", "pip"], "install", "--target", tools, "Cython")
+    done = packages.run([sys.executable, "-m", "cython", "--cplus", os.path.join(SOURCES, name + ".pyx"), "-o", source],
+                        PYTHONPATH=tools)
+    if done.returncode != 0:
+        raise packages.Missing("Cython failed: " + packages.last_line(done.stderr))
+    compile_module(python, name, folder, [source], [SOURCES])
+
+
+def cffi(python, name, folder):
+    packages.bring(python, "cffi")
+    shutil.copy(os.path.join(SOURCES, name + ".py"), folder)
+
+
+def pyo3(python, name, folder):
+    """One for all Pythons that have the stable ABI, by this machine's Rust."""
+    if python.free_threaded:
+        raise packages.Missing("it is built for the stable ABI, which free-threaded Pythons do not have")
+    target = os.path.join(packages.OUT, name)
+    done = packages.run(["cargo", "build", "--release", "--locked", "--manifest-path", os.path.join(SOURCES, name, "Cargo.toml")],
+                        CARGO_TARGET_DIR=target)
+    if done.returncode != 0:
+        raise packages.Missing("%s is not built: %s" % (name, packages.last_line(done.stderr)))
+    shutil.copy(os.path.join(target, "release", "lib%s.so" % name), os.path.join(folder, name + ".abi3.so"))
+
+
+def tell(python, code):
+    done = packages.run(python.command(python.executable, "-c", code, PYTHONPATH=packages.folder(python)))
+    return done.stdout.strip()
+
+
+def compile_module(python, name, folder, sources, include):
+    command = ["c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-fvisibility=hidden",
+               *("-I" + path for path in include), *python.facts["cflags"].split(), *sources,
+               "-o", os.path.join(folder, name + ".so")]
+    done = packages.run(python.command(*command))
+    if done.returncode != 0:
+        raise packages.Missing("%s does not compile: %s" % (name, packages.last_line(done.stderr)))

@@ -1,0 +1,69 @@
+//! How often a thread that waits for the GIL wakes to ask its holder for it (`sys.setswitchinterval`).
+
+use std::ffi::CStr;
+use std::time::Duration;
+
+use super::{Api, KeepException, Owned};
+
+/// Makes the interval of the attached interpreter's GIL at least so long, and gives the one it had. `None`: it was as
+/// long, or it cannot be told or changed.
+///
+/// These are builtin functions of CPython's: none of them runs Python code, where the thread might lose the GIL.
+///
+/// # Safety
+/// The thread is attached.
+pub(crate) unsafe fn lengthen(py: &'static Api, interval: Duration) -> Option<Duration> {
+    // SAFETY: attached, says the caller.
+    unsafe {
+        let _exception = KeepException::new(py);
+        let before = get(py).filter(|before| *before < interval);
+        let before = before.filter(|_| set(py, interval));
+        py.PyErr_Clear();
+        before
+    }
+}
+
+/// # Safety
+/// The thread is attached.
+pub(crate) unsafe fn restore(py: &'static Api, interval: Duration) {
+    // SAFETY: attached, says the caller.
+    unsafe {
+        let _exception = KeepException::new(py);
+        set(py, interval);
+        py.PyErr_Clear();
+    }
+}
+
+/// # Safety
+/// The thread is attached.
+unsafe fn get(py: &'static Api) -> Option<Duration> {
+    // SAFETY: attached, says the caller.
+    let seconds = unsafe {
+        let interval = builtin(py, c"getswitchinterval")?.call(None)?;
+        py.PyFloat_AsDouble(interval.as_ptr())
+    };
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// # Safety
+/// The thread is attached.
+unsafe fn set(py: &'static Api, interval: Duration) -> bool {
+    // SAFETY: attached, says the caller; the reference is ours.
+    unsafe {
+        let seconds = Owned::new(py, py.PyFloat_FromDouble(interval.as_secs_f64()));
+        let function = builtin(py, c"setswitchinterval");
+        function.is_some_and(|function| function.call(seconds.as_ref()).is_some())
+    }
+}
+
+/// A function of `sys`, if it is one of C's, as CPython's own is.
+///
+/// # Safety
+/// The thread is attached.
+unsafe fn builtin(py: &'static Api, name: &CStr) -> Option<Owned> {
+    // SAFETY: attached, says the caller. Of any other object CPython tells that it is no such function.
+    unsafe {
+        let function = super::sys(py, name)?;
+        (!py.PyCFunction_GetFunction(function.as_ptr()).is_null()).then_some(function)
+    }
+}

@@ -1,0 +1,275 @@
+//! A CPython that comes late: a host of plugins loads it (`dlopen`) when this library is there already.
+//!
+//! *The word of it* is the loader's. It calls a function that does nothing, for debuggers, before and after it maps or
+//! unmaps objects (`r_brk` of `<link.h>`). If the seatbelt is asked for and there is no CPython, a jump to
+//! us is written there. So we learn of CPython under the loader's lock, before anybody can have called it.
+//!
+//! *Its code* is redirected at once. No thread runs it yet, so none has to stand still. glibc before 2.41 tells of
+//! objects that are not yet relocated: nothing is called in them, no slot is written, and names
+//! are looked up in their own tables, as the loader would not find them.
+//!
+//! *The rest* follows at the first call that comes to us, or when the loader maps something else: then
+//! CPython is relocated. From that first call on CPython stays loaded. If it is unloaded before, it is forgotten, and the next one waited
+//! for.
+//!
+//! One in a namespace of its own (`dlmopen`) is not seen here. Neither is one that the kernel keeps us from: then the
+//! end of the process tells of it.
+
+use std::ffi::{c_int, c_void, CStr};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+use object::elf::{self, Sym64};
+use object::NativeEndian;
+
+use super::slots::Object;
+use super::{alternatives, imports, patch, states, Why, ON};
+use crate::{fork, late, python};
+
+/// `r_debug` of `<link.h>`.
+#[repr(C)]
+struct Debug {
+    version: c_int,
+    objects: *const c_void,
+    hook: usize,
+    state: c_int,
+}
+
+/// Nothing is in the making. The other states are: objects are about to come, or to go.
+const CONSISTENT: c_int = 0;
+
+static DEBUG: AtomicPtr<Debug> = AtomicPtr::new(null_mut());
+
+/// Of the CPython that came, and whose code is redirected.
+static FOUND: AtomicPtr<Tables> = AtomicPtr::new(null_mut());
+
+/// Whether protection is asked for, from the beginning.
+static IS_WANTED: AtomicBool = AtomicBool::new(false);
+static WAS_ON: AtomicBool = AtomicBool::new(false);
+/// Why the last one that came is not protected. Not behind a lock, which another thread could have while this one forks.
+static WHY: AtomicPtr<Why> = AtomicPtr::new(null_mut());
+
+fn note(why: Why) {
+    // Release: pairs with `at_end`. It is not freed, as that may read it.
+    WHY.store(Box::into_raw(Box::new(why)), Ordering::Release);
+}
+
+/// Protection is asked for; CPython may have to be waited for. Called when the library is loaded: so under the loader's
+/// lock, or with no other thread.
+pub(super) fn ask(is_to_wait: bool) {
+    IS_WANTED.store(true, Ordering::Relaxed);
+    if is_to_wait {
+        wait();
+    }
+}
+
+fn wait() {
+    // What takes the loader's lock, or registers handlers, is not done when it has come.
+    fork::watch();
+    late::prepare();
+    // SAFETY: the loader's own objects, which stay loaded meanwhile.
+    let debug = find_object(|object| unsafe { object.entry(elf::DT_DEBUG) }.filter(|at| *at != 0));
+    let Some(debug) = debug.map(|at| at as *mut Debug) else { return };
+    // Release: pairs with `notified`.
+    DEBUG.store(debug, Ordering::Release);
+    // SAFETY: the loader's record, which it has filled in before it loads anything.
+    let hook = unsafe { (*debug).hook };
+    if let Err(why) = patch::fill_in(hook, notified as *const () as usize) {
+        note(Why::Unannounced(why));
+    }
+}
+
+/// The loader calls this, with its lock, which a thread may take again.
+unsafe extern "C" fn notified() {
+    // SAFETY: the loader's record. Acquire: see `wait`.
+    let state = unsafe { (*DEBUG.load(Ordering::Acquire)).state };
+    if python::is_found() && state == CONSISTENT {
+        // Found, it stays loaded.
+        return;
+    }
+    // SAFETY: NULL, or what `arrive` left there for good. Relaxed: written under the same lock.
+    match unsafe { FOUND.load(Ordering::Relaxed).as_ref() } {
+        None if state == CONSISTENT => arrive(),
+        None => {}
+        Some(found) if !found.is_loaded() => forget(),
+        // It was complete before anything else could come, or go.
+        Some(_) if state != CONSISTENT => {
+            imports::redirect();
+            // The host is about to ask for the loader's own errors.
+            // SAFETY: no preconditions.
+            unsafe { libc::dlerror() };
+        }
+        Some(_) => {}
+    }
+}
+
+fn arrive() {
+    // SAFETY: objects that stay loaded meanwhile.
+    let Some(tables) = find_object(|object| unsafe { Tables::of_python(object) }) else { return };
+    // It is not freed: who looks for a name may have it.
+    FOUND.store(Box::into_raw(Box::new(tables)), Ordering::Release);
+    match redirect_code() {
+        Ok(()) => {
+            WAS_ON.store(true, Ordering::Relaxed);
+            ON.store(true, Ordering::Relaxed);
+            // Now that all is done, others may find it.
+            python::look_in(Some(find));
+        }
+        Err(why) => {
+            note(why);
+            FOUND.store(null_mut(), Ordering::Release);
+        }
+    }
+}
+
+/// As `switch_on`, without the locks: nobody else knows this CPython.
+fn redirect_code() -> Result<(), Why> {
+    let version = python::usable_version(find).ok_or(Why::NoPython)?;
+    states::of_version(version, find).map_err(Why::States)?;
+    let redirections = super::redirections(find).ok_or(Why::NoPython)?;
+    let for_copies = alternatives::for_copies();
+    let copy = patch::redirect(&redirections, &for_copies, patch::Runners::Nobody);
+    if let Some(copy) = copy.map_err(Why::Patch)? {
+        alternatives::hand_on_to(&copy);
+    }
+    Ok(())
+}
+
+/// It was unloaded, and nobody had called it.
+fn forget() {
+    python::look_in(None);
+    ON.store(false, Ordering::Relaxed);
+    FOUND.store(null_mut(), Ordering::Release);
+}
+
+/// What could not be done at once. At the first call that comes to the library.
+pub(super) fn complete() {
+    if let Some(py) = python::get() {
+        // It was looked at before.
+        let _ = states::look(py);
+        imports::redirect();
+    }
+}
+
+/// In the CPython that came.
+fn find(name: &CStr) -> *mut c_void {
+    // SAFETY: NULL, or what `arrive` left there for good. Acquire: it is complete.
+    unsafe { FOUND.load(Ordering::Acquire).as_ref() }
+        .map_or(null_mut(), |tables| tables.find(name) as *mut c_void)
+}
+
+/// When the process ends: the belt that was asked for was never on, if there was anything to put it on.
+extern "C" fn at_end() {
+    // Relaxed, both: for what is told to people.
+    let is_missing = IS_WANTED.load(Ordering::Relaxed) && !WAS_ON.load(Ordering::Relaxed);
+    if !is_missing || super::is_on() || super::TRIED.load(Ordering::Relaxed) {
+        return;
+    }
+    // SAFETY: objects that stay loaded meanwhile.
+    let Some(tables) = find_object(|object| unsafe { Tables::of_python(object) }) else { return };
+    if patch::is_by_a_copy(tables.find(ENSURE)) {
+        return;
+    }
+    // SAFETY: NULL, or what `note` left there for good. Acquire: it is complete.
+    let why = unsafe { WHY.load(Ordering::Acquire).as_ref() };
+    super::say_why_not(why.unwrap_or(&Why::NoPython));
+}
+
+#[used]
+#[link_section = ".fini_array"]
+static AT_END: extern "C" fn() = at_end;
+
+const ENSURE: &CStr = c"PyGILState_Ensure";
+
+/// Where an object has its symbols. Its names are found by a hash, which glibc's linkers write (`DT_GNU_HASH`).
+struct Tables {
+    base: usize,
+    symbols: *const Sym64<NativeEndian>,
+    names: usize,
+    hash: *const u32,
+}
+
+impl Tables {
+    /// # Safety
+    /// The object is loaded, and stays so while the tables are used.
+    unsafe fn of_python(object: &Object) -> Option<Tables> {
+        // SAFETY: says the caller.
+        let tables = unsafe {
+            Tables {
+                base: object.base(),
+                symbols: object.address(elf::DT_SYMTAB)? as *const _,
+                names: object.address(elf::DT_STRTAB)?,
+                hash: object.address(elf::DT_GNU_HASH)? as *const u32,
+            }
+        };
+        let has = |name| tables.find(name) != 0;
+        (has(ENSURE) && has(c"Py_GetVersion")).then_some(tables)
+    }
+
+    /// The address of what the object itself defines; 0: it does not.
+    fn find(&self, name: &CStr) -> usize {
+        let hash = name
+            .to_bytes()
+            .iter()
+            .fold(5381_u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)));
+        // SAFETY: as the format has it: four numbers, the filter (words of 64 bits), the buckets, and for each
+        // symbol from `first` on its hash, whose lowest bit says that it is the last one of its bucket.
+        unsafe {
+            let [buckets, first, filter, _] = *self.hash.cast::<[u32; 4]>();
+            if buckets == 0 {
+                return 0;
+            }
+            let bucket = self.hash.add(4 + 2 * filter as usize);
+            let chain = bucket.add(buckets as usize);
+            let mut index = *bucket.add((hash % buckets) as usize);
+            if index < first {
+                return 0;
+            }
+            loop {
+                let other = *chain.add((index - first) as usize);
+                let symbol = &*self.symbols.add(index as usize);
+                if other | 1 == hash | 1 && symbol.st_shndx.get(NativeEndian) != elf::SHN_UNDEF {
+                    let its = self.names + symbol.st_name.get(NativeEndian) as usize;
+                    if CStr::from_ptr(its as *const _) == name {
+                        return self.base.wrapping_add(symbol.st_value.get(NativeEndian) as usize);
+                    }
+                }
+                if other & 1 != 0 {
+                    return 0;
+                }
+                index += 1;
+            }
+        }
+    }
+
+    fn is_loaded(&self) -> bool {
+        find_object(|object| object.contains(self.hash as usize).then_some(())).is_some()
+    }
+}
+
+/// The first answer for an object of the process, of the namespace that this library is in.
+fn find_object<T, F: FnMut(&Object) -> Option<T>>(ask: F) -> Option<T> {
+    struct Search<T, F> {
+        ask: F,
+        answer: Option<T>,
+    }
+    unsafe extern "C" fn visit<T, F: FnMut(&Object) -> Option<T>>(
+        info: *mut libc::dl_phdr_info,
+        _size: libc::size_t,
+        search: *mut c_void,
+    ) -> c_int {
+        // SAFETY: the loader passes a valid record of an object that stays loaded meanwhile; the
+        // search is what is given below.
+        unsafe {
+            let search = &mut *search.cast::<Search<T, F>>();
+            search.answer = (search.ask)(&Object::of(&*info));
+            c_int::from(search.answer.is_some())
+        }
+    }
+    let mut search = Search { ask, answer: None };
+    // SAFETY: `visit` has the type that is asked for, and the search outlives the call.
+    unsafe {
+        libc::dl_iterate_phdr(Some(visit::<T, F>), std::ptr::from_mut(&mut search).cast());
+    }
+    search.answer
+}
