@@ -188,10 +188,11 @@ static _Unwind_Reason_Code look_at(struct _Unwind_Context *frame, void *argument
     return search->found || --search->frames_left == 0 ? _URC_END_OF_STACK : _URC_NO_REASON;
 }
 
-/* Whether this thread is in a call of that function, not far up the stack. */
+/* Whether this thread is in a call of that function, not far up the stack: in debug builds, which inline nothing,
+ * giving up the list of callbacks takes some 25 frames. */
 HIDDEN int pep788_is_below(void *function)
 {
-    struct search search = {function, 24, 0};
+    struct search search = {function, 64, 0};
     _Unwind_Backtrace(look_at, &search);
     return search.found;
 }

@@ -15,6 +15,8 @@ pub struct Python {
     pub hexversion: u32,
     pub free_threaded: bool,
     pub debug: bool,
+    /// Embedding programs link with the shared library
+    pub shared: bool,
     pub executable: PathBuf,
     pub home: String,
     pub include_flags: Vec<String>,
@@ -46,6 +48,12 @@ impl Subject {
     /// Without the library, on the interpreter's own implementation.
     pub fn is_native(&self) -> bool {
         self.engine == Engine::Native
+    }
+
+    /// No function of the library is called: it is not there, or the program has the interpreter in itself.
+    pub fn is_alone(&self) -> bool {
+        let linked_in = self.python.as_ref().is_some_and(|python| !python.shared);
+        self.is_native() || (self.engine == Engine::Handover && linked_in)
     }
 
     /// The interpreter's own implementation answers, with the library before it or without.
@@ -190,6 +198,7 @@ fn inspect(candidate: &Path, script: &Path) -> Result<(String, Python), Skipped>
         hexversion,
         free_threaded: fact("gil_disabled")? == "1",
         debug: fact("debug")? == "1",
+        shared: fact("shared")? == "1",
         executable: PathBuf::from(fact("executable")?),
         home: fact("home")?.to_owned(),
         include_flags: words("cflags")?,

@@ -130,7 +130,7 @@ impl Scenario {
         if let (Some(reason), true) = (&self.not_native, subject.is_served_natively()) {
             return Some(format!("native: {reason}"));
         }
-        if let (Some(reason), true) = (&self.not_alone, subject.is_native()) {
+        if let (Some(reason), true) = (&self.not_alone, subject.is_alone()) {
             return Some(format!("alone: {reason}"));
         }
         let python = subject.python.as_ref()?;
