@@ -1299,6 +1299,35 @@ SCENARIO(deleted_in_one_step,
     py_finalize();
 }
 
+static void release_in_one_step(void *unused)
+{
+    (void)unused;
+    PyGILState_STATE state = PyGILState_Ensure();
+    CHECK_INT(state, PyGILState_UNLOCKED);
+    run("x = 1");
+    is_about_to_go = true;
+    PyGILState_Release(state);
+    CHECK_PTR(PyGILState_GetThisThreadState(), NULL);
+}
+
+// pythons: gil
+SCENARIO(released_in_one_step, "PyGILState_Release: whoever has the GIL next finds the thread state gone")
+{
+    init_protected();
+    for (int i = 0; i < 200; i++) {
+        is_about_to_go = false;
+        pthread_t thread = thread_start(release_in_one_step, NULL);
+        while (!is_about_to_go) {
+            Py_BEGIN_ALLOW_THREADS
+            sched_yield();
+            Py_END_ALLOW_THREADS
+        }
+        CHECK_INT(count_thread_states(), 1);
+        py_thread_join(thread);
+    }
+    py_finalize();
+}
+
 /* --- Without means ---------------------------------------------------------------------------------------- */
 
 static atomic_bool spins;

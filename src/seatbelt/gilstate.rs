@@ -469,8 +469,9 @@ pub(super) unsafe extern "C" fn delete_current() {
     }
 }
 
-/// Detaches the attached thread state, which was cleared, and deletes it. From 3.13 on in two steps, as there is no
-/// function that does both: what keeps it from going in between is a hold, or that this thread conducts the exit.
+/// Detaches the attached thread state, which was cleared, and deletes it. In two steps where no function does both, as from
+/// 3.13 on where the original could not be copied: then what keeps it from going in between is a hold, or that this thread
+/// conducts the exit.
 fn delete(py: &'static Api, state: *mut PyThreadState) {
     // SAFETY: attached and cleared, says the caller.
     if unsafe { states::get().delete_current(state) } {
