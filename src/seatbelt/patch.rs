@@ -91,6 +91,19 @@ impl Change {
         word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
     }
 
+    /// What brings back the bytes that are there now.
+    ///
+    /// # Safety
+    /// They can be read.
+    unsafe fn undoing(&self) -> Change {
+        let mut undoing = Change { bytes: [0; 8], ..*self };
+        // SAFETY: says the caller; a change has at most as many bytes as it has room for.
+        unsafe {
+            (self.at as *const u8).copy_to_nonoverlapping(undoing.bytes.as_mut_ptr(), self.length);
+        }
+        undoing
+    }
+
     /// Where no thread may be. At the very beginning one may: it finds the new instruction.
     fn inside(&self) -> Range<usize> {
         self.at + 1..self.end()
@@ -324,7 +337,11 @@ pub(super) fn redirect(
         write(&changes)?;
     } else {
         let inside: Vec<_> = changes.iter().map(Change::inside).collect();
-        stop::with_all_stopped(&inside, || write(&changes)).map_err(Why::Stop)??;
+        // SAFETY: the functions are there, and their first bytes are not written yet.
+        let undoing: Vec<_> = changes.iter().map(|it| unsafe { it.undoing() }).collect();
+        // What could be written to just now can be again.
+        let undo = || drop(write(&undoing));
+        stop::with_all_stopped(&inside, || write(&changes), undo).map_err(Why::Stop)??;
     }
     // From now on it is jumped to.
     std::mem::forget(page);
@@ -708,7 +725,7 @@ mod tests {
     fn a_thousand_times_under_fire() {
         use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
         const THREADS: usize = 8;
-        const TIMES: usize = 500;
+        const TIMES: usize = 250;
         let stop = AtomicBool::new(false);
         // Odd while a change is under way; the function is as it was at every other even number.
         let step = AtomicUsize::new(0);
@@ -722,8 +739,8 @@ mod tests {
         };
         assert!(page.make_executable().is_ok());
         let there = jump(entry, &code, stub).unwrap();
-        let skip = there.at - entry;
-        let back = Change::new(there.at, &code[skip..skip + there.length]);
+        // SAFETY: a function that is there.
+        let back = unsafe { there.undoing() };
         std::thread::scope(|scope| {
             for _ in 0..THREADS {
                 scope.spawn(|| {
@@ -738,14 +755,33 @@ mod tests {
                     }
                 });
             }
+            // One that cannot be stopped, and is in system calls most of the time.
+            scope.spawn(|| {
+                // SAFETY: valid places, filled in before they are read; and no preconditions.
+                unsafe {
+                    let mut all = std::mem::zeroed();
+                    libc::sigfillset(&mut all);
+                    libc::pthread_sigmask(libc::SIG_BLOCK, &all, std::ptr::null_mut());
+                    while !stop.load(Relaxed) {
+                        let got = std::hint::black_box(victim as extern "C" fn() -> usize)();
+                        assert!(got == 1 || got == 2, "{got}");
+                        libc::usleep(50);
+                    }
+                }
+            });
             for _ in 0..TIMES {
-                for change in [there, back] {
+                for (change, undoing) in [(there, back), (back, there)] {
                     step.fetch_add(1, Relaxed);
-                    let done = stop::with_all_stopped(&[change.inside()], || {
+                    let make = || {
                         let done = write(&[change]);
                         step.fetch_add(1, Relaxed);
                         done
-                    });
+                    };
+                    let undo = || {
+                        step.fetch_sub(1, Relaxed);
+                        assert!(write(&[undoing]).is_ok());
+                    };
+                    let done = stop::with_all_stopped(&[change.inside()], make, undo);
                     assert!(matches!(done, Ok(Ok(()))));
                 }
             }

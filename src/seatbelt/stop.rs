@@ -2,9 +2,10 @@
 //!
 //! Each is sent a signal, whose handler notes where the thread was and waits. One that was inside
 //! the instructions goes on, and is sent another. A thread that blocks the signal cannot be stopped: it
-//! must be in a system call, which is outside of any code, as the kernel tells (`/proc`). (In the few microseconds that are left it could
-//! return, and be in the very instructions when they change; before it, it would find the old ones, and after, the new ones.
-//! So could one that was interrupted inside them by another signal, and is in that one's handler.)
+//! must be in a system call, which is outside of any code, as the kernel tells (`/proc`). It is looked at once more when the
+//! change is made: if it has left the call meanwhile, the change is undone and made again later. (What is left: it returns,
+//! comes to the very instructions and runs them, all while they change. And one that was interrupted inside them by another
+//! signal may be in that one's handler, in a system call.)
 //!
 //! While they stand still, they may have any lock: of the allocator, of the loader. So what happens then
 //! does without: only system calls, and memory that was there before.
@@ -74,13 +75,15 @@ const INSIDE: u64 = 2;
 /// Where nobody may be: begins and ends. Ranges from 0 to 0 are none.
 static BANNED: [AtomicUsize; 10] = [const { AtomicUsize::new(0) }; 10];
 
-/// Calls `work` while all other threads stand still, none of them `inside`.
-pub(super) fn with_all_stopped<T>(
+/// Makes a change while all other threads stand still, none of them `inside`. It may be undone and made again before this
+/// returns, but not by a change that fails.
+pub(super) fn with_all_stopped<E>(
     inside: &[Range<usize>],
-    work: impl FnOnce() -> T,
-) -> Result<T, Why> {
+    mut change: impl FnMut() -> Result<(), E>,
+    mut undo: impl FnMut(),
+) -> Result<Result<(), E>, Why> {
     if is_alone() {
-        return Ok(work());
+        return Ok(change());
     }
     // A handler of this thread's would run while all others stand still with their locks.
     let _no_signals = NoSignals::new();
@@ -91,16 +94,32 @@ pub(super) fn with_all_stopped<T>(
         place.store(bound, Ordering::Relaxed);
     }
     let signal = take_signal(handle).ok_or(Why::NoMeans)?;
-    let deadline = Instant::now() + PATIENCE;
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    let round = NEXT.fetch_add(1, Ordering::Relaxed);
+    let mut others = Others {
+        signal,
+        round: NEXT.fetch_add(1, Ordering::Relaxed),
+        deadline: Instant::now() + PATIENCE,
+        sent: Ids::none(),
+        blocking: Ids::none(),
+    };
     // Release: what is banned comes before.
-    ROUND.store(round, Ordering::Release);
+    ROUND.store(others.round, Ordering::Release);
     let _let_go = LetGo;
-    stop_all(round, signal, deadline)?;
-    let result = work();
-    sync_code();
-    Ok(result)
+    loop {
+        others.stop()?;
+        let changed = change();
+        sync_code();
+        match others.any_has_left_its_call() {
+            Some(id) if changed.is_ok() => {
+                undo();
+                sync_code();
+                if Instant::now() > others.deadline {
+                    return Err(Why::Restless(id));
+                }
+            }
+            _ => return Ok(changed),
+        }
+    }
 }
 
 fn is_alone() -> bool {
@@ -171,78 +190,128 @@ impl Drop for LetGo {
     }
 }
 
-/// Returns when all others stand still outside.
-fn stop_all(round: u32, signal: c_int, deadline: Instant) -> Result<(), Why> {
-    let mut sent: [libc::pid_t; MOST] = [0; MOST];
-    let mut count = 0;
-    // A thread may have been made after it was looked for, by one that stood still only then.
-    let mut was_quiet = false;
-    loop {
-        let mut restless = None;
-        // Threads may come, as long as there is one that runs.
-        let mut any_new = false;
-        let mut tasks = Tasks::open().map_err(|error| match error {
-            libc::ENOENT => Why::NoMeans,
-            error => Why::Untold(error),
-        })?;
-        for id in &mut tasks {
-            if id == this_thread() || sent[..count].contains(&id) {
-                continue;
-            }
-            match look_at(id, signal)? {
-                Seen::Gone => {}
-                Seen::Blocks { in_system_call: true } => {}
-                Seen::Blocks { in_system_call: false } => restless = Some(id),
-                Seen::Takes => {
-                    if count == MOST {
-                        return Err(Why::TooMany);
-                    }
-                    if send(id, signal, round, count) {
-                        sent[count] = id;
-                        count += 1;
-                        any_new = true;
-                    } else {
-                        let error = last_error();
-                        if matches!(error, libc::EPERM | libc::EACCES | libc::ENOSYS) {
-                            return Err(Why::NoSignals(error));
+/// Threads, by their numbers.
+struct Ids {
+    ids: [libc::pid_t; MOST],
+    count: usize,
+}
+
+impl Ids {
+    fn none() -> Ids {
+        Ids { ids: [0; MOST], count: 0 }
+    }
+
+    fn all(&self) -> &[libc::pid_t] {
+        &self.ids[..self.count]
+    }
+
+    fn is_full(&self) -> bool {
+        self.count == MOST
+    }
+
+    fn push(&mut self, id: libc::pid_t) {
+        self.ids[self.count] = id;
+        self.count += 1;
+    }
+}
+
+/// The other threads of the process, in a round.
+struct Others {
+    signal: c_int,
+    round: u32,
+    deadline: Instant,
+    /// Those that were sent a signal: each has the place of the same index.
+    sent: Ids,
+    /// Those that block signals, and were in a system call.
+    blocking: Ids,
+}
+
+impl Others {
+    /// Returns when all stand still outside.
+    fn stop(&mut self) -> Result<(), Why> {
+        // A thread may have been made after it was looked for, by one that stood still only then.
+        let mut was_quiet = false;
+        loop {
+            let mut restless = None;
+            // Threads may come, as long as there is one that runs.
+            let mut any_new = false;
+            self.blocking = Ids::none();
+            let mut tasks = Tasks::open().map_err(|error| match error {
+                libc::ENOENT => Why::NoMeans,
+                error => Why::Untold(error),
+            })?;
+            for id in &mut tasks {
+                if id == this_thread() || self.sent.all().contains(&id) {
+                    continue;
+                }
+                match look_at(id, self.signal)? {
+                    Seen::Gone => {}
+                    Seen::Blocks { in_system_call: true } => {
+                        if self.blocking.is_full() {
+                            return Err(Why::TooMany);
                         }
-                        restless = Some(id);
+                        self.blocking.push(id);
+                    }
+                    Seen::Blocks { in_system_call: false } => restless = Some(id),
+                    Seen::Takes => {
+                        if self.sent.is_full() {
+                            return Err(Why::TooMany);
+                        }
+                        if send(id, self.signal, self.round, self.sent.count) {
+                            self.sent.push(id);
+                            any_new = true;
+                        } else {
+                            let error = last_error();
+                            if matches!(error, libc::EPERM | libc::EACCES | libc::ENOSYS) {
+                                return Err(Why::NoSignals(error));
+                            }
+                            restless = Some(id);
+                        }
                     }
                 }
             }
-        }
-        if let Some(error) = tasks.error {
-            return Err(Why::Untold(error));
-        }
-        for (place, id) in sent[..count].iter().enumerate() {
-            // Acquire: pairs with the handler.
-            let noted = PLACES[place].load(Ordering::Acquire);
-            if noted == note(round, OUTSIDE) {
-                continue;
+            if let Some(error) = tasks.error {
+                return Err(Why::Untold(error));
             }
-            // Its end may have come before the signal.
-            if !matches!(look_at(*id, signal)?, Seen::Gone) {
-                restless = Some(*id);
-                if noted == note(round, INSIDE) {
-                    // Relaxed: sending it orders that.
-                    PLACES[place].store(0, Ordering::Relaxed);
-                    if !send(*id, signal, round, place) {
-                        PLACES[place].store(noted, Ordering::Relaxed);
+            for (place, id) in self.sent.all().iter().enumerate() {
+                // Acquire: pairs with the handler.
+                let noted = PLACES[place].load(Ordering::Acquire);
+                if noted == note(self.round, OUTSIDE) {
+                    continue;
+                }
+                // Its end may have come before the signal.
+                if !matches!(look_at(*id, self.signal)?, Seen::Gone) {
+                    restless = Some(*id);
+                    if noted == note(self.round, INSIDE) {
+                        // Relaxed: sending it orders that.
+                        PLACES[place].store(0, Ordering::Relaxed);
+                        if !send(*id, self.signal, self.round, place) {
+                            PLACES[place].store(noted, Ordering::Relaxed);
+                        }
                     }
                 }
             }
+            match restless {
+                None if !any_new && was_quiet => return Ok(()),
+                None if !any_new => {
+                    was_quiet = true;
+                    continue;
+                }
+                Some(id) if Instant::now() > self.deadline => return Err(Why::Restless(id)),
+                // SAFETY: no preconditions.
+                _ => unsafe { libc::usleep(20) },
+            };
+            was_quiet = false;
         }
-        match restless {
-            None if !any_new && was_quiet => return Ok(()),
-            None if !any_new => {
-                was_quiet = true;
-                continue;
-            }
-            Some(id) if Instant::now() > deadline => return Err(Why::Restless(id)),
-            // SAFETY: no preconditions.
-            _ => unsafe { libc::usleep(20) },
+    }
+
+    /// Of those that could not be stopped: one that is not known to be in a system call any more.
+    fn any_has_left_its_call(&self) -> Option<libc::pid_t> {
+        let is_in_it = |id| match look_at(id, self.signal) {
+            Ok(Seen::Gone | Seen::Blocks { in_system_call: true }) => true,
+            Ok(Seen::Takes | Seen::Blocks { in_system_call: false }) | Err(_) => false,
         };
-        was_quiet = false;
+        self.blocking.all().iter().copied().find(|id| !is_in_it(*id))
     }
 }
 
