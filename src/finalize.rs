@@ -26,7 +26,7 @@ use crate::python::{
 use crate::report::{Awaited, Wait};
 use crate::say::say;
 use crate::tally::ROLL;
-use crate::thread::Thread;
+use crate::thread::{forget_the_gone, Thread};
 use crate::{seatbelt, settings};
 
 const CAPSULE: &CStr = c"pep788.exit_callback";
@@ -273,6 +273,9 @@ unsafe fn wait_for_guards(py: &'static Api, record: &'static Record, joined: Opt
             let state = py.PyEval_SaveThread();
             let look = next_look(grace_over, &belt);
             let free = wait_detached(record, grace_over, &belt, look);
+            if !free {
+                forget_the_gone();
+            }
             if let Some(text) = belt.report(record, |other| covers(record, other)) {
                 say(text.as_str().as_bytes());
             }

@@ -94,7 +94,9 @@ unsafe extern "C" fn in_child() {
     // Only the forking thread lives on. It holds all locks, so nothing is half done.
     let Some(mut held) = HELD.take() else { return };
     GENERATION.fetch_add(1, Ordering::Relaxed);
-    Roll::forget_parent(&mut held.roll, Thread::known().map(|thread| &thread.tally));
+    let own = Thread::known();
+    Roll::forget_parent(&mut held.roll, own.map(|thread| &thread.tally));
+    own.into_iter().for_each(Thread::forget_parent);
     for record in held.registry.everything() {
         record.gate.forget_parent();
         record.legacy.forget_parent();

@@ -42,6 +42,8 @@ pub(crate) struct Tally {
     word: AtomicUsize,
     /// Where [`Roll`] has it; changed under the roll's lock.
     place: AtomicUsize,
+    /// What it is a part of, as an address; for who takes it off the roll.
+    whole: AtomicUsize,
     #[cfg(not(loom))]
     pub(crate) birth: crate::birth::Birth,
 }
@@ -51,6 +53,7 @@ impl Tally {
         Tally {
             word: AtomicUsize::new(0),
             place: AtomicUsize::new(0),
+            whole: AtomicUsize::new(0),
             #[cfg(not(loom))]
             birth: crate::birth::Birth::new(),
         }
@@ -108,12 +111,14 @@ pub(crate) struct Roll {
 pub(crate) static ROLL: Roll = Roll { all: Mutex::new(Vec::new()) };
 
 impl Roll {
-    /// `false`: out of memory.
-    pub(crate) fn add(&self, tally: &'static Tally) -> bool {
+    /// `whole` is the address of what the tally is a part of. `false`: out of memory.
+    pub(crate) fn add(&self, tally: &'static Tally, whole: usize) -> bool {
         let mut all = self.lock();
         if all.try_reserve(1).is_err() {
             return false;
         }
+        // Relaxed, as the place: under the lock.
+        tally.whole.store(whole, Ordering::Relaxed);
         tally.place.store(all.len(), Ordering::Relaxed);
         all.push(tally);
         true
@@ -128,6 +133,24 @@ impl Roll {
                 moved.place.store(place, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Takes one off that `is_it` says so of, which is given the address of what a tally is a part of. Gives that address.
+    pub(crate) fn take(&self, is_it: impl Fn(usize) -> bool) -> Option<usize> {
+        let mut all = self.lock();
+        let whole = |tally: &Tally| tally.whole.load(Ordering::Relaxed);
+        let place = all.iter().position(|tally| is_it(whole(tally)))?;
+        let taken = all.swap_remove(place);
+        if let Some(moved) = all.get(place) {
+            moved.place.store(place, Ordering::Relaxed);
+        }
+        Some(whole(taken))
+    }
+
+    /// Whether one more needs memory.
+    pub(crate) fn is_full(&self) -> bool {
+        let all = self.lock();
+        all.len() == all.capacity()
     }
 
     /// How many holds of `owner` all threads count. A caller that wants to miss none has made a

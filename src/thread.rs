@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::fork;
 use crate::interpreter::Record;
@@ -22,6 +23,8 @@ pub(crate) struct Thread {
     /// Its Ensures that wait for their Release.
     pub(crate) levels: Levels,
     pub(crate) legacy: Legacy,
+    /// The kernel's numbers of its process and of it, for [`forget_the_gone`].
+    ids: [AtomicI32; 2],
 }
 
 extern "C" {
@@ -118,6 +121,25 @@ impl Thread {
         }
     }
 
+    /// In a forked child: it has other numbers there.
+    pub(crate) fn forget_parent(&self) {
+        for (known, now) in self.ids.iter().zip(this_thread()) {
+            // Relaxed: the child's only thread.
+            known.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether its process has it no more.
+    fn is_gone(&self) -> bool {
+        let [process, id] = [&self.ids[0], &self.ids[1]].map(|id| id.load(Ordering::Relaxed));
+        #[cfg(target_os = "linux")]
+        // SAFETY: takes numbers, and sends nothing.
+        return unsafe { libc::syscall(libc::SYS_tgkill, process, id, 0) } != 0
+            && std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH);
+        #[cfg(not(target_os = "linux"))]
+        return [process, id] != this_thread();
+    }
+
     /// Not NULL, and not the same for two Ensures of a thread, nor (as a rule) of two threads.
     #[inline(always)]
     pub(crate) fn next_token(&self) -> usize {
@@ -145,10 +167,51 @@ unsafe extern "C" fn forget(thread: *mut c_void) {
     }
 }
 
+/// The kernel's numbers of this process and this thread.
+#[cfg(target_os = "linux")]
+fn this_thread() -> [i32; 2] {
+    // SAFETY: no preconditions. Not by `gettid`, which glibc has from 2.30 on only.
+    unsafe { [libc::getpid(), libc::syscall(libc::SYS_gettid) as i32] }
+}
+
+/// Not known.
+#[cfg(not(target_os = "linux"))]
+fn this_thread() -> [i32; 2] {
+    [0; 2]
+}
+
+/// Forgets threads that ended without a word: by a bare system call, or that used the library once more when the C library
+/// had called all destructors (it does so four times at most). What they held is given back.
+///
+/// A number is used again, so one that ended may be taken for another, which is there; it is found when that has ended too.
+#[cold]
+pub(crate) fn forget_the_gone() {
+    let own = word();
+    let is_its = |whole: usize| {
+        let thread: *const Thread = std::ptr::with_exposed_provenance(whole);
+        // SAFETY: on the roll, whose lock is held: whoever frees it takes it off before.
+        unsafe { &*thread }.is_gone()
+    };
+    while let Some(whole) = ROLL.take(is_its) {
+        let thread: *mut Thread = std::ptr::with_exposed_provenance_mut(whole);
+        // SAFETY: the box that `enroll` made. Its thread has ended, and nobody else finds it. So this thread acts for it,
+        // and for itself again afterwards.
+        unsafe {
+            pep788_set_thread(thread.cast());
+            forget(thread.cast());
+            pep788_set_thread(own);
+        }
+    }
+}
+
 #[cold]
 fn enroll() -> Option<&'static Thread> {
     // Before the first lock is taken.
     fork::watch();
+    // Looks at each that there is: so it is done as often as their number doubles.
+    if ROLL.is_full() {
+        forget_the_gone();
+    }
     // A key of POSIX rather than a Rust destructor: it runs after the C++ ones, and once more
     // if the thread uses the library again after that.
     static KEY: Kept<libc::pthread_key_t> = Kept::new();
@@ -174,6 +237,7 @@ fn enroll() -> Option<&'static Thread> {
         token: Cell::new(0),
         levels: Levels::new()?,
         legacy: Legacy::new(),
+        ids: this_thread().map(AtomicI32::new),
     })?);
     // SAFETY: the box just made; it goes again only before anybody else has seen it.
     unsafe {
@@ -183,7 +247,7 @@ fn enroll() -> Option<&'static Thread> {
             drop(Box::from_raw(thread));
             return None;
         }
-        if !ROLL.add(&(*thread).tally) {
+        if !ROLL.add(&(*thread).tally, thread.expose_provenance()) {
             libc::pthread_setspecific(key, std::ptr::null());
             drop(Box::from_raw(thread));
             return None;

@@ -3,6 +3,8 @@
 
 #include "harness.h"
 
+#include <sys/syscall.h>
+
 static event exiting = EVENT_INIT;
 static event inside = EVENT_INIT;
 
@@ -706,5 +708,28 @@ SCENARIO(exit_functions_run_from_c_last, "The same where nothing uses the librar
     log_event("finalized");
     thread_join(thread);
     expect_log("worked,finalized");
+    PyInterpreterView_Close(view);
+}
+
+/* --- A thread that is not there any more ---------------------------------------------------------- */
+
+static void vanish_inside(void *view)
+{
+    CHECK(PyThreadState_EnsureFromView(view) != NULL);
+    run("x = 1");
+    PyEval_SaveThread();
+    /* Of this thread alone, and no destructor is called. */
+    syscall(SYS_exit, 0);
+}
+
+// native: no, waits for it without end
+SCENARIO(a_thread_that_vanished, "A thread that ended inside an Ensure is not waited for, even if nobody was told of its end")
+{
+    py_init();
+    PyInterpreterView *view = view_here();
+    for (int i = 0; i < 20; i++) {
+        py_thread_join(thread_start(vanish_inside, view));
+    }
+    py_finalize();
     PyInterpreterView_Close(view);
 }

@@ -5,6 +5,8 @@
 
 #include "flat.h"
 
+#include <limits.h>
+
 static PyInterpreterGuard *guard;
 static PyInterpreterView *view;
 
@@ -57,6 +59,34 @@ static void attach_once(void *unused)
 static void start_threads(int count)
 {
     flat_threads(count, attach_once);
+}
+
+/* Of a key that is younger than the library's, so that its destructors run after that's. */
+static pthread_key_t at_the_end;
+
+static void attach_in_the_last_round(void *round)
+{
+    if ((intptr_t)round == PTHREAD_DESTRUCTOR_ITERATIONS) {
+        attach();
+    } else {
+        CHECK_INT(pthread_setspecific(at_the_end, (void *)((intptr_t)round + 1)), 0);
+    }
+}
+
+static void end_with_attaching(void *unused)
+{
+    (void)unused;
+    CHECK_INT(pthread_setspecific(at_the_end, (void *)1), 0);
+}
+
+static void start_threads_that_attach_at_their_end(int count)
+{
+    if (at_the_end == 0) {
+        attach();
+        CHECK_INT(pthread_key_create(&at_the_end, attach_in_the_last_round), 0);
+        CHECK(at_the_end != 0);
+    }
+    flat_threads(count, end_with_attaching);
 }
 
 static void take_both_in_a_subinterpreter(void)
@@ -115,6 +145,15 @@ SCENARIO(attachments, "PyThreadState_Release gives back all that an Ensure took"
 SCENARIO(threads, "A thread that has attached and ends leaves nothing behind")
 {
     flat("threads", flat_count(2000), start_threads);
+}
+
+// pythons: gil
+// env: PYTHONMALLOC=malloc
+// env: PYTHONHASHSEED=0
+// timeout: 1800
+SCENARIO(threads_at_their_end, "... also one that attaches when all its destructors were called as often as they are")
+{
+    flat("threads", flat_count(2000), start_threads_that_attach_at_their_end);
 }
 
 // pythons: gil
