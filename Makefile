@@ -140,9 +140,9 @@ FILLED_IN := $(addprefix $(PCDIR)/,pep788.pc pep788-static.pc) \
 	$(addprefix $(CMAKEDIR)/,pep788-config.cmake pep788-config-version.cmake)
 
 # In a folder of its own: with a soname, which the library in target/release does not have.
-$(BUILT)/libpep788.so: Cargo.toml Cargo.lock build.rs $(shell find src -type f)
+$(BUILT)/libpep788.so: Cargo.toml Cargo.lock build.rs install/prelink $(shell find src -type f)
 	$(CARGO) build --release --lib --features vendored --target-dir $(TARGET_DIR)/install
-	strip -g -o $(TARGET_DIR)/install/libpep788.a $(BUILT)/libpep788.a
+	install/prelink $(BUILT)/libpep788.a $(TARGET_DIR)/install/libpep788.a
 	PEP788_SONAME=$(SONAME) $(CARGO) build --release --lib --target-dir $(TARGET_DIR)/install
 	touch $@
 

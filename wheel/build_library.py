@@ -29,7 +29,7 @@ class BuildLibrary(BuildHookInterface):
         # The static library, then the shared one, as `make install` does.
         subprocess.run([*command, "--features", "vendored"], cwd=root, check=True)
         subprocess.run(
-            ["strip", "-g", "-o", stage / "lib/libpep788.a", built / "release/libpep788.a"], check=True)
+            [root / "install/prelink", built / "release/libpep788.a", stage / "lib/libpep788.a"], check=True)
         subprocess.run(command, cwd=root, env={**os.environ, "PEP788_SONAME": SHARED}, check=True)
         shutil.copy(built / "release" / SHARED, stage / "lib")
         # Both find the rest from where they are themselves.
