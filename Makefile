@@ -14,7 +14,7 @@ DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
-.PHONY: seatbelt seatbelt-cpython seatbelt-hosts dist
+.PHONY: compat seatbelt seatbelt-cpython seatbelt-hosts dist
 
 all: headers lib
 
@@ -39,6 +39,7 @@ help:
 	@echo 'make install    to PREFIX (/usr/local), LIBDIR, INCLUDEDIR, below DESTDIR; make uninstall'
 	@echo 'make installable  what it installs, for a root that has no cargo'
 	@echo 'make install-test  use an installed copy: pkg-config, CMake, Meson; copies in extensions'
+	@echo 'make compat     pep788_compat.h, without the library, also on PyPy'
 	@echo 'make wheel      the wheel and the sdist, tested in virtual environments'
 	@echo 'make dist       crate, wheel, source tarball and checksums of the last commit, each tried out'
 	@echo 'PYTHON=/path/to/python3.x with all that run Python: this one only'
@@ -79,6 +80,10 @@ clients: lib
 docs-test: lib
 	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test surface -- code_in_ links_in_
 	$(or $(PYTHON),python3) examples/clients/run.py --docs $(PYTHON)
+
+# What pep788_compat.h does without the library, on every CPython found and on PyPy.
+compat:
+	$(or $(PYTHON),python3) c_tests/compat.py $(PYTHON)
 
 # Every CPython there is; matrix/README.md says where they come from. MATRIX=--brought-in leaves out those that
 # `check` runs on.
