@@ -46,6 +46,8 @@ class BuildLibrary(BuildHookInterface):
         build_data["force_include"].update(
             (str(path), "pep788/%s" % path.relative_to(stage))
             for path in stage.rglob("*") if path.is_file())
+        # Python looks for it beside the packages.
+        build_data["force_include"][str(root / "wheel/pep788.pth")] = "pep788.pth"
         build_data["pure_python"] = False
         # No Python is linked, so it is for any. `auditwheel` finds out which systems it is for.
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")

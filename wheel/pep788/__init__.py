@@ -7,18 +7,26 @@
 And protection for extensions that call PyGILState_Ensure:
 
     python -m pep788 run app.py ...
+    PEP788_GILSTATE=protect python app.py ...
 """
 
-from importlib.metadata import version as _version
 from pathlib import Path as _Path
 
 __all__ = [
     "get_cmake_dir", "get_compile_args", "get_include", "get_library_dir", "get_link_args", "get_pkgconfig_dir",
     "protect_gilstate",
 ]
-__version__ = _version("pep788")
 
 _folder = _Path(__file__).resolve().parent
+
+
+def __getattr__(name: str) -> str:
+    if name != "__version__":
+        raise AttributeError("module 'pep788' has no attribute %r" % name)
+    # Not at every start of Python: see _at_start.py.
+    from importlib.metadata import version
+
+    return version("pep788")
 
 
 def get_include() -> str:
