@@ -1,6 +1,7 @@
 //! The environment variables, read once, when the first of them is needed.
 
-use std::ffi::CStr;
+use std::ffi::{c_char, CStr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::kept::Kept;
@@ -40,6 +41,44 @@ pub(crate) fn complain_of_gilstate() {
 }
 
 const GILSTATE: &CStr = c"PEP788_GILSTATE";
+const ENGINE: &CStr = c"PEP788_ENGINE";
+const DRAIN_GRACE: &CStr = c"PEP788_DRAIN_GRACE_MS";
+const WAIT_WARN: &CStr = c"PEP788_WAIT_WARN_MS";
+const TRACE: &CStr = c"PEP788_TRACE";
+const GILSTATE_WAIT: &CStr = c"PEP788_GILSTATE_WAIT_MS";
+const EXIT_TIMEOUT: &CStr = c"PEP788_EXIT_TIMEOUT_MS";
+const NAMES: [&CStr; 7] =
+    [DRAIN_GRACE, WAIT_WARN, TRACE, GILSTATE, GILSTATE_WAIT, EXIT_TIMEOUT, ENGINE];
+
+/// Says once which variables look like settings and are none.
+pub(crate) fn complain_of_names() {
+    extern "C" {
+        static environ: *const *const c_char;
+    }
+    static SAID: AtomicBool = AtomicBool::new(false);
+    // Relaxed: nothing else is told by it.
+    if SAID.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    // SAFETY: NULL, or C strings up to a NULL. Who changes the environment while other threads run is in for worse.
+    unsafe {
+        let mut place = environ;
+        while !place.is_null() && !(*place).is_null() {
+            let name = CStr::from_ptr(*place).to_bytes().split(|byte| *byte == b'=').next();
+            let name = name.unwrap_or_default();
+            if name.starts_with(b"PEP788_") && !NAMES.iter().any(|known| known.to_bytes() == name) {
+                complain_of_name(name);
+            }
+            place = place.add(1);
+        }
+    }
+}
+
+fn complain_of_name(name: &[u8]) {
+    let name = String::from_utf8_lossy(name);
+    let names = NAMES.map(|name| name.to_str().unwrap_or_default()).join(", ");
+    say(format!("libpep788: {name} is not a setting; there are {names}\n").as_bytes());
+}
 
 pub(crate) fn get() -> &'static Settings {
     static SETTINGS: Kept<Settings> = Kept::new();
@@ -48,6 +87,7 @@ pub(crate) fn get() -> &'static Settings {
         if is_first {
             // Only now: a stderr that nobody reads holds up this thread alone.
             Settings::read(complain);
+            complain_of_names();
         }
         settings
     })
@@ -59,21 +99,21 @@ type Wrong = fn(&CStr, &str, &str);
 impl Settings {
     fn read(wrong: Wrong) -> Settings {
         Settings {
-            backport: is_second(c"PEP788_ENGINE", "native", "backport", wrong),
-            drain_grace: match milliseconds(c"PEP788_DRAIN_GRACE_MS", wrong).unwrap_or(1000) {
+            backport: is_second(ENGINE, "native", "backport", wrong),
+            drain_grace: match milliseconds(DRAIN_GRACE, wrong).unwrap_or(1000) {
                 -1 => None,
                 grace => Some(Duration::from_millis(grace.unsigned_abs())),
             },
-            wait_warn: match milliseconds(c"PEP788_WAIT_WARN_MS", wrong).unwrap_or(10_000) {
+            wait_warn: match milliseconds(WAIT_WARN, wrong).unwrap_or(10_000) {
                 ..=0 => None,
                 wait => Some(Duration::from_millis(wait.unsigned_abs())),
             },
-            trace: is_second(c"PEP788_TRACE", "0", "1", wrong),
-            gilstate_wait: match milliseconds(c"PEP788_GILSTATE_WAIT_MS", wrong).unwrap_or(3000) {
+            trace: is_second(TRACE, "0", "1", wrong),
+            gilstate_wait: match milliseconds(GILSTATE_WAIT, wrong).unwrap_or(3000) {
                 -1 => None,
                 wait => Some(Duration::from_millis(wait.unsigned_abs())),
             },
-            exit_timeout: milliseconds(c"PEP788_EXIT_TIMEOUT_MS", wrong)
+            exit_timeout: milliseconds(EXIT_TIMEOUT, wrong)
                 .map(|timeout| Duration::from_millis(timeout.max(0).unsigned_abs())),
         }
     }
@@ -127,7 +167,8 @@ fn variable(name: &CStr) -> Option<&'static str> {
         let value = libc::getenv(name.as_ptr());
         (!value.is_null()).then(|| CStr::from_ptr(value))
     };
-    text?.to_str().ok().filter(|text| !text.is_empty())
+    // What is not UTF-8 is nothing that a setting takes.
+    Some(text?.to_str().unwrap_or("\u{fffd}")).filter(|text| !text.is_empty())
 }
 
 /// A setting that cannot be understood is not worth a process; it is said, and not followed.

@@ -134,6 +134,13 @@ SCENARIO(by_environment_switched_off, "... which can be off")
     CHECK(doctor_says("\nPyGILState_Ensure: not protected\n"));
 }
 
+// env: PEP788_GILSTAT=protect
+// expect: stderr "libpep788: PEP788_GILSTAT is not a setting; there are PEP788_DRAIN_GRACE_MS, "
+SCENARIO(by_environment_misspelled, "A variable that looks like a setting and is none is said")
+{
+    CHECK(doctor_says("\nPyGILState_Ensure: not protected\n"));
+}
+
 // env: PEP788_GILSTATE=yes
 // expect: stderr "is ignored: it takes protect, 1, on, 0 or off"
 SCENARIO(never_by_itself, "... and by nothing else, which is said; and nothing else switches it on")

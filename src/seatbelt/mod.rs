@@ -199,6 +199,9 @@ fn has_python() -> bool {
 /// The loader's lock is held, so no Python code may be run.
 extern "C" fn at_load() {
     let is_asked_for = is_asked_for();
+    if has_python() {
+        settings::complain_of_names();
+    }
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     if is_asked_for {
         arrival::ask(!has_python());
