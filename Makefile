@@ -14,7 +14,7 @@ DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
-.PHONY: compat seatbelt seatbelt-cpython seatbelt-hosts dist
+.PHONY: compat scan-test seatbelt seatbelt-cpython seatbelt-hosts dist
 
 all: headers lib
 
@@ -182,6 +182,10 @@ install-test:
 # The wheel and the sdist, in target/wheel/dist; built and tested in virtual environments.
 wheel:
 	wheel/test $(PYTHON)
+
+# `python -m pep788 scan`, with the wheel that `wheel` or `dist` made. ALL=all tries it on all released wheels of its table.
+scan-test:
+	wheel/test_scan $(ALL)
 
 # What a release consists of, in target/dist; docs/releasing.md has the rest of the way.
 dist:

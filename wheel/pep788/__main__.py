@@ -1,4 +1,5 @@
-"""`python -m pep788`: flags for compilers and linkers, the doctor; `run app.py ...`, with PyGILState_Ensure protected."""
+"""`python -m pep788`: flags for compilers and linkers, the doctor; `run app.py ...`, with PyGILState_Ensure
+protected; `scan`, which says what may be unsafe at exit."""
 
 import argparse
 import ctypes
@@ -23,6 +24,8 @@ def main() -> None:
     running.add_argument("--exit-timeout-ms", type=milliseconds, metavar="N",
                          help="how long the exit may take after that, before the process is ended; 0: as long as it takes")
     running.add_argument("--trace", action="store_true", help="notes where each guard is taken, for the report of an exit that waits")
+    scanning = commands.add_parser("scan", help="says which packages may be unsafe at exit, by their files",
+                                   description="Reads extension modules and the libraries with them, and loads nothing.")
     commands.add_parser("doctor", help="says who serves PEP 788 to this Python, and with which settings",
                         description="Uses the library once, and has it tell about itself.")
     add_flags(commands.add_parser("build-flags", help="flags for compilers and linkers; the same without this word",
@@ -30,6 +33,11 @@ def main() -> None:
     add_flags(parser)
 
     words = sys.argv[1:]
+    if words[:1] == ["scan"]:
+        from pep788 import _scan
+
+        _scan.add_arguments(scanning)
+        sys.exit(_scan.main(scanning.parse_args(words[1:])))
     if words[:1] == ["run"]:
         own = options_of_run(words[1:])
         asked = running.parse_args(words[1:own + 1])
