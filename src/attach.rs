@@ -444,8 +444,8 @@ unsafe fn belongs(py: &Api, state: *mut PyThreadState, record: &'static Record) 
     unsafe { py.PyThreadState_GetInterpreter(state) == record.interpreter() }
 }
 
-/// Undoes the innermost Ensure of this thread: the commonest ways here, what needs more, or is wrong,
-/// by other functions, which come last so that they return in its place.
+/// Undoes the innermost Ensure of this thread. This function does the commonest cases itself. Cases that need more, and
+/// mistakes, go to other functions. Each such call is the last thing done here, so that it costs no stack frame.
 ///
 /// `current`: what is attached to this thread; or up to 3.11 to whichever thread.
 ///

@@ -11,7 +11,7 @@
 //! - cffi keeps the thread state that its first Ensure made, by counting one call more. Up to 2.0 it attached that
 //!   by `PyEval_RestoreThread` from then on, which is not redirected: so it goes, for which cffi is prepared.
 //!
-//! What is known of others does not tell where their calls end. They are as they were.
+//! Where the calls of other libraries that attach by themselves end is not known. For them nothing is changed.
 
 use std::ffi::c_int;
 use std::ptr::null_mut;
