@@ -723,6 +723,7 @@ static void vanish_inside(void *view)
 }
 
 // native: no, waits for it without end
+// sanitize: not address thread, which want to be told of a thread's end
 SCENARIO(a_thread_that_vanished, "A thread that ended inside an Ensure is not waited for, even if nobody was told of its end")
 {
     py_init();
