@@ -1023,6 +1023,7 @@ static void ends_the_process(void)
     _exit(3);
 }
 
+// sanitize: not thread, which has a thread of its own
 // expect: exit 3
 SCENARIO(last_thread, "A late thread that is the last one ends the process as any other would, by exit()")
 {
@@ -1257,6 +1258,7 @@ static void forks_inside(void *unused)
 
 // env: PYTHONWARNINGS=ignore
 // env: PEP788_GILSTATE_WAIT_MS=-1
+// sanitize: not thread, which wants to be told of a thread's end
 SCENARIO(fork_inside, "A child that was forked inside a call calls again, and exits without waiting for threads that it does not have")
 {
     init_protected();
