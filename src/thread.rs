@@ -187,12 +187,13 @@ fn this_thread() -> [i32; 2] {
 #[cold]
 pub(crate) fn forget_the_gone() {
     let own = word();
-    let is_its = |whole: usize| {
+    let is_gone = |whole: usize| {
         let thread: *const Thread = std::ptr::with_exposed_provenance(whole);
+        // Not this one, in any case: in the child of a fork that nobody told of, its numbers are those of the parent.
         // SAFETY: on the roll, whose lock is held: whoever frees it takes it off before.
-        unsafe { &*thread }.is_gone()
+        !std::ptr::eq(thread, own.cast()) && unsafe { &*thread }.is_gone()
     };
-    while let Some(whole) = ROLL.take(is_its) {
+    while let Some(whole) = ROLL.take(is_gone) {
         let thread: *mut Thread = std::ptr::with_exposed_provenance_mut(whole);
         // SAFETY: the box that `enroll` made. Its thread has ended, and nobody else finds it. So this thread acts for it,
         // and for itself again afterwards.
