@@ -14,7 +14,7 @@ DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
-.PHONY: compat scan-test seatbelt seatbelt-cpython seatbelt-hosts dist
+.PHONY: compat packaging scan-test seatbelt seatbelt-cpython seatbelt-hosts dist
 
 all: headers lib
 
@@ -80,6 +80,10 @@ clients: lib
 docs-test: lib
 	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test surface -- code_in_ links_in_
 	$(or $(PYTHON),python3) examples/clients/run.py --docs $(PYTHON)
+
+# The projects of docs/packaging.md, with the wheel that `wheel` or `dist` made, and with PyPI and crates.io.
+packaging:
+	$(or $(PYTHON),python3) examples/packaging/run.py $(PYTHON)
 
 # What pep788_compat.h does without the library, on every CPython found and on PyPy.
 compat:
