@@ -248,7 +248,7 @@ pub(crate) unsafe fn reuse(
     if !thread.levels.has_room() {
         return None;
     }
-    // SAFETY: there is room.
+    // SAFETY: room: `has_room` was just asked.
     Some(unsafe { note(thread, record, state, Way::Reused, hold, receipt) })
 }
 
@@ -256,7 +256,7 @@ pub(crate) unsafe fn reuse(
 /// Ensure's token. `None`: out of memory.
 ///
 /// # Safety
-/// The interpreter is alive and stays alive: the caller has a guard. Nothing is attached.
+/// The interpreter is held (`python` says what that means). Nothing is attached to this thread.
 #[inline(always)]
 pub(crate) unsafe fn ensure_detached(
     glance: Glance,
@@ -266,7 +266,8 @@ pub(crate) unsafe fn ensure_detached(
     receipt: Receipt,
 ) -> Option<usize> {
     let py = glance.api();
-    // SAFETY: as `attach` and `ensure_over` say.
+    // SAFETY: held, so a thread state can be made in the interpreter. `usual` is own, and nothing is attached, so it can be
+    // attached. Room: `make_room` was just asked, and attaching adds no level that it does not take away again.
     unsafe {
         if !thread.levels.make_room() {
             return None;
@@ -285,7 +286,7 @@ pub(crate) unsafe fn ensure_detached(
             return Some(note(thread, record, usual, Way::Reattached, hold, receipt));
         }
     }
-    // SAFETY: as above.
+    // SAFETY: held, and nothing is attached: the contract of both functions is the same.
     unsafe { ensure_over_nothing(thread, record, hold, receipt) }
 }
 
@@ -298,7 +299,7 @@ unsafe fn ensure_over_nothing(
     hold: Option<Hold>,
     receipt: Receipt,
 ) -> Option<usize> {
-    // SAFETY: says the caller.
+    // SAFETY: the caller of `ensure_detached` had a `Glance`. Held, and nothing is attached, which is what `NOTHING` says.
     unsafe {
         let py = Glance::again().api();
         ensure_over(py, thread, record, Attached::NOTHING, hold, receipt)
@@ -309,7 +310,7 @@ unsafe fn ensure_over_nothing(
 /// memory; what was attached before still is.
 ///
 /// # Safety
-/// The interpreter is alive and stays alive: the caller has a guard.
+/// The interpreter is held.
 pub(crate) unsafe fn ensure(
     py: &'static Api,
     thread: &Thread,
@@ -317,14 +318,14 @@ pub(crate) unsafe fn ensure(
     hold: Option<Hold>,
     receipt: Receipt,
 ) -> Option<usize> {
-    // SAFETY: as this function says.
+    // SAFETY: held; and `what_is_attached` tells what is attached to this thread.
     unsafe { ensure_over(py, thread, record, what_is_attached(py), hold, receipt) }
 }
 
 /// The same, for a caller that knows what is attached.
 ///
 /// # Safety
-/// The same, and `before` is attached to this thread.
+/// The interpreter is held. `before` is attached to this thread.
 #[inline(never)]
 pub(crate) unsafe fn ensure_over(
     py: &'static Api,
@@ -338,8 +339,8 @@ pub(crate) unsafe fn ensure_over(
     if !thread.levels.make_room() {
         return None;
     }
-    // SAFETY: as this function says. There is room for one more: what a call into Python may have
-    // noted has been released again.
+    // SAFETY: held, and `before` is attached. Room: it was made above, and a call into Python inside `attach` has released
+    // what it ensured.
     unsafe {
         let (state, way) = attach(py, thread, record, before)?;
         if trace::is_off() {
@@ -350,7 +351,7 @@ pub(crate) unsafe fn ensure_over(
 }
 
 /// # Safety
-/// There is room for one more level.
+/// There is room.
 #[inline(always)]
 unsafe fn note(
     thread: &Thread,
@@ -367,13 +368,13 @@ unsafe fn note(
     };
     let token = if receipt == Receipt::Token { name } else { 0 };
     let level = Level { record, state, token, hold, way, let_go: daemon::LetGo::default() };
-    // SAFETY: there is room, says the caller.
+    // SAFETY: room is this function's own condition.
     unsafe { thread.levels.push(level) };
     name
 }
 
 /// # Safety
-/// `before` is what is attached to this thread; the interpreter is alive and stays alive.
+/// `before` is what is attached to this thread. The interpreter is held.
 unsafe fn attach(
     py: &'static Api,
     thread: &Thread,
@@ -381,8 +382,8 @@ unsafe fn attach(
     before: Attached,
 ) -> Option<(*mut PyThreadState, Way)> {
     let outer = before.state;
-    // SAFETY: a thread's last state is not deleted behind its back, and `PyGILState_Ensure` relies
-    // on the same; the rest is as this function says.
+    // SAFETY: `outer` is attached, so alive. `usual` is own: CPython's `PyGILState_Ensure` relies on the same. The interpreter
+    // is held, so it can be attached to.
     unsafe {
         if !outer.is_null() && belongs(py, outer, record) {
             let known = before.known_to_gilstate;
@@ -410,7 +411,7 @@ unsafe fn create(
     outer: *mut PyThreadState,
     usual: *mut PyThreadState,
 ) -> Option<(*mut PyThreadState, Way)> {
-    // SAFETY: says the caller.
+    // SAFETY: held. `outer` is attached to this thread, so this thread may detach it. The new state is nobody else's.
     unsafe {
         let state = make(py, thread, record);
         if state.is_null() {
@@ -429,10 +430,10 @@ unsafe fn create(
 /// A new thread state. NULL: out of memory.
 ///
 /// # Safety
-/// The interpreter is alive and stays alive.
+/// The interpreter is held.
 #[inline(always)]
 unsafe fn make(py: &Api, thread: &Thread, record: &'static Record) -> *mut PyThreadState {
-    // SAFETY: says the caller.
+    // SAFETY: held, so its address is that of a live interpreter.
     birth::of_thread_state(py, thread, || unsafe { py.PyThreadState_New(record.interpreter()) })
 }
 
@@ -440,7 +441,7 @@ unsafe fn make(py: &Api, thread: &Thread, record: &'static Record) -> *mut PyThr
 /// `state` is alive.
 #[inline]
 unsafe fn belongs(py: &Api, state: *mut PyThreadState, record: &'static Record) -> bool {
-    // SAFETY: alive, says the caller.
+    // SAFETY: alive is this function's own condition. The record's address is only compared.
     unsafe { py.PyThreadState_GetInterpreter(state) == record.interpreter() }
 }
 
@@ -460,7 +461,8 @@ pub(crate) unsafe fn release_at_a_glance(current: *mut PyThreadState, shown: usi
         return release_unshown(thread, current, shown);
     }
     let plain = level.hold.is_none();
-    // SAFETY: attached, as the bottom's never is; and as the caller says.
+    // SAFETY: `level.state` is attached to this thread, so it is no bottom's and there is a level to take away. The caller
+    // had a `Glance`.
     unsafe {
         if plain && matches!(level.way, Way::Reused) {
             levels.pop();
@@ -478,7 +480,7 @@ pub(crate) unsafe fn release_at_a_glance(current: *mut PyThreadState, shown: usi
 /// By [`release`], for callers that know that there is a [`Glance`].
 #[cold]
 fn release_closely(shown: usize) {
-    // SAFETY: says the caller.
+    // SAFETY: both callers have a `Glance`.
     release(unsafe { Glance::again() }.api(), "PyThreadState_Release", shown);
 }
 
@@ -491,10 +493,10 @@ fn release_unshown(thread: &Thread, current: *mut PyThreadState, shown: usize) {
     if level.token != 0 || is_nested || level.state != current || !level.let_go.is_nothing() {
         release_closely(shown);
     } else if matches!(level.way, Way::First) {
-        // SAFETY: attached; and as the caller says.
+        // SAFETY: the innermost level's state was just compared with what is attached. The caller had a `Glance`.
         unsafe { release_first(thread) };
     } else {
-        // SAFETY: as above.
+        // SAFETY: the same comparison; `is_nothing` says that nothing was let go.
         unsafe { release_holding(thread, shown) };
     }
 }
@@ -503,7 +505,7 @@ fn release_unshown(thread: &Thread, current: *mut PyThreadState, shown: usize) {
 /// The innermost Ensure's thread state is attached, and has let nothing go. There is a [`Glance`].
 #[inline(never)]
 unsafe fn release_holding(thread: &Thread, shown: usize) {
-    // SAFETY: says the caller.
+    // SAFETY: the innermost level is there, and its state is attached to this thread: each way detaches or deletes it once.
     unsafe {
         match thread.levels.top().way {
             Way::Reused => give_back(thread, pop(thread)),
@@ -522,7 +524,7 @@ unsafe fn release_holding(thread: &Thread, shown: usize) {
 /// The innermost Ensure's thread state is attached, and the first of its thread. There is a [`Glance`].
 #[inline(never)]
 unsafe fn release_first(thread: &Thread) {
-    // SAFETY: says the caller.
+    // SAFETY: the innermost level's state is attached, and was made by its Ensure, which nobody else deletes.
     unsafe {
         // Destructors may use the library: the level is still there for them. They released what
         // they ensured.
@@ -541,7 +543,7 @@ unsafe fn release_first(thread: &Thread) {
 /// The innermost Ensure's thread state is attached, and cleared. There is a [`Glance`].
 #[inline(never)]
 unsafe fn delete_holding(thread: &Thread) {
-    // SAFETY: says the caller.
+    // SAFETY: attached and cleared is what `PyThreadState_DeleteCurrent` asks for, and this function too.
     unsafe {
         let hold = pop(thread);
         Glance::again().api().PyThreadState_DeleteCurrent();
@@ -556,7 +558,7 @@ unsafe fn delete_holding(thread: &Thread) {
 #[inline(always)]
 unsafe fn pop(thread: &Thread) -> Option<Hold> {
     let hold = thread.levels.top().hold;
-    // SAFETY: there is one, says the caller.
+    // SAFETY: that there is one is this function's own condition.
     unsafe { thread.levels.pop() };
     hold
 }
@@ -620,13 +622,13 @@ fn undo(py: &'static Api, thread: &Thread) {
     let last = thread.levels.innermost();
     if let Some(level) = last.filter(|level| level.way.creates()) {
         // Runs destructors, which may use the library: the level is still there for them.
-        // SAFETY: attached, and made by the Ensure.
+        // SAFETY: the Ensure made it, so it is own; `release` has checked that it is attached.
         unsafe { py.PyThreadState_Clear(level.state) };
     }
     // Again: its hold may have changed. Destructors released what they ensured.
     let Some(level) = thread.levels.innermost() else { return };
     let (mut told, mut before) = (None, null_mut());
-    // SAFETY: the state is attached to this thread, and ours to detach or delete as `way` says.
+    // SAFETY: the level's state is attached to this thread. What the Ensure made is deleted, what it found detached is detached.
     unsafe {
         thread.levels.pop();
         match level.way {

@@ -1,5 +1,18 @@
 //! The only code that touches CPython: its functions, found at run time, and what differs
 //! between its versions.
+//!
+//! # Contracts
+//!
+//! Calls into CPython are sound under a few conditions that are always the same. `# Safety` sections and SAFETY comments
+//! name them:
+//!
+//! - **attached**: a thread state of that interpreter is attached to the calling thread. With a GIL the thread has that too.
+//!   The interpreter cannot go away before the thread detaches.
+//! - **held**: a guard or a hold keeps the interpreter from finalizing until the caller gives it back. So the interpreter
+//!   is alive, and a thread state can be made in it.
+//! - **own**: a thread state that belongs to the calling thread. No other thread attaches or deletes it, but for the end of
+//!   its interpreter.
+//! - **room**: the thread's stack of levels has a free place (`levels.rs`).
 
 mod api;
 pub(crate) mod atexit;
