@@ -14,7 +14,7 @@ DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
-.PHONY: compat packaging scan-test seatbelt seatbelt-cpython seatbelt-hosts dist
+.PHONY: a-wheel compat packaging scan-test seatbelt seatbelt-cpython seatbelt-hosts dist
 
 all: headers lib
 
@@ -81,8 +81,8 @@ docs-test: lib
 	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test surface -- code_in_ links_in_
 	$(or $(PYTHON),python3) examples/clients/run.py --docs $(PYTHON)
 
-# The projects of docs/packaging.md, with the wheel that `wheel` or `dist` made, and with PyPI and crates.io.
-packaging:
+# The projects of docs/packaging.md, with PyPI and crates.io.
+packaging: a-wheel
 	$(or $(PYTHON),python3) examples/packaging/run.py $(PYTHON)
 
 # What pep788_compat.h does without the library, on every CPython found and on PyPy.
@@ -187,8 +187,12 @@ install-test:
 wheel:
 	wheel/test $(PYTHON)
 
-# `python -m pep788 scan`, with the wheel that `wheel` or `dist` made. ALL=all tries it on all released wheels of its table.
-scan-test:
+# What is tested with a wheel takes the one that `wheel` or `dist` made last.
+a-wheel:
+	@ls $(TARGET_DIR)/wheel/dist/*.whl > /dev/null 2>&1 || ls $(TARGET_DIR)/dist/*.whl > /dev/null 2>&1 || $(MAKE) wheel
+
+# `python -m pep788 scan`. ALL=all tries it on all released wheels of its table.
+scan-test: a-wheel
 	wheel/test_scan $(ALL)
 
 # What a release consists of, in target/dist; docs/releasing.md has the rest of the way.
