@@ -9,6 +9,8 @@
  *   - else, and if PEP788_NO_LIBRARY is defined, those of this file, which do what can be done without a library.
  *     PEP788_COMPAT_FALLBACK is defined then.
  *
+ * Who may call a function, what comes back and what fails is as in pep788.h, less what is listed below.
+ *
  * What the functions of this file promise: an interpreter that has begun to finalize is not entered as far as that can be
  * seen, and `Py_FinalizeEx` waits in an exit callback for guards that are not closed. Views are honoured for the first
  * second of that wait.
