@@ -193,6 +193,14 @@ void py_finalize(void)
     CHECK_INT(Py_FinalizeEx(), 0);
 }
 
+void py_finalize_beside(pthread_t thread, const char *log)
+{
+    py_finalize();
+    log_event("finalized");
+    thread_join(thread);
+    expect_log(log);
+}
+
 void run(const char *code)
 {
     CHECK_INT(PyRun_SimpleString(code), 0);

@@ -97,6 +97,8 @@ int log_count(const char *what);
 void py_init(void);
 /* Py_FinalizeEx, which has to succeed. */
 void py_finalize(void);
+/* The same while the thread works, and joins it. `log` is what has happened by then, "finalized" where that came. */
+void py_finalize_beside(pthread_t thread, const char *log);
 
 /* Runs statements in __main__ of the current interpreter; they must not raise. */
 void run(const char *code);

@@ -1,30 +1,7 @@
 /* PyThreadState_Ensure and _Release: which thread state is chosen, and that what was attached
  * before is attached again. */
 
-#include "harness.h"
-
-static PyInterpreterGuard *guard_here(void)
-{
-    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
-    CHECK(guard != NULL);
-    return guard;
-}
-
-static PyInterpreterGuard *guard_of(PyThreadState *state)
-{
-    PyThreadState *caller = PyThreadState_Get();
-    swap(caller, state);
-    PyInterpreterGuard *guard = guard_here();
-    swap(state, caller);
-    return guard;
-}
-
-static PyThreadStateToken *ensure(PyInterpreterGuard *guard)
-{
-    PyThreadStateToken *token = PyThreadState_Ensure(guard);
-    CHECK(token != NULL);
-    return token;
-}
+#include "handles.h"
 
 /* --- The rules, in their order ----------------------------------------------------------------- */
 
@@ -370,10 +347,7 @@ SCENARIO(ensure_from_view_guards, "EnsureFromView: the interpreter stays guarded
     pthread_t thread = thread_start(ensure_from_view_and_stay, view);
     py_event_wait(&inside);
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("released,finalized");
+    py_finalize_beside(thread, "released,finalized");
     PyInterpreterView_Close(view);
 }
 

@@ -1,26 +1,12 @@
 /* The end of the main interpreter: it waits while guards are open, everything works during the wait,
  * and nothing is given afterwards. */
 
-#include "harness.h"
+#include "handles.h"
 
 #include <sys/syscall.h>
 
 static event exiting = EVENT_INIT;
 static event inside = EVENT_INIT;
-
-static PyInterpreterView *view_here(void)
-{
-    PyInterpreterView *view = PyInterpreterView_FromCurrent();
-    CHECK(view != NULL);
-    return view;
-}
-
-static PyInterpreterGuard *guard_here(void)
-{
-    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
-    CHECK(guard != NULL);
-    return guard;
-}
 
 /* --- The wait ---------------------------------------------------------------------------------- */
 
@@ -50,10 +36,7 @@ SCENARIO(waits_for_a_guard,
     run("done = 0");
     pthread_t thread = thread_start(work_through_the_exit, guard_here());
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
 }
 
 SCENARIO(waits_for_a_guard_of_a_fresh_thread,
@@ -72,10 +55,7 @@ SCENARIO(waits_for_a_guard_of_a_fresh_thread,
     run("for _ in range(1000): pass");
     at_exit(set_event, &exiting);
     pthread_t thread = thread_start(work_through_the_exit, guard);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
     PyInterpreterView_Close(view);
 }
 
@@ -209,10 +189,7 @@ SCENARIO(other_threads_go_on_during_the_wait,
         "threading.Thread(target=helper, daemon=True).start()");
     pthread_t thread = thread_start(wait_for_a_python_thread_at_exit, guard_here());
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("answered,finalized");
+    py_finalize_beside(thread, "answered,finalized");
 }
 
 static event closed = EVENT_INIT;
@@ -252,10 +229,7 @@ SCENARIO(a_thread_started_during_the_wait_is_joined,
     run("import threading");
     pthread_t thread = thread_start(start_a_python_thread, guard_here());
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("closed,joined,finalized");
+    py_finalize_beside(thread, "closed,joined,finalized");
 }
 
 static void start_an_odd_thread(void *guard)
@@ -283,10 +257,7 @@ SCENARIO(a_thread_with_a_join_of_its_own_is_joined,
     run("import threading");
     pthread_t thread = thread_start(start_an_odd_thread, guard_here());
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("closed,joined,finalized");
+    py_finalize_beside(thread, "closed,joined,finalized");
 }
 
 /* --- Exit callbacks ------------------------------------------------------------------------------ */
@@ -342,10 +313,7 @@ SCENARIO(callbacks_run_while_a_guard_is_open, "A callback that uses the API runs
     pthread_t thread = thread_start(work_through_the_exit, guard_here());
     at_exit(set_event, &exiting);
     at_exit(guard_is_open_in_a_callback, NULL);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("first,worked,finalized");
+    py_finalize_beside(thread, "first,worked,finalized");
     PyInterpreterView_Close(the_view);
 }
 
@@ -584,10 +552,7 @@ SCENARIO(exit_functions_run_early,
     run("done = 0");
     pthread_t thread = thread_start(work_through_the_exit, guard_here());
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("callback,used,worked,finalized");
+    py_finalize_beside(thread, "callback,used,worked,finalized");
     PyInterpreterView_Close(the_view);
 }
 
@@ -599,10 +564,7 @@ SCENARIO(exit_functions_cleared, "A program that clears its exit callbacks is wa
     run("import atexit; atexit._clear()");
     pthread_t thread = thread_start(work_through_the_exit, guard_here());
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
     PyInterpreterView_Close(the_view);
 }
 
@@ -648,10 +610,7 @@ SCENARIO(waits_with_a_full_queue, "While an exit waits, views are honoured thoug
     struct ways ways = {guard_here(), PyInterpreterView_FromMain()};
     CHECK(ways.view != NULL);
     pthread_t thread = thread_start(attach_during_the_wait, &ways);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("attached,finalized");
+    py_finalize_beside(thread, "attached,finalized");
     PyInterpreterView_Close(ways.view);
 }
 
@@ -688,10 +647,7 @@ SCENARIO(exit_functions_run_from_c, "C code that runs the exit callbacks in the 
     run("done = 0");
     pthread_t thread = thread_start(work_through_the_exit, guard_here());
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
     PyInterpreterView_Close(view);
 }
 
@@ -704,10 +660,7 @@ SCENARIO(exit_functions_run_from_c_last, "The same where nothing uses the librar
     run_exit_callbacks();
     at_exit(set_event, &exiting);
     pthread_t thread = thread_start(work_through_the_exit, guard);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
     PyInterpreterView_Close(view);
 }
 

@@ -3,7 +3,7 @@
 
 // sanitize-file: not address thread, their malloc may stay locked in a forked child of a process with threads
 
-#include "harness.h"
+#include "handles.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -21,13 +21,6 @@ static PyInterpreterGuard *guard;
 static PyInterpreterView *view;
 static atomic_bool enough;
 static event running[THREADS];
-
-static PyInterpreterGuard *guard_here(void)
-{
-    PyInterpreterGuard *new_guard = PyInterpreterGuard_FromCurrent();
-    CHECK(new_guard != NULL);
-    return new_guard;
-}
 
 /* Without a GIL, a fork stops the other threads wherever they are, also with an object's lock, or the one for
    a collection. The child never gets it: pure Python programs hang there too. So then Python is left alone. */
@@ -259,10 +252,7 @@ SCENARIO(beside_a_thread_inside_an_ensure, "The child does not wait for another 
     await(child);
     PyInterpreterGuard_Close(guard);
     at_exit(set_event, &forked);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("released,finalized");
+    py_finalize_beside(thread, "released,finalized");
     PyInterpreterView_Close(view);
 }
 

@@ -1,20 +1,6 @@
 /* Together with PyGILState and Py_BEGIN_ALLOW_THREADS, inside one another. */
 
-#include "harness.h"
-
-static PyInterpreterGuard *guard_here(void)
-{
-    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
-    CHECK(guard != NULL);
-    return guard;
-}
-
-static PyThreadStateToken *ensure(PyInterpreterGuard *guard)
-{
-    PyThreadStateToken *token = PyThreadState_Ensure(guard);
-    CHECK(token != NULL);
-    return token;
-}
+#include "handles.h"
 
 static void in_a_thread(void (*body)(void *))
 {

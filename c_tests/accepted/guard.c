@@ -121,10 +121,7 @@ SCENARIO(every_guard_counts, "While a guard is open its interpreter does not fin
     }
     at_exit(set_event, &exiting);
     pthread_t thread = thread_start(close_one_by_one, NULL);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("closed,closed,closed,finalized");
+    py_finalize_beside(thread, "closed,closed,closed,finalized");
 }
 
 SCENARIO(many_at_once, "PyInterpreterGuard_FromCurrent: any number of guards, closed in any order")
@@ -210,10 +207,7 @@ SCENARIO(outlives_the_thread_that_took_it,
     PyInterpreterView_Close(view);
     at_exit(set_event, &exiting);
     pthread_t thread = thread_start(work_and_close, left_behind);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("closed,finalized");
+    py_finalize_beside(thread, "closed,finalized");
 }
 
 static event torn_down = EVENT_INIT;
@@ -235,10 +229,7 @@ SCENARIO(closed_by_a_thread_that_never_attached,
     at_exit(set_event, &exiting);
     at_teardown(set_event, &torn_down);
     pthread_t thread = thread_start(close_only, guard);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("closed,finalized");
+    py_finalize_beside(thread, "closed,finalized");
 }
 
 static void ensure_repeatedly(void *guard)

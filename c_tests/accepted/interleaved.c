@@ -1,24 +1,10 @@
 /* Ensures of one thread that are released in another order than the reverse one, as two greenlets or coroutines of
  * the thread do. Where they all have the same thread state, the order carries no meaning. */
 
-#include "harness.h"
+#include "handles.h"
 
 static event exiting = EVENT_INIT;
 static event inside = EVENT_INIT;
-
-static PyThreadStateToken *ensure(PyInterpreterGuard *guard)
-{
-    PyThreadStateToken *token = PyThreadState_Ensure(guard);
-    CHECK(token != NULL);
-    return token;
-}
-
-static PyThreadStateToken *ensure_from_view(PyInterpreterView *view)
-{
-    PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
-    CHECK(token != NULL);
-    return token;
-}
 
 SCENARIO(over_an_attached_thread_state, "The Ensures of an attached thread may be released in any order")
 {
@@ -96,10 +82,7 @@ SCENARIO(each_holds_until_its_own_release, "Of two Ensures by a view, that one h
     pthread_t thread = thread_start(hold_with_the_second, view);
     py_event_wait(&inside);
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
     PyInterpreterView_Close(view);
 }
 

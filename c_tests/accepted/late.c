@@ -1,18 +1,11 @@
 /* What begins while an exit waits: exit callbacks that guarded threads register, Python threads that they
  * start, and what those begin in turn. */
 
-#include "harness.h"
+#include "handles.h"
 
 #include <sys/wait.h>
 
 static event exiting = EVENT_INIT;
-
-static PyInterpreterGuard *guard_here(void)
-{
-    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
-    CHECK(guard != NULL);
-    return guard;
-}
 
 static void callback(void)
 {

@@ -1,16 +1,6 @@
 /* Without memory: the failures that the contract names, and nothing changed by them. */
 
-#include "harness.h"
-
-static PyInterpreterGuard *guard_of(PyThreadState *state)
-{
-    PyThreadState *caller = PyThreadState_Get();
-    swap(caller, state);
-    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
-    CHECK(guard != NULL);
-    swap(state, caller);
-    return guard;
-}
+#include "handles.h"
 
 static void fail_in_a_fresh_thread(void *guard)
 {

@@ -1,34 +1,10 @@
 /* Subinterpreters: each has its own end, and a thread may go through them in any nesting. */
 
-#include "harness.h"
+#include "handles.h"
 
 #include <stdatomic.h>
 
 static event exiting = EVENT_INIT;
-
-static PyInterpreterGuard *guard_of(PyThreadState *state)
-{
-    PyThreadState *caller = PyThreadState_Get();
-    if (state != caller) {
-        swap(caller, state);
-    }
-    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
-    CHECK(guard != NULL);
-    if (state != caller) {
-        swap(state, caller);
-    }
-    return guard;
-}
-
-static PyInterpreterView *view_of(PyThreadState *state)
-{
-    PyThreadState *caller = PyThreadState_Get();
-    swap(caller, state);
-    PyInterpreterView *view = PyInterpreterView_FromCurrent();
-    CHECK(view != NULL);
-    swap(state, caller);
-    return view;
-}
 
 /* --- The end of a subinterpreter ------------------------------------------------------------------ */
 

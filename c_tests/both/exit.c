@@ -1,19 +1,12 @@
 /* The exit waits for both kinds of references, and each kind is good for the other. */
 // sources: _draft.c
 
-#include "harness.h"
+#include "handles.h"
 
 #include "_draft.h"
 
 static event exiting = EVENT_INIT;
 static event first_is_done = EVENT_INIT;
-
-static PyInterpreterGuard *guard_here(void)
-{
-    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
-    CHECK(guard != NULL);
-    return guard;
-}
 
 static void work_with_guard(PyInterpreterGuard *guard)
 {
@@ -143,10 +136,7 @@ SCENARIO(promoted_beside_a_guard, "While a guard keeps the exit waiting, a weak 
     struct handles handles = {.guard = guard_here(), .wref = draft_weak_ref()};
     pthread_t thread = thread_start(weak_ref_beside_a_guard, &handles);
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
     CHECK_PTR(draft_as_strong(handles.wref), NULL);
     draft_weak_close(handles.wref);
 }
@@ -171,10 +161,7 @@ SCENARIO(promoted_beside_a_ref, "While a reference keeps the exit waiting, a vie
     CHECK(handles.view != NULL);
     pthread_t thread = thread_start(view_beside_a_ref, &handles);
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
     CHECK_PTR(PyInterpreterGuard_FromView(handles.view), NULL);
     PyInterpreterView_Close(handles.view);
 }
@@ -228,10 +215,7 @@ SCENARIO(ref_inside_a_guards_ensure, "While the exit waits, a thread inside an E
     py_init();
     pthread_t thread = thread_start(take_a_ref_inside_a_guards_ensure, guard_here());
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
 }
 
 static void take_a_guard_inside_a_refs_ensure(void *ref)
@@ -252,8 +236,5 @@ SCENARIO(guard_inside_a_refs_ensure, "While the exit waits, a thread inside an E
     py_init();
     pthread_t thread = thread_start(take_a_guard_inside_a_refs_ensure, draft_ref());
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
 }

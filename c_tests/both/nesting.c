@@ -1,7 +1,7 @@
 /* Ensures of both dialects inside one another, on one thread. */
 // sources: _draft.c
 
-#include "harness.h"
+#include "handles.h"
 
 #include "_draft.h"
 
@@ -41,20 +41,6 @@ static void close_ways(struct ways ways)
     PyInterpreterGuard_Close(ways.guard);
     PyInterpreterView_Close(ways.view);
     draft_close(ways.ref);
-}
-
-static PyThreadStateToken *ensure(PyInterpreterGuard *guard)
-{
-    PyThreadStateToken *token = PyThreadState_Ensure(guard);
-    CHECK(token != NULL);
-    return token;
-}
-
-static PyThreadStateToken *ensure_from_view(PyInterpreterView *view)
-{
-    PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
-    CHECK(token != NULL);
-    return token;
 }
 
 /* --- One interpreter ----------------------------------------------------------------------------- */
@@ -366,8 +352,5 @@ SCENARIO(non_daemon_inside_a_guards_ensure,
     pthread_t thread = thread_start(work_without_the_guard, guard);
     py_event_wait(&inside);
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
 }

@@ -79,10 +79,7 @@ static void check_holds(PyInterpreterRef ref)
     run("done = 0");
     pthread_t thread = thread_start(work_through_the_exit, ref);
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
 }
 
 /* --- The types --------------------------------------------------------------------------------- */
@@ -566,10 +563,7 @@ SCENARIO(as_strong_from_a_holder_during_the_wait,
     py_init();
     pthread_t thread = thread_start(strong_during_the_wait, ref_here());
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("closed,finalized");
+    py_finalize_beside(thread, "closed,finalized");
 }
 
 /* --- PyInterpreterRef_AsInterpreter ------------------------------------------------------------------ */

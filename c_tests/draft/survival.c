@@ -149,10 +149,7 @@ static void goes_on_after(const char *code)
     CHECK(ref != 0);
     pthread_t thread = thread_start(end_oddly, (void *)code);
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
 }
 
 SCENARIO(sys_exit_in_a_call, "sys.exit in a guarded call ends neither the process nor the wait")

@@ -108,10 +108,7 @@ SCENARIO(what_is_promoted_holds, "PyInterpreterWeakRef_AsStrong: what it gives i
     pthread_t thread = thread_start(work_through_the_exit, promote(wref));
     PyInterpreterWeakRef_Close(wref);
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
 }
 
 SCENARIO(holds_nothing, "A weak reference holds nothing: interpreters end while some are open")

@@ -1,38 +1,6 @@
 /* Guards and views that are not there: NULL, closed before, never made. */
 
-#include "harness.h"
-
-static PyInterpreterGuard *guard_here(void)
-{
-    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
-    CHECK(guard != NULL);
-    return guard;
-}
-
-static PyInterpreterView *view_here(void)
-{
-    PyInterpreterView *view = PyInterpreterView_FromCurrent();
-    CHECK(view != NULL);
-    return view;
-}
-
-static PyInterpreterGuard *guard_of(PyThreadState *sub)
-{
-    PyThreadState *own = PyThreadState_Get();
-    swap(own, sub);
-    PyInterpreterGuard *guard = guard_here();
-    swap(sub, own);
-    return guard;
-}
-
-static PyInterpreterView *view_of(PyThreadState *sub)
-{
-    PyThreadState *own = PyThreadState_Get();
-    swap(own, sub);
-    PyInterpreterView *view = view_here();
-    swap(sub, own);
-    return view;
-}
+#include "handles.h"
 
 /* --- NULL ---------------------------------------------------------------------------------------- */
 

@@ -1,23 +1,9 @@
 /* PyThreadState_Release: the wrong token, in the wrong thread, with the wrong thread state. */
 
-#include "harness.h"
+#include "handles.h"
 
 static event ready = EVENT_INIT;
 static event never = EVENT_INIT;
-
-static PyInterpreterGuard *guard_here(void)
-{
-    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
-    CHECK(guard != NULL);
-    return guard;
-}
-
-static PyThreadStateToken *ensure(PyInterpreterGuard *guard)
-{
-    PyThreadStateToken *token = PyThreadState_Ensure(guard);
-    CHECK(token != NULL);
-    return token;
-}
 
 /* Anything, as long as nobody was given it as a token. */
 static int something;

@@ -27,10 +27,7 @@ SCENARIO(waits_for_a_guard, "A preloaded library serves programs that were built
     CHECK(guard != NULL);
     at_exit(set_event, &exiting);
     pthread_t thread = thread_start(work_through_the_exit, guard);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
 }
 
 typedef PyInterpreterView *(*from_main_function)(void);

@@ -647,10 +647,7 @@ static void exit_while_it_works(void (*works)(void *), void *argument)
     pthread_t thread = thread_start(works, argument);
     py_event_wait(&ready);
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
 }
 
 // env: PEP788_GILSTATE_WAIT_MS=-1
@@ -1168,10 +1165,7 @@ SCENARIO(guards_keep_their_promise, "Guards of PEP 788 are waited for, however s
     py_event_wait(&ready);
     pthread_t thread = thread_start(guarded_body, guard);
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("worked,finalized");
+    py_finalize_beside(thread, "worked,finalized");
 }
 
 static void call_from_a_fresh_thread(void *unused)
@@ -1224,10 +1218,7 @@ SCENARIO(call_needs_another_thread, "A call in flight may need a call of another
     pthread_t thread = thread_start(call_that_needs_another, NULL);
     py_event_wait(&ready);
     at_exit(set_event, &exiting);
-    py_finalize();
-    log_event("finalized");
-    thread_join(thread);
-    expect_log("called,worked,finalized");
+    py_finalize_beside(thread, "called,worked,finalized");
 }
 
 static void forks_inside(void *unused)
