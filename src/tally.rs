@@ -128,11 +128,16 @@ impl Roll {
         let mut all = self.lock();
         let place = tally.place.load(Ordering::Relaxed);
         if all.get(place).is_some_and(|there| std::ptr::eq(*there, tally)) {
-            all.swap_remove(place);
-            if let Some(moved) = all.get(place) {
-                moved.place.store(place, Ordering::Relaxed);
-            }
+            Roll::take_off(&mut all, place);
         }
+    }
+
+    fn take_off(all: &mut Vec<&'static Tally>, place: usize) -> &'static Tally {
+        let taken = all.swap_remove(place);
+        if let Some(moved) = all.get(place) {
+            moved.place.store(place, Ordering::Relaxed);
+        }
+        taken
     }
 
     /// Takes one off that `is_it` says so of, which is given the address of what a tally is a part of. Gives that address.
@@ -140,11 +145,7 @@ impl Roll {
         let mut all = self.lock();
         let whole = |tally: &Tally| tally.whole.load(Ordering::Relaxed);
         let place = all.iter().position(|tally| is_it(whole(tally)))?;
-        let taken = all.swap_remove(place);
-        if let Some(moved) = all.get(place) {
-            moved.place.store(place, Ordering::Relaxed);
-        }
-        Some(whole(taken))
+        Some(whole(Roll::take_off(&mut all, place)))
     }
 
     /// Whether one more needs memory.
