@@ -92,11 +92,14 @@ static struct pep788_compat_state pep788_compat_state;
 /* Full barriers, both: they are rare beside the attaching that goes with them. */
 #ifdef _MSC_VER
 #define pep788_compat_exchange(word, before, after) (_InterlockedCompareExchange((word), (after), (before)) == (before))
-#define pep788_compat_load(word) _InterlockedOr((word), 0)
+#define pep788_compat_set(word, bits) _InterlockedOr((word), (bits))
+#define pep788_compat_add(word, number) _InterlockedExchangeAdd((word), (number))
 #else
 #define pep788_compat_exchange(word, before, after) __sync_bool_compare_and_swap((word), (before), (after))
-#define pep788_compat_load(word) __sync_fetch_and_or((word), 0)
+#define pep788_compat_set(word, bits) __sync_fetch_and_or((word), (bits))
+#define pep788_compat_add(word, number) __sync_fetch_and_add((word), (number))
 #endif
+#define pep788_compat_load(word) pep788_compat_set((word), 0)
 
 PEP788_COMPAT_FUNCTION long pep788_compat_process(void)
 {
@@ -124,12 +127,7 @@ PEP788_COMPAT_FUNCTION int pep788_compat_enter(struct pep788_compat_state *state
 /* One less. */
 PEP788_COMPAT_FUNCTION void pep788_compat_leave(struct pep788_compat_state *state)
 {
-    for (;;) {
-        long word = pep788_compat_load(&state->word);
-        if (pep788_compat_exchange(&state->word, word, word - PEP788_COMPAT_GUARD)) {
-            return;
-        }
-    }
+    (void)pep788_compat_add(&state->word, -PEP788_COMPAT_GUARD);
 }
 
 /* Whether Python is not there, or finalizes, as far as it can be seen. */
@@ -144,17 +142,6 @@ PEP788_COMPAT_FUNCTION int pep788_compat_is_too_late(void)
 #else
     return !Py_IsInitialized();
 #endif
-}
-
-/* Sets the bits. */
-PEP788_COMPAT_FUNCTION void pep788_compat_set(struct pep788_compat_state *state, long bits)
-{
-    for (;;) {
-        long word = pep788_compat_load(&state->word);
-        if (pep788_compat_exchange(&state->word, word, word | bits)) {
-            return;
-        }
-    }
 }
 
 /* The exit callback: returns when no guard is out. */
@@ -172,11 +159,11 @@ PEP788_COMPAT_FUNCTION PyObject *pep788_compat_wait(PyObject *self, PyObject *un
         }
         if (state->process != pep788_compat_process()) {
             /* The threads that have them are the parent's. */
-            pep788_compat_set(state, PEP788_COMPAT_CLOSED);
+            (void)pep788_compat_set(&state->word, PEP788_COMPAT_CLOSED);
             break;
         }
         if (waited >= 1.0) {
-            pep788_compat_set(state, PEP788_COMPAT_DRAINS);
+            (void)pep788_compat_set(&state->word, PEP788_COMPAT_DRAINS);
         }
         slept = time == NULL ? NULL : PyObject_CallMethod(time, "sleep", "d", pause);
         if (slept == NULL) {
