@@ -38,12 +38,13 @@ THREADS = {
     "uv_thread_create": "libuv", "uv_queue_work": "libuv", "g_thread_new": "GLib", "dispatch_async_f": "libdispatch",
 }
 THREADS_OF_CXX = {"St6thread15_M_start_thread": "std::thread", "3tbb": "TBB", "7QThread": "QThread", "11QThreadPool": "QThreadPool"}
-# What toolkits leave in what they make.
+# What toolkits leave in what they make: one of these.
 MARKS = {
-    "pybind11": b"__pybind11_internals_v", "nanobind": b"nanobind::", "Cython": b"__pyx_capi__", "cffi": b"_init_cffi_1_0_external_module",
-    "PyO3": b"pyo3_runtime", "SWIG": b"swig_runtime_data", "Boost.Python": b"Boost.Python.", "sip": b"sip_init_library",
+    "pybind11": (b"__pybind11_internals_v",), "nanobind": (b"nanobind::", b"nb_internals"),
+    "Cython": (b"__pyx_capi__", b"cython_runtime"), "cffi": (b"_init_cffi_1_0_external_module",),
+    "PyO3": (b"pyo3_runtime", b"PyO3 modules"), "SWIG": (b"swig_runtime_data",), "Boost.Python": (b"Boost.Python.",),
+    "sip": (b"sip_init_library", b"PyQt6.sip"),
 }
-OTHER_MARKS = {"Cython": b"cython_runtime", "nanobind": b"nb_internals", "sip": b"PyQt6.sip", "PyO3": b"PyO3 modules"}
 # What a static copy of the library has in it, whose functions have no names that are seen.
 COPY = b"libpep788: PyGILState_Ensure cannot be protected"
 
@@ -89,7 +90,7 @@ def read(path: str, data: bytes) -> Optional[File]:
     defined, wanted = set(), set()
     for name, is_defined in dynamic_symbols(elf):
         (defined if is_defined else wanted).add(name)
-    toolkits = sorted({name for marks in (MARKS, OTHER_MARKS) for name, mark in marks.items() if mark in data})
+    toolkits = sorted(name for name, marks in MARKS.items() if any(mark in data for mark in marks))
     threads = {told for name, told in THREADS.items() if name in wanted}
     threads |= {told for part, told in THREADS_OF_CXX.items() if any(part in name for name in wanted)}
     pep788 = [name for name in PEP_788 if name in wanted]
