@@ -13,7 +13,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(ROOT / "wheel"))
+from latest import TARGET, latest
+
 PROJECTS = ["setuptools", "scikit-build-core", "meson-python", "maturin"]
 EXITS = 20
 PROGRAM = "import example, threading; called = threading.Event(); example.start(called.set); called.wait()"
@@ -36,10 +39,7 @@ def check_same_sources():
 def main():
     interpreter = sys.argv[1] if len(sys.argv) > 1 else sys.executable
     check_same_sources()
-    wheels = [*TARGET.glob("wheel/dist/*.whl"), *TARGET.glob("dist/*.whl")]
-    if not wheels:
-        sys.exit("there is no wheel below %s: make wheel" % TARGET)
-    wheel = max(wheels, key=lambda path: path.stat().st_mtime)
+    wheel = latest()
     with tempfile.TemporaryDirectory(prefix="pep788-packaging-") as temporary:
         for name in PROJECTS:
             folder = Path(temporary) / name
