@@ -111,9 +111,9 @@ stress: lib
 	$(BENCH_PYTHON) stress/stress.py $(PYTHON)
 
 # Fails if a protected exit crashes, hangs, or has another status. PYTHON is a path or a version; PROGRAMS=nesting,detaching is for these,
-# KINDS=A,B for those of these kinds, LOAD=4 for a busy machine.
+# KINDS=A,B for those of these kinds, PLAIN=10 for fewer exits without protection, LOAD=4 for a busy machine.
 seatbelt: lib
-	$(BENCH_PYTHON) seatbelt/run.py $(if $(EXITS),--exits $(EXITS)) $(if $(PROGRAMS),--programs $(PROGRAMS)) $(if $(KINDS),--kinds $(KINDS)) $(if $(LOAD),--load $(LOAD)) $(PYTHON)
+	$(BENCH_PYTHON) seatbelt/run.py $(if $(EXITS),--exits $(EXITS)) $(if $(PLAIN),--plain $(PLAIN)) $(if $(PROGRAMS),--programs $(PROGRAMS)) $(if $(KINDS),--kinds $(KINDS)) $(if $(LOAD),--load $(LOAD)) $(PYTHON)
 
 seatbelt-cpython: lib
 	$(BENCH_PYTHON) seatbelt/cpython.py $(PYTHON)

@@ -1,7 +1,7 @@
-"""run.py [--exits N] [--kinds A,B] [--programs NAME,...] [--load N] [PYTHON...]: programs that nobody adapted, with and without protection.
+"""run.py [--exits N] [--plain N] [--kinds A,B] [--programs NAME,...] [--load N] [PYTHON...]: programs that nobody adapted, with and without protection.
 
-Each is ended N times (200) in the middle of its threads' calls, on every Python that is found, plain and with libpep788
-preloaded and PEP788_GILSTATE=protect. Prints a table; fails if a protected exit crashed, hung, or had another status than the program
+Each is ended N times (200) in the middle of its threads' calls, on every Python that is found, plain (--plain: fewer times, since those that
+hang take long) and with libpep788 preloaded and PEP788_GILSTATE=protect. Prints a table; fails if a protected exit crashed, hung, or had another status than the program
 asked for, or if those of kind G, whose threads are not in Python, take 10 ms longer. With --load, so many processes keep the machine busy meanwhile.
 """
 import argparse
@@ -77,24 +77,26 @@ def exits(python, program, preloaded, number, library):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exits", type=int, default=200)
+    parser.add_argument("--plain", type=int)
     parser.add_argument("--kinds", type=lambda kinds: set(kinds.split(",")))
     parser.add_argument("--programs", type=lambda names: names.split(","))
     parser.add_argument("--load", type=int, default=0)
     parser.add_argument("python", nargs="*")
     asked = parser.parse_args()
+    plainly = asked.exits if asked.plain is None else asked.plain
     found = [python for name in asked.python for python in pythons.find(name)] or pythons.find()
     failed = 0
     counted = "crashed | hung | calls lost | other status | ended | ms"
-    print("| Python | program | kind | exits | plain: %s | protected: %s |" % (counted, counted))
-    print("| --- | --- | --- " + "| ---: " * 13 + "|", flush=True)
+    print("| Python | program | kind | plain exits | %s | protected exits | %s |" % (counted, counted))
+    print("| --- | --- | --- " + "| ---: " * 14 + "|", flush=True)
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(asked.load)]
     try:
         for python in found:
             library = compile_library(python)
             for program in programs(asked.programs, asked.kinds):
                 try:
-                    plain, protected = [exits(python, program, preloaded, asked.exits, library)
-                                        for preloaded in ("-", pythons.LIBRARY)]
+                    plain, protected = [exits(python, program, preloaded, number, library)
+                                        for preloaded, number in (("-", plainly), (pythons.LIBRARY, asked.exits))]
                 except Skip as why:
                     say("%s: %s is skipped: %s" % (python.label, program[0], why))
                     continue
@@ -102,7 +104,7 @@ def main():
                 if "G" in program[2]["kind"] and protected[5] > plain[5] + 10:
                     say("%s: %s: a protected exit takes %d ms, without %d" % (python.label, program[0], protected[5], plain[5]))
                     failed += 1
-                row = [python.label, program[0], "".join(program[2]["kind"]), asked.exits, *plain, *protected]
+                row = [python.label, program[0], "".join(program[2]["kind"]), plainly, *plain, asked.exits, *protected]
                 print("| " + " | ".join(map(str, row)) + " |", flush=True)
     finally:
         for process in busy:
