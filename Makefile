@@ -14,7 +14,7 @@ DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
-.PHONY: a-wheel compat packaging scan-test seatbelt seatbelt-cpython seatbelt-hosts dist
+.PHONY: a-wheel strata compat packaging scan-test seatbelt seatbelt-cpython seatbelt-hosts dist
 
 all: headers lib
 
@@ -36,6 +36,7 @@ help:
 	@echo 'make bench-check  whether a pair costs more instructions than was committed'
 	@echo 'make lint       formatting and lints'
 	@echo 'make headers    write include/*.h from src/capi'
+	@echo 'make strata     write the picture of src in docs/design.md'
 	@echo 'make install    to PREFIX (/usr/local), LIBDIR, INCLUDEDIR, below DESTDIR; make uninstall'
 	@echo 'make installable  what it installs, for a root that has no cargo'
 	@echo 'make install-test  use an installed copy: pkg-config, CMake, Meson; copies in extensions'
@@ -52,6 +53,10 @@ lib:
 headers: lib
 	PEP788_WRITE_HEADERS=1 $(CARGO) test --quiet --test headers
 
+# The picture of the layers in docs/design.md, from the imports in src.
+strata:
+	PEP788_WRITE_STRATA=1 $(CARGO) test --quiet --test strata
+
 demo: lib
 	sh examples/demo/demo.sh $(or $(PYTHON),python3)
 
@@ -59,12 +64,13 @@ lint:
 	$(CARGO) fmt --check
 	rustfmt --check --edition 2021 examples/*/src/lib.rs tests/rust_api/src/lib.rs
 	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) test --quiet --test strata
 
 check: check-rust check-c
 
 # The library's own tests, the headers, the exported symbols, the documents' C and C++, the Rust API's.
 check-rust: lib
-	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --lib --test headers --test surface
+	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --lib --test strata --test headers --test surface
 	$(CARGO) test --doc
 
 # The C suite: c_tests/, one process per scenario and Python. And random calls against a model:

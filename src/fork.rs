@@ -1,35 +1,38 @@
-//! The forked child: guards of the parent mean nothing in it.
+//! Forks: the child starts afresh, and guards of the parent mean nothing in it.
+//!
+//! All layers below have their part: the locks that a child may come to are held across the fork, so that the child finds
+//! whole data, and what is of the parent is forgotten.
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::birth;
-use crate::interpreter::{self, Registry};
-use crate::seatbelt::{self, AtFini, Seen};
-use crate::sync::MutexGuard;
-use crate::tally::{Roll, Tally, ROLL};
-use crate::thread::Thread;
-use crate::trace;
+use crate::exit::at_fini::{self, AtFini};
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+use crate::exit::bound;
+use crate::gate::record::Registry;
+use crate::gate::registry::{registry, LOBBY};
+use crate::gate::tally::{Roll, Tally, ROLL};
+use crate::interpreter::records::forget_requests;
+use crate::seatbelt::{enter, protect};
+use crate::support::sync::MutexGuard;
+use crate::system::generation;
+use crate::thread::birth;
+use crate::thread::seen::{self, Seen};
+use crate::thread::slip::{self, Slips};
+use crate::thread::thread::{self, Thread};
 
-/// How many forks lie between this process and the one that loaded the library.
-static GENERATION: AtomicUsize = AtomicUsize::new(0);
-
-#[inline]
-pub(crate) fn generation() -> usize {
-    // Relaxed: changes only in a child that has a single thread.
-    GENERATION.load(Ordering::Relaxed)
-}
-
-/// The locks of the library that a child may come to, held across a fork so that the child finds whole data.
+/// The locks.
 struct Held {
     registry: MutexGuard<'static, Registry>,
     _lobby: MutexGuard<'static, ()>,
     roll: MutexGuard<'static, Vec<&'static Tally>>,
-    slips: trace::Slips,
+    slips: Slips,
     legacy: MutexGuard<'static, Vec<&'static Seen>>,
     _at_fini: MutexGuard<'static, Vec<AtFini>>,
-    _seatbelt: seatbelt::Locks,
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    _bound: bound::Locks,
+    _switch: MutexGuard<'static, ()>,
 }
 
 thread_local! {
@@ -38,8 +41,8 @@ thread_local! {
     static HELD: Cell<Option<ManuallyDrop<Held>>> = const { Cell::new(None) };
 }
 
-/// Has the library told of forks. Called at the first use that leaves anything to tell of.
-pub(crate) fn watch() {
+/// Has the library told of forks. Before the first lock is taken. `false`: out of memory.
+pub(crate) fn watch() -> bool {
     static WATCHED: AtomicBool = AtomicBool::new(false);
     // Two threads may do it at once: handlers that find their work done do nothing. Not one after the other: the child of
     // a fork in between would wait for a thread that it does not have.
@@ -48,31 +51,26 @@ pub(crate) fn watch() {
         // SAFETY: the handlers stay loaded: the library is linked with `nodelete`.
         let failed =
             unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } != 0;
-        // Out of memory: the next use tries again.
         WATCHED.store(!failed, Ordering::Relaxed);
     }
-}
-
-/// Whether this thread forks.
-pub(crate) fn is_under_way_here() -> bool {
-    let held = HELD.take();
-    let is_under_way = held.is_some();
-    HELD.set(held);
-    is_under_way
+    WATCHED.load(Ordering::Relaxed)
 }
 
 unsafe extern "C" fn before() {
-    if is_under_way_here() {
+    if generation::forks_here() {
         return;
     }
-    let seatbelt = seatbelt::hold_locks();
-    birth::suspend();
-    let registry = interpreter::registry();
-    let lobby = interpreter::LOBBY.enter();
+    // First, as who has the switch waits for other threads.
+    let switch = protect::hold_switch();
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let bound = bound::hold_locks();
+    birth::suspend(|| thread::any(|thread| thread.birth.is_under_way()));
+    let registry = registry();
+    let lobby = LOBBY.enter();
     let roll = ROLL.lock();
-    let slips = trace::hold_slips();
-    let legacy = seatbelt::hold_threads();
-    let at_fini = seatbelt::hold_at_fini();
+    let slips = slip::hold_slips();
+    let legacy = seen::hold_threads();
+    let at_fini = at_fini::hold();
     HELD.set(Some(ManuallyDrop::new(Held {
         registry,
         _lobby: lobby,
@@ -80,20 +78,24 @@ unsafe extern "C" fn before() {
         slips,
         legacy,
         _at_fini: at_fini,
-        _seatbelt: seatbelt,
+        #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+        _bound: bound,
+        _switch: switch,
     })));
+    generation::set_forks_here(true);
 }
 
 unsafe extern "C" fn in_parent() {
     let Some(held) = HELD.take() else { return };
     drop(ManuallyDrop::into_inner(held));
+    generation::set_forks_here(false);
     birth::resume();
 }
 
 unsafe extern "C" fn in_child() {
     // Only the forking thread lives on. It holds all locks, so nothing is half done.
     let Some(mut held) = HELD.take() else { return };
-    GENERATION.fetch_add(1, Ordering::Relaxed);
+    generation::begin_another();
     let own = Thread::known();
     Roll::forget_parent(&mut held.roll, own.map(|thread| &thread.tally));
     own.into_iter().for_each(Thread::forget_parent);
@@ -103,8 +105,10 @@ unsafe extern "C" fn in_child() {
         record.forget_handles();
     }
     held.slips.forget_parent();
-    seatbelt::forget_parent(&mut held.legacy);
+    enter::forget_parent();
+    seen::forget_parent(&mut held.legacy, own.map(|thread| &thread.legacy.seen));
     drop(ManuallyDrop::into_inner(held));
+    generation::set_forks_here(false);
     birth::resume_alone();
-    interpreter::forget_requests();
+    forget_requests();
 }

@@ -396,7 +396,7 @@ static void hammer(void *counted)
     }
 }
 
-/* The bytes alone, a thousand times: src/seatbelt/patch.rs. */
+/* The bytes alone, a thousand times: src/patch/patch.rs. */
 // repeat: 5
 // sanitize: not thread, it delivers signals late to threads that run, so they do not stand still in time
 SCENARIO(under_fire, "It can be switched on while threads are in the middle of the functions")

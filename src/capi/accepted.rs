@@ -2,10 +2,13 @@
 //! calls that reach this library are handed on.
 
 use super::handle::{decode, encode, Kind};
-use super::{close_strong, close_weak, guard_current, quick, view_current};
-use crate::attach::attached_or_fatal;
-use crate::interpreter;
-use crate::python::{self, native};
+use super::quick;
+use super::shared::{close_strong, close_weak, guard_current, view_current};
+use crate::gate::registry::main;
+use crate::interpreter::first_use::prepare_main;
+use crate::python::native;
+use crate::start;
+use crate::thread::attached::attached_or_fatal;
 
 /// A guard keeps its interpreter from finalizing until it is closed: `Py_FinalizeEx`,
 /// `Py_EndInterpreter` and the end of a script wait for it.
@@ -53,7 +56,7 @@ pub(crate) unsafe fn guard_from_current() -> *mut PyInterpreterGuard {
 #[inline(never)]
 unsafe fn guard_from_current_slowly() -> *mut PyInterpreterGuard {
     const NAME: &str = "PyInterpreterGuard_FromCurrent";
-    let py = python::get_or_fatal(NAME);
+    let py = start::api(NAME);
     // First: the interpreter's own function does not look.
     let state = attached_or_fatal(py, NAME);
     if let Some(native) = native(py) {
@@ -95,7 +98,7 @@ pub(crate) unsafe fn guard_from_view(view: *mut PyInterpreterView) -> *mut PyInt
 #[inline(never)]
 unsafe fn guard_from_view_slowly(view: *mut PyInterpreterView) -> *mut PyInterpreterGuard {
     const NAME: &str = "PyInterpreterGuard_FromView";
-    let py = python::get_or_fatal(NAME);
+    let py = start::api(NAME);
     if let Some(native) = native(py) {
         // SAFETY: handed on as called.
         let guard = unsafe { (native.PyInterpreterGuard_FromView)(view as usize) };
@@ -132,7 +135,7 @@ pub(crate) unsafe fn guard_close(guard: *mut PyInterpreterGuard) {
 #[inline(never)]
 unsafe fn guard_close_slowly(guard: *mut PyInterpreterGuard) {
     const NAME: &str = "PyInterpreterGuard_Close";
-    let py = python::get_or_fatal(NAME);
+    let py = start::api(NAME);
     if let Some(native) = native(py) {
         // SAFETY: handed on as called.
         return unsafe { (native.PyInterpreterGuard_Close)(guard as usize) };
@@ -160,7 +163,7 @@ pub unsafe extern "C" fn PyInterpreterView_FromCurrent() -> *mut PyInterpreterVi
 #[inline]
 pub(crate) unsafe fn view_from_current() -> *mut PyInterpreterView {
     const NAME: &str = "PyInterpreterView_FromCurrent";
-    let py = python::get_or_fatal(NAME);
+    let py = start::api(NAME);
     // First: the interpreter's own function does not look.
     let state = attached_or_fatal(py, NAME);
     if let Some(native) = native(py) {
@@ -191,14 +194,14 @@ pub unsafe extern "C" fn PyInterpreterView_FromMain() -> *mut PyInterpreterView 
 #[inline]
 pub(crate) unsafe fn view_from_main() -> *mut PyInterpreterView {
     const NAME: &str = "PyInterpreterView_FromMain";
-    let py = python::get_or_fatal(NAME);
+    let py = start::api(NAME);
     if let Some(native) = native(py) {
         // SAFETY: handed on as called.
         return unsafe { (native.PyInterpreterView_FromMain)() } as *mut PyInterpreterView;
     }
-    interpreter::prepare_main(py);
-    interpreter::main().add_view();
-    encode(interpreter::main(), Kind::View) as *mut PyInterpreterView
+    prepare_main(py);
+    main().add_view();
+    encode(main(), Kind::View) as *mut PyInterpreterView
 }
 
 /// Closes a view.
@@ -215,7 +218,7 @@ pub unsafe extern "C" fn PyInterpreterView_Close(view: *mut PyInterpreterView) {
 #[inline]
 pub(crate) unsafe fn view_close(view: *mut PyInterpreterView) {
     const NAME: &str = "PyInterpreterView_Close";
-    let py = python::get_or_fatal(NAME);
+    let py = start::api(NAME);
     if let Some(native) = native(py) {
         // SAFETY: handed on as called.
         return unsafe { (native.PyInterpreterView_Close)(view as usize) };

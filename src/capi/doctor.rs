@@ -2,10 +2,12 @@
 
 use std::ffi::{c_char, c_int, CStr};
 
-use crate::attach::attached;
-use crate::interpreter;
+use crate::exit::calls::are_protected;
+use crate::fork;
+use crate::interpreter::records::known_at;
 use crate::python::{self, c_name, native, Api};
-use crate::{seatbelt, settings};
+use crate::support::settings;
+use crate::thread::attached::attached;
 
 /// There is no CPython in this process, yet.
 pub const PEP788_ENGINE_NONE: c_int = 0;
@@ -77,8 +79,8 @@ fn report() -> String {
         ),
         None => ("none in this process".to_owned(), "none", "none"),
     };
-    let legacy = if seatbelt::is_on() { "protected" } else { "not protected" };
-    let settings = settings::get().lines(seatbelt::is_on());
+    let legacy = if are_protected() { "protected" } else { "not protected" };
+    let settings = settings::get().lines(are_protected());
     format!(
         "libpep788: {version}\npython: {python}\nengine: {engine}\nexit callback: {callback}\nPyGILState_Ensure: {legacy}\n{settings}"
     )
@@ -94,7 +96,8 @@ fn callback(py: &'static Api) -> &'static str {
         }
     };
     // Not by way of the thread state: that would install it.
-    let record = interpreter::known_at(py, interpreter);
+    fork::watch();
+    let record = known_at(py, interpreter);
     match record {
         Some(record) if record.is_installed() => "in place",
         _ if native(py).is_some() => "not needed, the interpreter waits for its guards itself",

@@ -5,13 +5,19 @@ use std::ffi::c_int;
 
 use super::ensure::{ensure_holding, ensure_ref};
 use super::handle::{decode, encode, Kind};
-use super::{close_strong, close_weak, guard_current, open_or_fatal, quick, view_current};
-use crate::attach::{self, attached_or_fatal, Hold};
-use crate::daemon;
-use crate::gate::Claim;
-use crate::interpreter::{self, Record, Stays, LOBBY};
+use super::quick;
+use super::shared::{close_strong, close_weak, guard_current, open_or_fatal, view_current};
+use crate::attach::release;
+use crate::gate::gate::Claim;
+use crate::gate::record::Record;
+use crate::gate::registry::{main, LOBBY};
+use crate::interpreter::by_address::{by_address, Stays};
+use crate::interpreter::daemon;
 use crate::python::{self, PyInterpreterState};
-use crate::thread::Thread;
+use crate::start;
+use crate::thread::attached::{attached, attached_or_fatal};
+use crate::thread::thread::Thread;
+use crate::trace::note::hold_of;
 
 /// Behind a PyInterpreterRef; never complete.
 pub struct Pep788_StrongRef {
@@ -49,7 +55,7 @@ pub unsafe extern "C" fn PyInterpreterRef_Get() -> PyInterpreterRef {
         return reference as PyInterpreterRef;
     }
     const NAME: &str = "PyInterpreterRef_Get";
-    let py = python::get_or_fatal(NAME);
+    let py = start::api(NAME);
     let state = attached_or_fatal(py, NAME);
     // SAFETY: `state` is attached.
     unsafe { guard_current(py, state, Kind::StrongRef) as PyInterpreterRef }
@@ -67,9 +73,9 @@ pub unsafe extern "C" fn PyInterpreterRef_Get() -> PyInterpreterRef {
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterRef_Main(r#ref: *mut PyInterpreterRef) -> c_int {
     const NAME: &str = "PyInterpreterRef_Main";
-    python::get_or_fatal(NAME);
+    start::api(NAME);
     // SAFETY: `ref` is a place for a reference, says the caller.
-    unsafe { strengthen(NAME, Some(interpreter::main()), r#ref) }
+    unsafe { strengthen(NAME, Some(main()), r#ref) }
 }
 
 /// A strong reference to the interpreter at an address.
@@ -88,8 +94,8 @@ pub unsafe extern "C" fn PyInterpreterState_AsStrong(
     r#ref: *mut PyInterpreterRef,
 ) -> c_int {
     const NAME: &str = "PyInterpreterState_AsStrong";
-    let py = python::get_or_fatal(NAME);
-    let record = interpreter::by_address(py, interp, attach::attached(py), Stays::Unknown);
+    let py = start::api(NAME);
+    let record = by_address(py, interp, attached(py), Stays::Unknown);
     // SAFETY: `ref` is a place for a reference, says the caller.
     unsafe {
         let done = strengthen(NAME, record, r#ref);
@@ -113,7 +119,7 @@ pub unsafe extern "C" fn PyInterpreterRef_AsInterpreter(
     r#ref: PyInterpreterRef,
 ) -> *mut PyInterpreterState {
     const NAME: &str = "PyInterpreterRef_AsInterpreter";
-    python::get_or_fatal(NAME);
+    start::api(NAME);
     let reference = decode(NAME, r#ref as usize, Kind::StrongRef);
     if !reference.inherited {
         open_or_fatal(NAME, &reference, Kind::StrongRef);
@@ -132,7 +138,7 @@ pub unsafe extern "C" fn PyInterpreterRef_AsInterpreter(
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterRef_Dup(r#ref: PyInterpreterRef) -> PyInterpreterRef {
     const NAME: &str = "PyInterpreterRef_Dup";
-    python::get_or_fatal(NAME);
+    start::api(NAME);
     let reference = decode(NAME, r#ref as usize, Kind::StrongRef);
     if reference.inherited {
         // Of a parent process: it holds nothing here, and neither does another one like it.
@@ -156,7 +162,7 @@ pub unsafe extern "C" fn PyInterpreterRef_Close(r#ref: PyInterpreterRef) {
         return;
     }
     const NAME: &str = "PyInterpreterRef_Close";
-    python::get_or_fatal(NAME);
+    start::api(NAME);
     close_strong(NAME, r#ref as usize, Kind::StrongRef);
 }
 
@@ -172,7 +178,7 @@ pub unsafe extern "C" fn PyInterpreterRef_Close(r#ref: PyInterpreterRef) {
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterWeakRef_Get() -> PyInterpreterWeakRef {
     const NAME: &str = "PyInterpreterWeakRef_Get";
-    let py = python::get_or_fatal(NAME);
+    let py = start::api(NAME);
     let state = attached_or_fatal(py, NAME);
     // SAFETY: `state` is attached.
     unsafe { view_current(py, state, Kind::WeakRef) as PyInterpreterWeakRef }
@@ -188,7 +194,7 @@ pub unsafe extern "C" fn PyInterpreterWeakRef_Dup(
     wref: PyInterpreterWeakRef,
 ) -> PyInterpreterWeakRef {
     const NAME: &str = "PyInterpreterWeakRef_Dup";
-    python::get_or_fatal(NAME);
+    start::api(NAME);
     decode(NAME, wref as usize, Kind::WeakRef).record.add_view();
     wref
 }
@@ -216,7 +222,7 @@ pub unsafe extern "C" fn PyInterpreterWeakRef_AsStrong(
         }
     }
     const NAME: &str = "PyInterpreterWeakRef_AsStrong";
-    python::get_or_fatal(NAME);
+    start::api(NAME);
     let record = decode(NAME, wref as usize, Kind::WeakRef).record;
     // SAFETY: `ref` is a place for a reference, says the caller.
     unsafe { strengthen(NAME, Some(record), r#ref) }
@@ -230,7 +236,7 @@ pub unsafe extern "C" fn PyInterpreterWeakRef_AsStrong(
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterWeakRef_Close(wref: PyInterpreterWeakRef) {
     const NAME: &str = "PyInterpreterWeakRef_Close";
-    python::get_or_fatal(NAME);
+    start::api(NAME);
     close_weak(NAME, wref as usize, Kind::WeakRef);
 }
 
@@ -249,7 +255,7 @@ pub unsafe extern "C" fn PyInterpreterWeakRef_Close(wref: PyInterpreterWeakRef) 
 #[no_mangle]
 pub unsafe extern "C" fn Pep788_Ensure(r#ref: PyInterpreterRef) -> c_int {
     const NAME: &str = "PyThreadState_Ensure";
-    let py = python::get_or_fatal(NAME);
+    let py = start::api(NAME);
     result(ensure_ref(py, NAME, r#ref as usize))
 }
 
@@ -262,7 +268,7 @@ pub unsafe extern "C" fn Pep788_Ensure(r#ref: PyInterpreterRef) -> c_int {
 #[no_mangle]
 pub unsafe extern "C" fn Pep788_EnsureStealing(r#ref: PyInterpreterRef) -> c_int {
     const NAME: &str = "Pep788_EnsureStealing";
-    let py = python::get_or_fatal(NAME);
+    let py = start::api(NAME);
     let reference = decode(NAME, r#ref as usize, Kind::StrongRef);
     if reference.inherited {
         // Of a parent process: there is nothing to consume here.
@@ -270,7 +276,7 @@ pub unsafe extern "C" fn Pep788_EnsureStealing(r#ref: PyInterpreterRef) -> c_int
     }
     open_or_fatal(NAME, &reference, Kind::StrongRef);
     reference.retire(NAME, r#ref as usize, Kind::StrongRef);
-    let hold = Hold::of(reference.record);
+    let hold = hold_of(reference.record);
     let Some(thread) = Thread::this() else {
         let _ = hold.give_back();
         return result(false);
@@ -287,8 +293,8 @@ pub unsafe extern "C" fn Pep788_EnsureStealing(r#ref: PyInterpreterRef) -> c_int
 #[no_mangle]
 pub unsafe extern "C" fn Pep788_Release() {
     const NAME: &str = "PyThreadState_Release";
-    let py = python::get_or_fatal(NAME);
-    attach::release(py, NAME, 0);
+    let py = start::api(NAME);
+    release::release(py, NAME, 0);
 }
 
 /// Like Pep788_Ensure(), under the draft's own name.
@@ -319,7 +325,7 @@ pub unsafe extern "C" fn PyThreadState_Release() {}
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_SetDaemon(is_daemon: c_int) -> c_int {
     const NAME: &str = "PyThreadState_SetDaemon";
-    let py = python::get_or_fatal(NAME);
+    let py = start::api(NAME);
     let state = attached_or_fatal(py, NAME);
     // SAFETY: `state` is attached.
     result(unsafe { daemon::set(py, state, is_daemon != 0) })
@@ -337,7 +343,7 @@ pub unsafe extern "C" fn PyThreadState_SetDaemon(is_daemon: c_int) -> c_int {
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_GetDaemon() -> c_int {
     const NAME: &str = "PyThreadState_GetDaemon";
-    let py = python::get_or_fatal(NAME);
+    let py = start::api(NAME);
     let state = attached_or_fatal(py, NAME);
     // SAFETY: `state` is attached.
     c_int::from(unsafe { daemon::get(py, state) })
@@ -361,7 +367,7 @@ unsafe fn strengthen(
     if place.is_null() {
         python::fatal(function, "the place for the PyInterpreterRef is NULL");
     }
-    let py = python::get_or_fatal(function);
+    let py = start::api(function);
     let promoted = record.filter(|record| record.promote(py).is_ok());
     let reference = promoted.map_or(0, |record| encode(record, Kind::StrongRef));
     // SAFETY: not NULL, and a place, says the caller.

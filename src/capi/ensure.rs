@@ -5,11 +5,17 @@
 //! stack of Ensures, so the draft's missing argument is not missed.
 
 use super::handle::{self, decode, Kind};
-use super::open_or_fatal;
-use crate::attach::{self, Hold, Receipt};
-use crate::interpreter::{self, Record};
+use super::shared::open_or_fatal;
+use crate::attach::ensure::{self as attach, Receipt};
+use crate::attach::release::{self, release_at_a_glance};
+use crate::gate::record::Record;
+use crate::interpreter::first_use::of;
 use crate::python::{self, attached_word, holder, is_of, native, Api, Glance, PyThreadState};
-use crate::thread::Thread;
+use crate::start;
+use crate::thread::attached::attached;
+use crate::thread::hold::Hold;
+use crate::thread::thread::Thread;
+use crate::trace::note::{another_hold, hold_of};
 
 /// 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
 const DONE: usize = 0;
@@ -100,7 +106,7 @@ fn ensure_uncommonly(current: *mut PyThreadState, handle: usize) -> usize {
 
 #[inline(never)]
 fn ensure_any(handle: usize) -> usize {
-    let py = python::get_or_fatal(ENSURE);
+    let py = start::api(ENSURE);
     if handle == 0 {
         python::fatal(
             ENSURE,
@@ -178,14 +184,14 @@ fn ensure_from_view_seeing(current: *mut PyThreadState, handle: usize) -> usize 
     }
     // SAFETY: there is a glance, and it is attached.
     if unsafe { is_of(current, record.interpreter()) } {
-        if let Some(hold) = Hold::tallied_untraced(thread, record) {
+        if let Some(hold) = Hold::tallied_untraced(&thread.tally, record) {
             // SAFETY: attached and fitting.
             let token =
                 unsafe { attach::reuse(thread, record, current, Some(hold), Receipt::Token) };
             if let Some(token) = token {
                 return token;
             }
-            let _ = hold.give_back_by(thread);
+            let _ = hold.give_back_by(&thread.tally);
         }
     }
     ensure_from_view(handle)
@@ -194,7 +200,7 @@ fn ensure_from_view_seeing(current: *mut PyThreadState, handle: usize) -> usize 
 #[inline(never)]
 fn ensure_from_view(handle: usize) -> usize {
     const NAME: &str = "PyThreadState_EnsureFromView";
-    let py = python::get_or_fatal(NAME);
+    let py = start::api(NAME);
     if let Some(native) = native(py) {
         // SAFETY: the view is the interpreter's own.
         return unsafe { (native.PyThreadState_EnsureFromView)(handle) };
@@ -218,7 +224,7 @@ fn ensure_by_name(py: &'static Api, record: &'static Record) -> usize {
 /// Nothing is attached to this thread, which had a [`Glance`].
 #[inline(never)]
 unsafe fn ensure_view_detached(thread: &Thread, record: &'static Record, handle: usize) -> usize {
-    let Some(hold) = Hold::tallied_untraced(thread, record) else {
+    let Some(hold) = Hold::tallied_untraced(&thread.tally, record) else {
         return ensure_from_view(handle);
     };
     // SAFETY: as this function says, and the hold keeps the interpreter alive.
@@ -237,9 +243,9 @@ fn refuse(hold: Hold) -> usize {
 /// Promotes a view for the time of an Ensure.
 #[inline]
 fn hold(py: &'static Api, thread: &Thread, record: &'static Record) -> Option<Hold> {
-    match Hold::tallied(thread, record) {
+    match Hold::tallied(&thread.tally, record) {
         Some(hold) => Some(hold),
-        None => record.promote(py).is_ok().then(|| Hold::of(record)),
+        None => record.promote(py).is_ok().then(|| hold_of(record)),
     }
 }
 
@@ -249,7 +255,7 @@ fn ensure_and_install(py: &'static Api, thread: &'static Thread, record: &'stati
     if record.promote(py).is_err() {
         return 0;
     }
-    let hold = Hold::of(record);
+    let hold = hold_of(record);
     // SAFETY: the hold keeps the interpreter alive.
     let ensured = unsafe { attach::ensure(py, thread, record, Some(hold), Receipt::Token) };
     let Some(token) = ensured else {
@@ -257,8 +263,8 @@ fn ensure_and_install(py: &'static Api, thread: &'static Thread, record: &'stati
         return 0;
     };
     // SAFETY: what `ensure` attached is attached.
-    if !record.is_installed() && unsafe { interpreter::of(py, attach::attached(py)) }.is_err() {
-        attach::release(py, "PyThreadState_EnsureFromView", token);
+    if !record.is_installed() && unsafe { of(py, attached(py)) }.is_err() {
+        release::release(py, "PyThreadState_EnsureFromView", token);
         return 0;
     }
     token
@@ -277,7 +283,7 @@ pub(crate) unsafe fn release(token: usize) {
     // its Ensure took no receipt, so nobody looks at it.
     match attached_word() {
         // SAFETY: then there is a glance.
-        Some(current) => unsafe { attach::release_at_a_glance(current, token) },
+        Some(current) => unsafe { release_at_a_glance(current, token) },
         None => release_by_holder(token),
     }
 }
@@ -286,7 +292,7 @@ pub(crate) unsafe fn release(token: usize) {
 fn release_by_holder(token: usize) {
     match holder() {
         // SAFETY: then there is a glance.
-        Some(holder) => unsafe { attach::release_at_a_glance(holder, token) },
+        Some(holder) => unsafe { release_at_a_glance(holder, token) },
         None => release_by_call(token),
     }
 }
@@ -295,7 +301,7 @@ fn release_by_holder(token: usize) {
 fn release_by_call(token: usize) {
     match Glance::get().and_then(|glance| glance.attached()) {
         // SAFETY: there is a glance.
-        Some(current) => unsafe { attach::release_at_a_glance(current, token) },
+        Some(current) => unsafe { release_at_a_glance(current, token) },
         None => release_any(token),
     }
 }
@@ -304,12 +310,12 @@ const RELEASE: &str = "PyThreadState_Release";
 
 #[inline(never)]
 fn release_any(token: usize) {
-    let py = python::get_or_fatal(RELEASE);
+    let py = start::api(RELEASE);
     match native(py) {
         // SAFETY: a token of the interpreter's own Ensure. The draft dialect has its
         // Pep788_Release where the interpreter has this function itself.
         Some(native) => unsafe { (native.PyThreadState_Release)(token) },
-        None => attach::release(py, RELEASE, token),
+        None => release::release(py, RELEASE, token),
     }
 }
 
@@ -325,7 +331,7 @@ unsafe fn ensure_ref_seeing(current: *mut PyThreadState, handle: usize) -> Optio
     if !current.is_null() && !unsafe { is_of(current, record.interpreter()) } {
         return None;
     }
-    let hold = Hold::tallied_untraced(thread, record)?;
+    let hold = Hold::tallied_untraced(&thread.tally, record)?;
     // SAFETY: there is a glance; what is attached fits; and the hold keeps the interpreter alive.
     let ensured = unsafe {
         if current.is_null() {
@@ -336,7 +342,7 @@ unsafe fn ensure_ref_seeing(current: *mut PyThreadState, handle: usize) -> Optio
         }
     };
     if ensured.is_none() {
-        let _ = hold.give_back_by(thread);
+        let _ = hold.give_back_by(&thread.tally);
         return None;
     }
     Some(true)
@@ -351,7 +357,7 @@ pub(super) fn ensure_ref(py: &'static Api, function: &str, handle: usize) -> boo
         (!reference.gone).then(|| hold(py, thread, record)).flatten()
     } else {
         open_or_fatal(function, &reference, Kind::StrongRef);
-        Hold::tallied(thread, record).or_else(|| Hold::another(record))
+        Hold::tallied(&thread.tally, record).or_else(|| another_hold(record))
     };
     hold.is_some_and(|hold| ensure_holding(py, thread, record, hold))
 }

@@ -2,10 +2,13 @@
 
 use std::ffi::{c_int, c_void};
 
-use super::raise;
-use crate::attach::attached_or_fatal;
+use super::shared::raise;
+use crate::exit::at_fini;
+use crate::interpreter::first_use::of;
 use crate::python::{self, PyInterpreterState, PyThreadState};
-use crate::seatbelt;
+use crate::seatbelt::{call, choose, copies};
+use crate::start;
+use crate::thread::attached::attached_or_fatal;
 
 /// As in Python.h, an enumeration.
 pub type PyGILState_STATE = c_int;
@@ -30,7 +33,7 @@ pub type PyGILState_STATE = c_int;
 /// library is loaded.
 #[no_mangle]
 pub unsafe extern "C" fn Pep788_ProtectGILState() -> c_int {
-    if seatbelt::protect_or_say() {
+    if start::protect_or_say() {
         0
     } else {
         -1
@@ -47,7 +50,7 @@ pub unsafe extern "C" fn Pep788_ProtectGILState() -> c_int {
 /// PyGILState_Ensure() has to look at what it returns, if `hang` is 0.
 #[no_mangle]
 pub unsafe extern "C" fn PyGILState_SetHangDuringFini(hang: c_int) {
-    seatbelt::set_hangs(hang != 0);
+    copies::set_hangs(hang != 0);
 }
 
 /// Whether PyGILState_Ensure() failed: nothing is attached, and no Python code may be run. To release
@@ -58,7 +61,7 @@ pub unsafe extern "C" fn PyGILState_SetHangDuringFini(hang: c_int) {
 /// Contract: an alternative of the discussion of PEP 788.
 #[no_mangle]
 pub unsafe extern "C" fn PyGILState_Failed(state: PyGILState_STATE) -> c_int {
-    c_int::from(state == seatbelt::FAILED)
+    c_int::from(state == call::FAILED)
 }
 
 /// Which interpreter PyGILState_Ensure() of the calling thread attaches to, from now on, when the
@@ -74,8 +77,8 @@ pub unsafe extern "C" fn PyGILState_Failed(state: PyGILState_STATE) -> c_int {
 /// Contract: an alternative of the discussion of PEP 788.
 #[no_mangle]
 pub unsafe extern "C" fn PyGILState_SetInterpreter(interp: *mut PyInterpreterState) -> c_int {
-    let py = python::get_or_fatal("PyGILState_SetInterpreter");
-    if seatbelt::choose_interpreter(py, interp) {
+    let py = start::api("PyGILState_SetInterpreter");
+    if choose::choose_interpreter(py, interp) {
         0
     } else {
         -1
@@ -102,14 +105,16 @@ pub unsafe extern "C" fn PyThreadState_SetFiniCallback(
     arg: *mut c_void,
 ) -> c_int {
     const NAME: &str = "PyThreadState_SetFiniCallback";
-    let py = python::get_or_fatal(NAME);
+    let py = start::api(NAME);
     let state = attached_or_fatal(py, NAME);
     if state != tstate {
         python::fatal(NAME, "the thread state is not attached to the calling thread");
     }
     // SAFETY: attached.
     unsafe {
-        match seatbelt::set_at_fini(py, state, callback.map(|callback| (callback, arg))) {
+        let callback = callback.map(|callback| (callback, arg));
+        let set = |record| at_fini::set(py, state, record, callback);
+        match of(py, state).and_then(set) {
             Ok(()) => 0,
             Err(refusal) => {
                 raise(py, refusal);

@@ -18,11 +18,13 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::fork;
-use crate::interpreter::{Record, RECORD_ALIGN};
-use crate::memory::Text;
+use crate::gate::record::{Record, RECORD_ALIGN};
 use crate::python::fatal;
-use crate::trace::{self, Slip, What};
+use crate::support::memory::Text;
+use crate::system::generation::generation;
+use crate::thread::slip::{Slip, What};
+use crate::trace::list::tell;
+use crate::trace::note;
 
 const DRAFT: usize = 0b01;
 const WEAK: usize = 0b10;
@@ -95,15 +97,15 @@ pub(super) fn is_draft(handle: usize) -> bool {
 
 #[inline]
 fn this_process() -> usize {
-    (fork::generation() % MODULUS) << FORK_SHIFT
+    (generation() % MODULUS) << FORK_SHIFT
 }
 
 /// A handle for a guard that was just taken on `record`, or for a view of it.
 #[inline]
 pub(super) fn encode(record: &'static Record, kind: Kind) -> usize {
     let slip = match kind {
-        Kind::Guard => trace::note(record, What::Guard),
-        Kind::StrongRef => trace::note(record, What::StrongRef),
+        Kind::Guard => note::note(record, What::Guard),
+        Kind::StrongRef => note::note(record, What::StrongRef),
         Kind::View | Kind::WeakRef => None,
     };
     match slip {
@@ -255,6 +257,12 @@ fn retire_slip(function: &str, handle: usize, kind: Kind) {
 #[cold]
 fn closed_before(function: &str, kind: Kind, slip: &Slip, life: usize) -> ! {
     let is_noted = slip.life() % MODULUS == (life + 1) % MODULUS;
-    let trace = if is_noted { slip.tell() } else { Text::default() };
-    super::already_closed(function, kind, trace.as_str().trim_end())
+    let trace = if is_noted { tell(slip) } else { Text::default() };
+    already_closed(function, kind, trace.as_str().trim_end())
+}
+
+/// `trace`: what is known of it, as further lines.
+#[cold]
+pub(super) fn already_closed(function: &str, kind: Kind, trace: &str) -> ! {
+    fatal(function, &format!("this {} is closed already; each is closed once{trace}", kind.name()))
 }

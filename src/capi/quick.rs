@@ -3,10 +3,11 @@
 //! Ensure and Release.
 
 use super::handle::{self, Kind};
-use crate::gate::Claim;
-use crate::interpreter::{Record, LOBBY};
+use crate::gate::gate::Claim;
+use crate::gate::record::Record;
+use crate::gate::registry::LOBBY;
 use crate::python::{attached_word, is_of, Glance};
-use crate::thread::Thread;
+use crate::thread::thread::Thread;
 
 /// A guard or strong reference to the interpreter that is attached.
 #[inline(always)]

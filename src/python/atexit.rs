@@ -11,7 +11,9 @@
 use std::ffi::{c_int, c_ulong, c_void, CStr};
 use std::ptr::null_mut;
 
-use super::{loaded_module, tuple, Api, MethodDef, Owned, PyObject};
+use super::api::{Api, PyObject};
+use super::find::get;
+use super::objects::{loaded_module, tuple, MethodDef, Owned};
 
 extern "C" {
     // Of `calls.c`.
@@ -99,7 +101,7 @@ unsafe extern "C" fn register(
     arguments: *mut PyObject,
     keywords: *mut PyObject,
 ) -> *mut PyObject {
-    let Some(py) = super::get() else { return null_mut() };
+    let Some(py) = get() else { return null_mut() };
     // SAFETY: CPython calls this attached, with the list made below, a tuple, and a dict or NULL.
     unsafe {
         let Some(list) = Owned::of_borrowed(py, this) else { return null_mut() };
@@ -130,7 +132,7 @@ unsafe extern "C" fn register(
 
 /// `atexit.unregister(function)`.
 unsafe extern "C" fn unregister(this: *mut PyObject, function: *mut PyObject) -> *mut PyObject {
-    let Some(py) = super::get() else { return null_mut() };
+    let Some(py) = get() else { return null_mut() };
     // SAFETY: CPython calls this attached, with the list made below, and an object.
     unsafe {
         let list = Owned::of_borrowed(py, this);

@@ -1,32 +1,39 @@
 //! Finding the interpreter in this process.
 
-use std::ffi::{c_char, c_int, c_void, CStr};
+use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::io::Write;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use super::{c_string, Api};
-
-use crate::kept::Kept;
+use super::api::Api;
+use crate::support::kept::Kept;
 
 /// Only success is remembered: a program may load the library first and Python later.
 static API: Kept<Api> = Kept::new();
 
-/// Where a CPython that came late has its names (`seatbelt/arrival.rs`), if there is one.
-/// Not behind a lock, which another thread could have while this one forks.
-static LATE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-
 /// A function of CPython's by its name, or null.
 pub(crate) type Finder = fn(&CStr) -> *mut c_void;
 
-/// From now on by this one, rather than where the loader looks.
-pub(crate) fn look_in(late: Option<Finder>) {
-    // Release: what was done with that CPython comes before.
-    LATE.store(late.map_or(std::ptr::null_mut(), |find| find as *mut c_void), Ordering::Release);
+/// A CPython that came late. `seatbelt/arrival.rs` says what it is.
+pub(crate) struct Late {
+    /// Where it has its names.
+    pub(crate) find: Finder,
+    /// What is yet to be done at the first call that comes to the library.
+    pub(crate) complete: fn(),
 }
 
-fn late() -> Option<Finder> {
-    // SAFETY: NULL, or what `look_in` stored: so both are an `Option` of it. Acquire: pairs with that.
-    unsafe { std::mem::transmute::<*mut c_void, Option<Finder>>(LATE.load(Ordering::Acquire)) }
+/// Not behind a lock, which another thread could have while this one forks.
+static LATE: AtomicPtr<Late> = AtomicPtr::new(std::ptr::null_mut());
+
+/// From now on in this one, rather than where the loader looks.
+pub(crate) fn look_in(late: Option<&'static Late>) {
+    let late = late.map_or(std::ptr::null_mut(), |late| std::ptr::from_ref(late).cast_mut());
+    // Release: what was done with that CPython comes before.
+    LATE.store(late, Ordering::Release);
+}
+
+pub(super) fn late() -> Option<&'static Late> {
+    // SAFETY: NULL, or what `look_in` stored. Acquire: pairs with that.
+    unsafe { LATE.load(Ordering::Acquire).as_ref() }
 }
 
 /// Whether it is known, which it stays. One that came late stays loaded then.
@@ -82,7 +89,7 @@ pub(crate) fn get_or_fatal(function: &str) -> &'static Api {
 fn find_or_fatal(function: &str) -> &'static Api {
     match obtain() {
         Ok(api) => api,
-        Err(absent) => fatal_error(function, &absent.explain()),
+        Err(absent) => fatal(function, &absent.explain()),
     }
 }
 
@@ -191,7 +198,7 @@ impl Scope {
     /// (`RTLD_LOCAL`), that library.
     pub(super) fn of_python() -> Option<Scope> {
         if let Some(late) = late() {
-            return Some(Scope::Late(late));
+            return Some(Scope::Late(late.find));
         }
         let global = Scope::Handle(libc::RTLD_DEFAULT);
         if !global.find(c"Py_GetVersion").is_null() {
@@ -229,13 +236,13 @@ fn private_libpython() -> Option<Scope> {
             if !name.is_null() {
                 let name = CStr::from_ptr(name);
                 if name.to_bytes().windows(9).any(|part| part == b"libpython") {
-                    (*names.cast::<Vec<std::ffi::CString>>()).push(name.to_owned());
+                    (*names.cast::<Vec<CString>>()).push(name.to_owned());
                 }
             }
         }
         0
     }
-    let mut names: Vec<std::ffi::CString> = Vec::new();
+    let mut names: Vec<CString> = Vec::new();
     // The names are copied first: dlopen must not be called while the loader iterates.
     // SAFETY: `visit` has the type that is asked for, and `names` outlives the call.
     unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(&mut names).cast()) };
@@ -250,9 +257,10 @@ fn private_libpython() -> Option<Scope> {
     None
 }
 
-/// See [`super::fatal`]. Finds its own way to CPython, because it also reports that there is none.
+/// Ends the process as CPython's own fatal errors do: the function, the rule that was broken,
+/// the traceback where there is one, `abort()`. Finds its own way to CPython, because it also reports that there is none.
 #[cold]
-pub(super) fn fatal_error(function: &str, rule: &str) -> ! {
+pub(crate) fn fatal(function: &str, rule: &str) -> ! {
     let (c_function, c_rule) = (c_string(function), c_string(rule));
     if let Some(scope) = API.get().and_then(|_| Scope::of_python()) {
         let report = scope.find(c"_Py_FatalErrorFunc");
@@ -269,4 +277,9 @@ pub(super) fn fatal_error(function: &str, rule: &str) -> ! {
     }
     let _ = writeln!(std::io::stderr(), "Fatal Python error: {function}: {rule}");
     std::process::abort()
+}
+
+/// Text for C. Interior NULs cannot occur in our own messages; they would end the text.
+fn c_string(text: &str) -> CString {
+    CString::new(text.replace('\0', " ")).unwrap_or_default()
 }

@@ -2,7 +2,8 @@
 
 use std::ffi::c_ulong;
 
-use super::{Api, Owned};
+use super::api::Api;
+use super::objects::Owned;
 
 /// A place in Python code.
 pub(crate) struct Frame {

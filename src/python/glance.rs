@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU32, Ordering};
 
 use super::api::{Api, PyInterpreterState, PyThreadState, UncheckedCurrent};
-use super::current::{current_word, gilstate_key, PER_THREAD};
-use super::{native, word};
-
-use crate::kept::Kept;
+use super::current::{current_word, PER_THREAD};
+use super::gilstate_slot::gilstate_key;
+use super::native::native;
+use super::word;
+use crate::support::kept::Kept;
 
 /// Where a thread state has its interpreter, in words: so in every version up to now, and looked at
 /// before it is believed.

@@ -2,10 +2,10 @@
 
 use std::ffi::{c_void, CStr};
 
+use super::api::Api;
 use super::find::{object_of, Scope};
-use super::Api;
-use crate::kept::Kept;
-use crate::settings;
+use crate::support::kept::Kept;
+use crate::support::settings;
 
 macro_rules! native {
     ($($name:ident: fn($($arg:ty),*) $(-> $ret:ty)?;)*) => {
@@ -22,7 +22,11 @@ macro_rules! native {
                         let name = concat!(stringify!($name), "\0");
                         let name = CStr::from_bytes_with_nul(name.as_bytes()).ok()?;
                         let found = scope.find(name);
-                        if found.is_null() || is_ours(scope, found, crate::capi::$name as *mut c_void) {
+                        extern "C" {
+                            /// Ours, of `capi`: for its address alone.
+                            fn $name();
+                        }
+                        if found.is_null() || is_ours(scope, found, $name as *const () as *mut c_void) {
                             return None;
                         }
                         // SAFETY: 3.15's signature of this name; handles and tokens are

@@ -1,13 +1,14 @@
 //! Where a thread's own thread state, and the attached one, can be read, for the seatbelt's commonest calls.
 //!
-//! As [`Glance`](super::Glance), which is for PEP 788's calls: that there is one means more, and it is missing where
+//! As [`Glance`](super::glance::Glance), which is for PEP 788's calls: that there is one means more, and it is missing where
 //! CPython has the calls itself, or guards are traced.
 
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use super::api::{Api, PyInterpreterState, PyThreadState};
-use super::current::{current_word, gilstate_key, PER_THREAD};
+use super::current::{current_word, PER_THREAD};
+use super::gilstate_slot::gilstate_key;
 use super::{glance, word};
 
 // Release and Acquire: who sees by `PLACE` or `HOLDER` knows what its caller of `learn` knew. Relaxed, all else: what is

@@ -3,7 +3,8 @@
 use std::ffi::CStr;
 use std::time::Duration;
 
-use super::{Api, KeepException, Owned};
+use super::api::Api;
+use super::objects::{sys, KeepException, Owned};
 
 /// Makes the interval of the attached interpreter's GIL at least so long, and gives the one it had. `None`: it was as
 /// long, or it cannot be told or changed.
@@ -63,7 +64,7 @@ unsafe fn set(py: &'static Api, interval: Duration) -> bool {
 unsafe fn builtin(py: &'static Api, name: &CStr) -> Option<Owned> {
     // SAFETY: attached, says the caller. Of any other object CPython tells that it is no such function.
     unsafe {
-        let function = super::sys(py, name)?;
+        let function = sys(py, name)?;
         (!py.PyCFunction_GetFunction(function.as_ptr()).is_null()).then_some(function)
     }
 }

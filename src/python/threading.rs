@@ -4,7 +4,9 @@
 use std::ffi::{c_ulong, CStr};
 use std::ptr::null_mut;
 
-use super::{loaded_module, Api, KeepException, MethodDef, Owned, PyObject};
+use super::api::{Api, PyObject};
+use super::find::get;
+use super::objects::{loaded_module, KeepException, MethodDef, Owned};
 
 const THREADING: &CStr = c"threading";
 
@@ -100,7 +102,7 @@ static NOTE_THREADS: MethodDef =
 
 /// Called with the list, at the beginning of `threading._shutdown()`.
 unsafe extern "C" fn note_threads(list: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
-    let Some(py) = super::get() else { return null_mut() };
+    let Some(py) = get() else { return null_mut() };
     // SAFETY: CPython calls this attached, with the list.
     unsafe {
         let threads = all(py);

@@ -22,9 +22,13 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use object::elf::{self, Sym64};
 use object::NativeEndian;
 
-use super::slots::Object;
-use super::{alternatives, imports, patch, states, Why, ON};
-use crate::{fork, late, python};
+use super::protect::{for_copies, redirections, say_why_not, Why, TRIED};
+use super::{copies, imports};
+use crate::exit::calls::{are_protected, set_protected};
+use crate::exit::late;
+use crate::patch::patch;
+use crate::patch::slots::Object;
+use crate::python::{self, states, Late};
 
 /// `r_debug` of `<link.h>`.
 #[repr(C)]
@@ -56,7 +60,7 @@ fn note(why: Why) {
 
 /// Protection is asked for; CPython may have to be waited for. Called when the library is loaded: so under the loader's
 /// lock, or with no other thread.
-pub(super) fn ask(is_to_wait: bool) {
+pub(crate) fn ask(is_to_wait: bool) {
     IS_WANTED.store(true, Ordering::Relaxed);
     if is_to_wait {
         wait();
@@ -64,8 +68,7 @@ pub(super) fn ask(is_to_wait: bool) {
 }
 
 fn wait() {
-    // What takes the loader's lock, or registers handlers, is not done when it has come.
-    fork::watch();
+    // What takes the loader's lock is not done when it has come.
     late::prepare();
     // SAFETY: the loader's own objects, which stay loaded meanwhile.
     let debug = find_object(|object| unsafe { object.entry(elf::DT_DEBUG) }.filter(|at| *at != 0));
@@ -111,9 +114,9 @@ fn arrive() {
     match redirect_code() {
         Ok(()) => {
             WAS_ON.store(true, Ordering::Relaxed);
-            ON.store(true, Ordering::Relaxed);
+            set_protected(true);
             // Now that all is done, others may find it.
-            python::look_in(Some(find));
+            python::look_in(Some(&LATE));
         }
         Err(why) => {
             note(why);
@@ -126,11 +129,10 @@ fn arrive() {
 fn redirect_code() -> Result<(), Why> {
     let version = python::usable_version(find).ok_or(Why::NoPython)?;
     states::of_version(version, find).map_err(Why::States)?;
-    let redirections = super::redirections(find).ok_or(Why::NoPython)?;
-    let for_copies = alternatives::for_copies();
-    let copy = patch::redirect(&redirections, &for_copies, patch::Runners::Nobody);
+    let redirections = redirections(find).ok_or(Why::NoPython)?;
+    let copy = patch::redirect(&redirections, &for_copies(), patch::Runners::Nobody);
     if let Some(copy) = copy.map_err(Why::Patch)? {
-        alternatives::hand_on_to(&copy);
+        copies::hand_on_to(&copy);
     }
     Ok(())
 }
@@ -138,12 +140,14 @@ fn redirect_code() -> Result<(), Why> {
 /// It was unloaded, and nobody had called it.
 fn forget() {
     python::look_in(None);
-    ON.store(false, Ordering::Relaxed);
+    set_protected(false);
     FOUND.store(null_mut(), Ordering::Release);
 }
 
+static LATE: Late = Late { find, complete };
+
 /// What could not be done at once. At the first call that comes to the library.
-pub(super) fn complete() {
+fn complete() {
     if let Some(py) = python::get() {
         // It was looked at before.
         let _ = states::look(py);
@@ -162,7 +166,7 @@ fn find(name: &CStr) -> *mut c_void {
 extern "C" fn at_end() {
     // Relaxed, both: for what is told to people.
     let is_missing = IS_WANTED.load(Ordering::Relaxed) && !WAS_ON.load(Ordering::Relaxed);
-    if !is_missing || super::is_on() || super::TRIED.load(Ordering::Relaxed) {
+    if !is_missing || are_protected() || TRIED.load(Ordering::Relaxed) {
         return;
     }
     // SAFETY: objects that stay loaded meanwhile.
@@ -172,7 +176,7 @@ extern "C" fn at_end() {
     }
     // SAFETY: NULL, or what `note` left there for good. Acquire: it is complete.
     let why = unsafe { WHY.load(Ordering::Acquire).as_ref() };
-    super::say_why_not(why.unwrap_or(&Why::NoPython));
+    say_why_not(why.unwrap_or(&Why::NoPython));
 }
 
 #[used]

@@ -1,7 +1,7 @@
 //! A thread that CPython itself finds to be too late: it comes back by `PyEval_RestoreThread`, `PyEval_AcquireLock`,
 //! `PyThreadState_Swap`, or by its evaluation loop, which takes the GIL back. Up to 3.13 CPython calls
-//! `pthread_exit` for it, and then `pause`: both come here ([`super::slots`]), and the thread is
-//! ended by [`crate::late`].
+//! `pthread_exit` for it, and then `pause`: both come here (`patch/slots.rs`), and the thread is
+//! ended by `exit/late.rs`.
 //!
 //! By the way: `pthread_create`. A program whose only threads are Python's never calls what else is redirected, but its
 //! exit is to be bounded too. So when it starts a thread, the exit callback is asked for.
@@ -12,13 +12,16 @@
 use std::ffi::{c_int, c_void, CStr};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use super::gilstate::request_install;
-use super::{bound, slots, states};
-use crate::kept::Kept;
-use crate::memory::Text;
-use crate::symbols::Symbols;
-use crate::thread::Thread;
-use crate::{interpreter, late, python, stack};
+use super::call::request_install;
+use crate::exit::{bound, late};
+use crate::gate::registry::{main, registry};
+use crate::patch::slots;
+use crate::python::{self, states};
+use crate::support::kept::Kept;
+use crate::support::memory::Text;
+use crate::system::stack;
+use crate::system::symbols::Symbols;
+use crate::thread::thread::Thread;
 
 extern "C" {
     // Of `calls.c`, which is linked into this library.
@@ -61,14 +64,14 @@ unsafe extern "C" fn thread_is_started() {
 
 unsafe extern "C" fn is_too_late() -> c_int {
     let Some(py) = python::get() else { return 0 };
-    let main = interpreter::main();
+    let main = main();
     if Thread::known().is_some_and(|thread| thread.legacy.finalizes(main)) {
         return 0;
     }
     // SAFETY: needs no thread state.
     let is_gone = states::get().are_going() || unsafe { py.Py_IsInitialized() } == 0;
     let one_is_ending = || {
-        let registry = interpreter::registry();
+        let registry = registry();
         let ending = registry.live().any(|record| !record.is_main() && record.gate.is_closed());
         ending
     };

@@ -1,0 +1,232 @@
+//! Ensure: which thread state a thread gets.
+
+use crate::gate::record::Record;
+use crate::python::{self, Api, Attached, GilstateSlot, Glance, PyThreadState};
+use crate::thread::attached::what_is_attached;
+use crate::thread::birth;
+use crate::thread::hold::Hold;
+use crate::thread::levels::{LetGo, Level, Way};
+use crate::thread::slip::is_off;
+use crate::thread::thread::Thread;
+
+/// Whether Ensure's caller has a token to show at Release.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Receipt {
+    Token,
+    None,
+}
+
+/// Notes an Ensure that found `state` attached. Returns its token. `None`: it needs more than that,
+/// which [`ensure`] does.
+///
+/// # Safety
+/// `state` is of the record's interpreter, attached to this thread, and known to `PyGILState`.
+#[inline(always)]
+pub(crate) unsafe fn reuse(
+    thread: &Thread,
+    record: &'static Record,
+    state: *mut PyThreadState,
+    hold: Option<Hold>,
+    receipt: Receipt,
+) -> Option<usize> {
+    if !thread.levels.has_room() {
+        return None;
+    }
+    // SAFETY: room: `has_room` was just asked.
+    Some(unsafe { note(thread, record, state, Way::Reused, hold, receipt) })
+}
+
+/// Attaches this thread, which has nothing attached, to the interpreter of `record`. Returns the
+/// Ensure's token. `None`: out of memory.
+///
+/// # Safety
+/// The interpreter is held (`python` says what that means). Nothing is attached to this thread.
+#[inline(always)]
+pub(crate) unsafe fn ensure_detached(
+    glance: Glance,
+    thread: &Thread,
+    record: &'static Record,
+    hold: Option<Hold>,
+    receipt: Receipt,
+) -> Option<usize> {
+    let py = glance.api();
+    // SAFETY: held, so a thread state can be made in the interpreter. `usual` is own, and nothing is attached, so it can be
+    // attached. Room: `make_room` was just asked, and attaching adds no level that it does not take away again.
+    unsafe {
+        if !thread.levels.make_room() {
+            return None;
+        }
+        let usual = py.PyGILState_GetThisThreadState();
+        if usual.is_null() {
+            let state = make(py, thread, record);
+            if state.is_null() {
+                return None;
+            }
+            py.PyEval_RestoreThread(state);
+            return Some(note(thread, record, state, Way::First, hold, receipt));
+        }
+        if python::is_of(usual, record.interpreter()) {
+            py.PyEval_RestoreThread(usual);
+            return Some(note(thread, record, usual, Way::Reattached, hold, receipt));
+        }
+    }
+    // SAFETY: held, and nothing is attached: the contract of both functions is the same.
+    unsafe { ensure_over_nothing(thread, record, hold, receipt) }
+}
+
+/// As [`ensure_detached`], with a call that takes more arguments than registers.
+#[cold]
+#[inline(never)]
+unsafe fn ensure_over_nothing(
+    thread: &Thread,
+    record: &'static Record,
+    hold: Option<Hold>,
+    receipt: Receipt,
+) -> Option<usize> {
+    // SAFETY: the caller of `ensure_detached` had a `Glance`. Held, and nothing is attached, which is what `NOTHING` says.
+    unsafe {
+        let py = Glance::again().api();
+        ensure_over(py, thread, record, Attached::NOTHING, hold, receipt)
+    }
+}
+
+/// Attaches this thread to the interpreter of `record`. Returns the Ensure's token. `None`: out of
+/// memory; what was attached before still is.
+///
+/// # Safety
+/// The interpreter is held.
+pub(crate) unsafe fn ensure(
+    py: &'static Api,
+    thread: &Thread,
+    record: &'static Record,
+    hold: Option<Hold>,
+    receipt: Receipt,
+) -> Option<usize> {
+    // SAFETY: held; and `what_is_attached` tells what is attached to this thread.
+    unsafe { ensure_over(py, thread, record, what_is_attached(py), hold, receipt) }
+}
+
+/// The same, for a caller that knows what is attached.
+///
+/// # Safety
+/// The interpreter is held. `before` is attached to this thread.
+#[inline(never)]
+pub(crate) unsafe fn ensure_over(
+    py: &'static Api,
+    thread: &Thread,
+    record: &'static Record,
+    before: Attached,
+    hold: Option<Hold>,
+    receipt: Receipt,
+) -> Option<usize> {
+    // All that can fail on our side comes first.
+    if !thread.levels.make_room() {
+        return None;
+    }
+    // SAFETY: held, and `before` is attached. Room: it was made above, and a call into Python inside `attach` has released
+    // what it ensured.
+    unsafe {
+        let (state, way) = attach(py, thread, record, before)?;
+        if is_off() {
+            Glance::learn(py, state);
+        }
+        Some(note(thread, record, state, way, hold, receipt))
+    }
+}
+
+/// # Safety
+/// There is room.
+#[inline(always)]
+unsafe fn note(
+    thread: &Thread,
+    record: &'static Record,
+    state: *mut PyThreadState,
+    way: Way,
+    hold: Option<Hold>,
+    receipt: Receipt,
+) -> usize {
+    let name = match way {
+        // As natively. It is alive, and not attached by anybody else meanwhile.
+        Way::Created { outer, .. } if !outer.is_null() => outer as usize,
+        _ => thread.next_token(),
+    };
+    let token = if receipt == Receipt::Token { name } else { 0 };
+    let level = Level { record, state, token, hold, way, let_go: LetGo::default() };
+    // SAFETY: room is this function's own condition.
+    unsafe { thread.levels.push(level) };
+    name
+}
+
+/// # Safety
+/// `before` is what is attached to this thread. The interpreter is held.
+unsafe fn attach(
+    py: &'static Api,
+    thread: &Thread,
+    record: &'static Record,
+    before: Attached,
+) -> Option<(*mut PyThreadState, Way)> {
+    let outer = before.state;
+    // SAFETY: `outer` is attached, so alive. `usual` is own: CPython's `PyGILState_Ensure` relies on the same. The interpreter
+    // is held, so it can be attached to.
+    unsafe {
+        if !outer.is_null() && belongs(py, outer, record) {
+            let known = before.known_to_gilstate;
+            let slot = if known { None } else { GilstateSlot::replace(py, outer) };
+            return Some((outer, slot.map_or(Way::Reused, Way::Told)));
+        }
+        let usual = py.PyGILState_GetThisThreadState();
+        if outer.is_null() && !usual.is_null() && belongs(py, usual, record) {
+            py.PyEval_RestoreThread(usual);
+            return Some((usual, Way::Reattached));
+        }
+        create(py, thread, record, outer, usual)
+    }
+}
+
+/// Attaches a new thread state in place of `outer`. `None`: out of memory.
+///
+/// # Safety
+/// As for [`attach`]; `outer` is what is attached, or NULL, and `usual` what `PyGILState` knows.
+#[inline]
+unsafe fn create(
+    py: &'static Api,
+    thread: &Thread,
+    record: &'static Record,
+    outer: *mut PyThreadState,
+    usual: *mut PyThreadState,
+) -> Option<(*mut PyThreadState, Way)> {
+    // SAFETY: held. `outer` is attached to this thread, so this thread may detach it. The new state is nobody else's.
+    unsafe {
+        let state = make(py, thread, record);
+        if state.is_null() {
+            return None;
+        }
+        if !outer.is_null() {
+            // Not PyThreadState_Swap: interpreters may have a GIL each.
+            py.PyEval_SaveThread();
+        }
+        let slot = if usual.is_null() { None } else { GilstateSlot::replace(py, state) };
+        py.PyEval_RestoreThread(state);
+        Some((state, Way::Created { outer, slot }))
+    }
+}
+
+/// A new thread state. NULL: out of memory.
+///
+/// # Safety
+/// The interpreter is held.
+#[inline(always)]
+unsafe fn make(py: &Api, thread: &Thread, record: &'static Record) -> *mut PyThreadState {
+    // SAFETY: held, so its address is that of a live interpreter.
+    birth::of_thread_state(py, &thread.birth, || unsafe {
+        py.PyThreadState_New(record.interpreter())
+    })
+}
+
+/// # Safety
+/// `state` is alive.
+#[inline]
+unsafe fn belongs(py: &Api, state: *mut PyThreadState, record: &'static Record) -> bool {
+    // SAFETY: alive is this function's own condition. The record's address is only compared.
+    unsafe { py.PyThreadState_GetInterpreter(state) == record.interpreter() }
+}

@@ -1,0 +1,365 @@
+//! The exit is bounded. A thread that ended late, or that CPython hung, may have had a lock that a destructor
+//! waits for. So when the door of the main interpreter has closed, a thread of ours watches: if the process does not come
+//! to its end in time, it says where the exit is, and which threads came too late, and ends the process.
+//!
+//! *With its own status*: `exit` tells that to a function of ours (`on_exit`). As long as CPython has not called
+//! `exit`, the status is in a variable of `Py_RunMain`, or of `Py_Exit`. So a copy of the process, in which
+//! no other thread is, goes on there as if finalization had come to its end, up to that function, and tells.
+//! If that fails, the status is a guess, and is called one.
+//!
+//! A program that only embeds Python goes on when Python is gone. It is told, if it is still in
+//! finalization or in `exit`, and never ended.
+
+use std::ffi::{c_int, c_void};
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::calls::are_protected;
+use super::late;
+use crate::gate::registry::main;
+use crate::patch::signal;
+use crate::python::states;
+use crate::python::{self, Api};
+use crate::support::memory::Text;
+use crate::support::say::{say, Seconds};
+use crate::support::settings;
+use crate::support::sync::{lock, Mutex, MutexGuard};
+use crate::system::generation::generation;
+use crate::system::stack::{self, Return};
+use crate::system::symbols::Symbols;
+use crate::system::{tasks, worker};
+
+/// An exit that is watched.
+#[derive(Clone, Copy)]
+struct Exit {
+    process: usize,
+    begun: Instant,
+    timeout: Duration,
+    /// The thread that conducts it.
+    conductor: libc::pid_t,
+    /// Where the status is: in the function that finalization returns to.
+    back: Option<Return>,
+}
+
+static EXIT: Mutex<Option<Exit>> = Mutex::new(None);
+
+/// How an exit that took too long ends.
+static VERDICT: Mutex<Option<Verdict>> = Mutex::new(None);
+type Verdict = (Exit, Option<End>);
+
+/// The locks of this file.
+pub(crate) struct Locks {
+    _exit: MutexGuard<'static, Option<Exit>>,
+    _verdict: MutexGuard<'static, Option<Verdict>>,
+    _work: worker::Lock,
+}
+
+/// For the time of a fork.
+pub(crate) fn hold_locks() -> Locks {
+    Locks { _exit: lock(&EXIT), _verdict: lock(&VERDICT), _work: worker::hold_lock() }
+}
+
+/// Whether the program whose exit this is, or was, is Python's own.
+static THROUGH_MAIN: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn is_of_pythons_own_program() -> bool {
+    // Relaxed: who comes later than the door learns of that by other means.
+    THROUGH_MAIN.load(Ordering::Relaxed)
+}
+
+/// The calling thread conducts the exit of the main interpreter, whose door has closed.
+pub(super) fn begin() {
+    let address = |name| python::address_of(name) as usize;
+    let main = [c"Py_RunMain", c"Py_Main", c"Py_BytesMain"].map(address);
+    THROUGH_MAIN.store(Return::into_one_of(&main).is_some(), Ordering::Relaxed);
+    let Some(timeout) = settings::get().exit_timeout(are_protected()) else { return };
+    let back = Return::into_one_of(&[c"Py_RunMain", c"Py_Exit"].map(address));
+    let exit = Exit {
+        process: generation(),
+        begun: Instant::now(),
+        timeout,
+        conductor: tasks::this_thread(),
+        back,
+    };
+    let mut watched = lock(&EXIT);
+    let is_watched = watched.is_some_and(|other| other.process == exit.process);
+    *watched = Some(exit);
+    // Now, and not earlier: what was registered last is called first.
+    STATUS.store(0, Ordering::Relaxed);
+    tell_of_exit();
+    if !is_watched && !worker::start(watch) {
+        *watched = None;
+    }
+}
+
+// --- The status -----------------------------------------------------------------------------------
+
+/// What `exit` was called with, if it was.
+static STATUS: AtomicU64 = AtomicU64::new(0);
+const KNOWN: u64 = 1 << 32;
+
+/// Whether this is the copy of the process that is to find out.
+static IS_COPY: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn exits(status: c_int, _: *mut c_void) {
+    // Relaxed: in the copy there is one thread.
+    if IS_COPY.load(Ordering::Relaxed) {
+        // SAFETY: ends the copy, which has nothing to tidy up.
+        unsafe { libc::_exit(status) };
+    }
+    // Relaxed: nothing else is told by it.
+    STATUS.store(KNOWN | u64::from(status as u32), Ordering::Relaxed);
+}
+
+#[cfg(target_env = "gnu")]
+fn tell_of_exit() {
+    extern "C" {
+        fn on_exit(function: extern "C" fn(c_int, *mut c_void), argument: *mut c_void) -> c_int;
+    }
+    // SAFETY: the function stays loaded. Out of memory the status is found out otherwise.
+    unsafe { on_exit(exits, std::ptr::null_mut()) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn tell_of_exit() {
+    let _ = exits;
+}
+
+/// How a process ends.
+#[derive(Clone, Copy)]
+enum End {
+    Status(c_int),
+    Guess,
+    /// By Ctrl-C.
+    Interrupted,
+}
+
+fn end_of(exit: &Exit) -> End {
+    let status = STATUS.load(Ordering::Relaxed);
+    if status & KNOWN != 0 {
+        return End::Status(status as u32 as c_int);
+    }
+    exit.back.as_ref().map_or(End::Guess, ask_a_copy)
+}
+
+fn ask_a_copy(back: &Return) -> End {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    // SAFETY: a plain copy of the process, as by `fork`, but without its handlers, which may wait for locks; it
+    // raises no signal when it ends, and no other thread that waits for children is given it.
+    unsafe {
+        let copy = libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) as libc::pid_t;
+        if copy == 0 {
+            IS_COPY.store(true, Ordering::Relaxed);
+            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            libc::setrlimit(libc::RLIMIT_CORE, &none);
+            // Python ends by it after a Ctrl-C.
+            let mut interrupt = std::mem::zeroed();
+            libc::sigemptyset(&mut interrupt);
+            libc::sigaddset(&mut interrupt, libc::SIGINT);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &interrupt, std::ptr::null_mut());
+            back.take();
+        }
+        if copy < 0 {
+            return End::Guess;
+        }
+        let begun = Instant::now();
+        let mut status = 0;
+        while libc::waitpid(copy, &mut status, libc::__WALL | libc::WNOHANG) == 0 {
+            if begun.elapsed() > PATIENCE {
+                libc::kill(copy, libc::SIGKILL);
+                libc::waitpid(copy, &mut status, libc::__WALL);
+                return End::Guess;
+            }
+            libc::usleep(1000);
+        }
+        if libc::WIFEXITED(status) {
+            End::Status(libc::WEXITSTATUS(status))
+        } else if libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGINT {
+            End::Interrupted
+        } else {
+            End::Guess
+        }
+    }
+}
+
+// --- The watch ------------------------------------------------------------------------------------
+
+fn watch() {
+    loop {
+        std::thread::sleep(Duration::from_millis(50));
+        let Some(py) = python::get() else { return };
+        let exit = {
+            let mut watched = lock(&EXIT);
+            // Python runs again: its next exit has a watch of its own.
+            if !main().gate.is_closed() {
+                *watched = None;
+            }
+            // On 3.15 the interpreter may wait for guards of its own: no time is lost by that.
+            if let Some(exit) = watched.as_mut().filter(|_| waits_for_its_own_guards(py)) {
+                exit.begun = Instant::now();
+            }
+            *watched
+        };
+        let Some(exit) = exit else { return };
+        if exit.begun.elapsed() >= exit.timeout {
+            conclude(&exit);
+            // What is left to itself is not looked at again.
+            *lock(&EXIT) = None;
+            return;
+        }
+    }
+}
+
+fn waits_for_its_own_guards(py: &'static Api) -> bool {
+    let is_going = states::known().is_none_or(|states| states.are_going());
+    // SAFETY: needs no thread state.
+    py.version >= 0x030f && !is_going && unsafe { py.Py_IsInitialized() } != 0
+}
+
+fn conclude(exit: &Exit) {
+    let depth = look_at_stack(exit.conductor);
+    // SAFETY: needs no thread state.
+    let is_finalizing =
+        python::get().is_some_and(|py| !unsafe { py.PyInterpreterState_Main() }.is_null());
+    if depth != 0 && !is_finalizing && !is_in_exit(depth) {
+        // Finalization is over, and the program goes on.
+        return;
+    }
+    let end = is_of_pythons_own_program().then(|| end_of(exit));
+    *lock(&VERDICT) = Some((*exit, end));
+    // Names are found under the loader's lock, which the thread may have that the exit waits for.
+    if !worker::within(Duration::from_secs(2), explain) {
+        say(headline(exit, end).as_str().as_bytes());
+    }
+    let Some(end) = end else { return };
+    worker::within(Duration::from_millis(500), flush);
+    // SAFETY: ends the process, as the user asked for.
+    unsafe {
+        match end {
+            End::Status(status) => libc::_exit(status),
+            End::Guess => libc::_exit(0),
+            End::Interrupted => {
+                libc::signal(libc::SIGINT, libc::SIG_DFL);
+                libc::kill(libc::getpid(), libc::SIGINT);
+                // This thread blocks it; another one may, too.
+                libc::usleep(100_000);
+                libc::_exit(128 + libc::SIGINT)
+            }
+        }
+    }
+}
+
+fn headline(exit: &Exit, end: Option<End>) -> Text {
+    let mut text = Text::default();
+    let _ = write!(
+        text,
+        "libpep788: Python's exit has not come to its end in {} (PEP788_EXIT_TIMEOUT_MS), and ",
+        Seconds(exit.begun.elapsed())
+    );
+    let _ = match end {
+        None => writeln!(text, "is left alone, as this program only embeds Python"),
+        Some(End::Status(status)) => {
+            writeln!(text, "is ended now, with its own exit status, {}", status & 0xff)
+        }
+        Some(End::Guess) => writeln!(text, "is ended now, with exit status 0, which is a guess"),
+        Some(End::Interrupted) => writeln!(text, "is ended now, by SIGINT, as it was about to end"),
+    };
+    text
+}
+
+fn explain() {
+    let Some((exit, end)) = *lock(&VERDICT) else { return };
+    let mut text = headline(&exit, end);
+    let stack = noted_stack();
+    if stack.is_empty() {
+        let _ =
+            writeln!(text, "libpep788:   where it is cannot be told (thread {})", exit.conductor);
+    } else {
+        let _ = writeln!(text, "libpep788:   it is in (thread {}):", exit.conductor);
+    }
+    let symbols = Symbols::look_up(stack.iter().copied());
+    // Less the handler's own, and the return from it.
+    let frames = || stack.iter().filter_map(|at| symbols.get(*at));
+    let own = frames().take_while(|frame| frame.is_ours).count();
+    for frame in frames().skip(if own == 0 { 0 } else { own + 1 }) {
+        let library = frame.library.as_str();
+        let _ = match &frame.function {
+            Some(function) => writeln!(text, "libpep788:     {} ({library})", function.as_str()),
+            None => writeln!(text, "libpep788:     ? ({library}+{:#x})", frame.offset()),
+        };
+    }
+    if late::count() > 0 {
+        let _ = writeln!(text, "libpep788:   threads that came too late, and were ended:");
+        late::list(&mut text, "libpep788:     ");
+    }
+    say(text.as_str().as_bytes());
+}
+
+fn flush() {
+    // SAFETY: flushes all streams; another thread's lock, or a full pipe, keeps this thread alone.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
+}
+
+// --- The stack of another thread ------------------------------------------------------------------
+
+const DEPTH: usize = 48;
+static STACK: [AtomicUsize; DEPTH] = [const { AtomicUsize::new(0) }; DEPTH];
+/// How many of these are filled in, plus one; 0: not yet.
+static NOTED: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn note_stack(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
+    // SAFETY: a thread's own variable.
+    unsafe {
+        let errno = *libc::__errno_location();
+        let mut addresses = [0; DEPTH];
+        let depth = stack::walk(&mut addresses);
+        for (place, address) in STACK.iter().zip(addresses) {
+            // Relaxed: published by the store below.
+            place.store(address, Ordering::Relaxed);
+        }
+        NOTED.store(depth + 1, Ordering::Release);
+        *libc::__errno_location() = errno;
+    }
+}
+
+/// Has the thread note its stack, and returns how deep that is. 0: it takes no signals, or is gone.
+fn look_at_stack(thread: libc::pid_t) -> usize {
+    NOTED.store(0, Ordering::Relaxed);
+    let Some(signal) = signal::take_signal(note_stack) else { return 0 };
+    // SAFETY: takes numbers; a signal that has a handler.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) };
+    let begun = Instant::now();
+    loop {
+        // Acquire: pairs with the handler.
+        match NOTED.load(Ordering::Acquire) {
+            0 if begun.elapsed() > Duration::from_secs(1) => return 0,
+            // SAFETY: no preconditions.
+            0 => unsafe { libc::usleep(1000) },
+            noted => return noted - 1,
+        };
+    }
+}
+
+fn noted_stack() -> Vec<usize> {
+    let mut stack = Vec::new();
+    let depth = NOTED.load(Ordering::Acquire).saturating_sub(1);
+    if stack.try_reserve_exact(depth).is_ok() {
+        stack.extend(STACK[..depth].iter().map(|place| place.load(Ordering::Relaxed)));
+    }
+    stack
+}
+
+/// Whether the stack that was noted is in the end of Python's own program, or of the process.
+fn is_in_exit(depth: usize) -> bool {
+    if STATUS.load(Ordering::Relaxed) & KNOWN != 0 {
+        return true;
+    }
+    let names = [c"Py_RunMain", c"Py_Main", c"Py_BytesMain", c"Py_Exit", c"exit"];
+    // The last one is not CPython's, but is found by the same way.
+    let functions = names.map(|name| python::address_of(name) as usize);
+    STACK[..depth].iter().any(|place| {
+        let function = stack::function_of(place.load(Ordering::Relaxed)) as usize;
+        function != 0 && functions.contains(&function)
+    })
+}

@@ -1,0 +1,111 @@
+//! For how long an exit waits for calls inside `PyGILState_Ensure`, and whom it lets in meanwhile.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::gate::record::Record;
+use crate::support::memory::Text;
+use crate::support::say::Seconds;
+use crate::support::settings;
+use crate::thread::seen;
+
+/// Whether `PyGILState_Ensure` is served by the library. Switched by `seatbelt`.
+static PROTECTED: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn are_protected() -> bool {
+    // Relaxed: for what is told to people.
+    PROTECTED.load(Ordering::Relaxed)
+}
+
+pub(crate) fn set_protected(protected: bool) {
+    PROTECTED.store(protected, Ordering::Relaxed);
+}
+
+/// Newcomers stay outside at first, so that calls in flight come to an end however hard others knock. If they do
+/// not, it may be because they need one that is outside: so those who knock are let in for a moment, and so on.
+pub(crate) const CLOSED: Duration = Duration::from_millis(50);
+const OPEN: Duration = Duration::from_millis(10);
+
+/// So many threads are listed that an exit leaves behind.
+const LISTED: usize = 20;
+
+/// One exit's wait for calls that began with `PyGILState_Ensure`.
+pub(crate) struct Calls {
+    begun: Instant,
+    /// `None`: as long as it takes.
+    over: Option<Instant>,
+    reported: bool,
+}
+
+impl Calls {
+    pub(crate) fn new(begun: Instant) -> Calls {
+        let over = settings::get().gilstate_wait.map(|wait| begun + wait);
+        Calls { begun, over, reported: false }
+    }
+
+    /// Whether the exit still waits for calls.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.over.is_none_or(|over| Instant::now() < over)
+    }
+
+    /// When the exit waits for calls no longer. `None`: it has the patience, or there are none.
+    pub(crate) fn over(&self) -> Option<Instant> {
+        self.over.filter(|_| are_protected())
+    }
+
+    /// Whether threads with nothing attached are let in. With guards out the exit waits in any case,
+    /// and what they protect may need such a thread.
+    pub(crate) fn lets_in(&self, guards_are_out: bool, grace_over: Option<Instant>) -> bool {
+        let now = Instant::now();
+        let is_open = self.in_period(now) >= CLOSED;
+        guards_are_out || is_open && grace_over.is_none_or(|over| now < over)
+    }
+
+    /// How long the door has been closed, and, after that, open.
+    fn in_period(&self, now: Instant) -> Duration {
+        let period = (CLOSED + OPEN).as_micros() as u64;
+        let waited = now.saturating_duration_since(self.begun);
+        Duration::from_micros(waited.as_micros() as u64 % period)
+    }
+
+    /// When the answer of [`Calls::lets_in`] or [`Calls::goes_on`] changes next, if before `pause`.
+    pub(crate) fn next_change(&self, pause: Instant) -> Instant {
+        let now = Instant::now();
+        let in_period = self.in_period(now);
+        let end = if in_period < CLOSED { CLOSED } else { CLOSED + OPEN };
+        let changes = [Some(now + (end - in_period)), self.over];
+        changes.into_iter().flatten().filter(|change| *change > now).fold(pause, Instant::min)
+    }
+
+    /// Once, when the exit waits no longer: which threads it leaves behind.
+    pub(crate) fn report(
+        &mut self,
+        record: &'static Record,
+        covers: impl Fn(&'static Record) -> bool,
+    ) -> Option<Text> {
+        if self.reported || self.goes_on() {
+            return None;
+        }
+        self.reported = true;
+        let threads = seen::inside(covers);
+        if threads.is_empty() {
+            return None;
+        }
+        let mut text = Text::default();
+        let _ = writeln!(
+            text,
+            "libpep788: the end of {} has waited {} for threads inside PyGILState_Ensure, and goes on \
+             without them (PEP788_GILSTATE_WAIT_MS):",
+            record.name(),
+            Seconds(self.begun.elapsed())
+        );
+        for (name, id) in threads.iter().take(LISTED) {
+            let _ = writeln!(text, "libpep788:   thread \"{name}\" (id {id})");
+        }
+        if threads.len() > LISTED {
+            let _ = writeln!(text, "libpep788:   and {} more", threads.len() - LISTED);
+        }
+        Some(text)
+    }
+}

@@ -1,0 +1,45 @@
+//! After the door has closed: time for threads that are on their way to it.
+
+use std::time::{Duration, Instant};
+
+use crate::support::clock::coarse_clock;
+#[cfg(target_os = "linux")]
+use crate::system::tasks;
+use crate::thread::seen;
+use crate::thread::thread::Thread;
+
+/// Whether a thread runs, or is about to, that is not at the door, nor Python's own; for as long as there is time.
+fn one_runs(pythons: &[u64], over: Instant) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        let is_at_the_door = |id: libc::pid_t| {
+            id == tasks::this_thread() || pythons.contains(&(id as u64)) || seen::is_at_the_door(id)
+        };
+        let mut tasks = tasks::Tasks::open().into_iter().flatten();
+        tasks.any(|id| Instant::now() < over && !is_at_the_door(id) && tasks::runs(id))
+    }
+    // Nothing tells.
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (pythons, over);
+        false
+    }
+}
+
+/// The door has closed. A thread that calls in a loop may be on its way through a callback object, which the exit is
+/// about to free: until it is at the door, nothing can end it. So all that run are given time to come there, also
+/// those that never called: they may have only begun. One that sleeps is given less, if it has called
+/// twice lately: programs whose threads call every few milliseconds would wait for it at every exit. Python's own threads
+/// (`pythons`) go through no callback object. With nothing attached.
+pub(crate) fn linger(pythons: &[u64]) {
+    const LATELY: u64 = 100;
+    const RUNNING: Duration = Duration::from_millis(100);
+    const SLEEPING: Duration = Duration::from_millis(5);
+    let begun = Instant::now();
+    let lately = coarse_clock().saturating_sub(LATELY);
+    let own = Thread::known().map(|thread| &thread.legacy.seen);
+    let one_sleeps = || begun.elapsed() < SLEEPING && seen::is_one_on_its_way(own, lately);
+    while one_sleeps() || begun.elapsed() < RUNNING && one_runs(pythons, begun + RUNNING) {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}

@@ -1,0 +1,17 @@
+//! How an interpreter's exit waits, and what becomes of threads that come too late.
+//!
+//! Imports `attach` and what is below it. Read `callback` (when an exit waits), `wait`, then `drain` and `stragglers`; after
+//! the door has closed: `late`, `linger`, `bound`.
+
+pub(crate) mod late;
+pub(crate) mod calls;
+mod report;
+pub(crate) mod at_fini;
+mod linger;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub(crate) mod bound;
+mod crowd;
+mod drain;
+mod stragglers;
+mod wait;
+pub(crate) mod callback;

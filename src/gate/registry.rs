@@ -1,0 +1,57 @@
+//! The process's one registry of records, the main interpreter's record, and the lobby where exits wait.
+
+use std::fmt;
+
+use super::gate::Lobby;
+use super::record::{Record, Registry};
+use super::tally::ROLL;
+use crate::support::sync::{lock, Mutex, MutexGuard};
+
+/// The main interpreter's.
+static MAIN: Record = Record::new(true);
+
+/// Where finalization waits, for whichever interpreter.
+pub(crate) static LOBBY: Lobby = Lobby::new();
+
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry::new(&MAIN));
+
+pub(crate) fn registry() -> MutexGuard<'static, Registry> {
+    lock(&REGISTRY)
+}
+
+#[inline]
+pub(crate) fn main() -> &'static Record {
+    &MAIN
+}
+
+impl Record {
+    /// How many guards are out. An exact answer needs a heavy fence before (`fence.rs`).
+    pub(crate) fn guards(&self) -> usize {
+        self.gate.guards() + ROLL.sum(self.owner())
+    }
+
+    /// How many calls of `PyGILState_Ensure` hold it; likewise.
+    pub(crate) fn legacy_guards(&self) -> usize {
+        self.legacy.guards() + ROLL.sum(self.owner().of_gilstate())
+    }
+
+    /// For messages.
+    pub(crate) fn name(&self) -> impl fmt::Display + '_ {
+        struct Name<'a>(&'a Record);
+        impl fmt::Display for Name<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                if self.0.is_main() {
+                    f.write_str("the main interpreter")
+                } else {
+                    write!(f, "subinterpreter {}", self.0.id())
+                }
+            }
+        }
+        Name(self)
+    }
+
+    /// One view less. `false`: there was none.
+    pub(crate) fn drop_view(&'static self) -> bool {
+        registry().drop_view(self)
+    }
+}

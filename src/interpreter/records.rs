@@ -1,0 +1,154 @@
+//! The record of an interpreter: finding it, making it, and tying it to the interpreter's life.
+
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::gate::record::{Record, Registry};
+use crate::gate::registry::{main, registry};
+use crate::python::{self, sight, Api, Glance, Owned, PyInterpreterState, PyObject, PyThreadState};
+use crate::support::memory::OwnName;
+use crate::thread::refusal::Refusal;
+
+/// The record of the interpreter at `address`, if the library was used in it, or it is the main one.
+pub(crate) fn known_at(
+    py: &'static Api,
+    address: *mut PyInterpreterState,
+) -> Option<&'static Record> {
+    // SAFETY: needs no thread state.
+    if address == unsafe { py.PyInterpreterState_Main() } && !address.is_null() {
+        return Some(main());
+    }
+    registry().find(address.cast())
+}
+
+/// Whether an attached thread state is of the main interpreter.
+pub(super) fn is_of_main(py: &'static Api, state: *mut PyThreadState) -> bool {
+    // SAFETY: attached, so alive.
+    unsafe { py.PyThreadState_GetInterpreter(state) == py.PyInterpreterState_Main() }
+}
+
+/// A record for an interpreter that has none, or the one that it has.
+pub(super) fn create(
+    interpreter: *mut PyInterpreterState,
+    id: i64,
+    is_main: bool,
+) -> Result<&'static Record, Refusal> {
+    let mut registry = registry();
+    // Another thread of this interpreter may have been faster. Or the interpreter that had this
+    // address before ended unseen.
+    match registry.find(interpreter.cast()) {
+        Some(record) if record.id() == id => return Ok(record),
+        Some(record) => registry.bury(record),
+        None => {}
+    }
+    if is_main {
+        reopen_main(interpreter, &mut registry);
+        return Ok(main());
+    }
+    let record = registry.claim(interpreter.cast(), id).ok_or(Refusal::OutOfMemory)?;
+    if main().gate.is_closed() && !main().interpreter().is_null() {
+        // The main wait is over, and covers all interpreters.
+        record.gate.condemn();
+    }
+    Ok(record)
+}
+
+/// When the main thread was last asked to install the exit callback, by `clock`; 0 when it has
+/// done so.
+pub(super) static REQUESTED: AtomicU64 = AtomicU64::new(0);
+
+/// Done; or, in a forked child, never asked: the parent's main thread is not here.
+pub(crate) fn forget_requests() {
+    REQUESTED.store(0, Ordering::Relaxed);
+}
+
+/// A new run of the runtime, or the first.
+fn reopen_main(interpreter: *mut PyInterpreterState, registry: &mut Registry) {
+    Glance::forget_run();
+    if !main().interpreter().is_null() {
+        sight::forget_run();
+    }
+    forget_requests();
+    registry.reopen_main(interpreter.cast());
+}
+
+/// A record to view an interpreter by that is too far gone to be known: it is refused for ever.
+/// `None`: out of memory.
+pub(crate) fn view_of_the_dying(
+    py: &'static Api,
+    state: *mut PyThreadState,
+) -> Option<&'static Record> {
+    if is_of_main(py, state) {
+        // Good again if there is another run.
+        main().add_view();
+        return Some(main());
+    }
+    registry().claim_for_the_dying()
+}
+
+/// Opens the main interpreter's gate, if this is a new run of the runtime.
+pub(super) fn open_main(py: &'static Api) -> Result<(), Refusal> {
+    let mut registry = registry();
+    // SAFETY: neither needs a thread state.
+    let (initialized, address) =
+        unsafe { (py.Py_IsInitialized() != 0, py.PyInterpreterState_Main()) };
+    // A run that nobody used from an attached thread leaves nothing that would tell of its end.
+    if !main().interpreter().is_null() && main().interpreter() != address {
+        registry.bury(main());
+    }
+    if !initialized || address.is_null() {
+        // Not there yet, or finalizing, or gone.
+        return Err(Refusal::Unavailable);
+    }
+    if main().interpreter().is_null() {
+        reopen_main(address, &mut registry);
+    }
+    if main().gate.is_closed() {
+        return Err(Refusal::Unavailable);
+    }
+    Ok(())
+}
+
+const CAPSULE: &CStr = c"pep788.record";
+
+/// Hangs the record in the interpreter's dict, which is emptied while the interpreter is taken
+/// apart: before its memory, and its address, is free.
+///
+/// # Safety
+/// The calling thread is attached to `interpreter`.
+pub(super) unsafe fn watch_death(
+    py: &'static Api,
+    interpreter: *mut PyInterpreterState,
+    record: &'static Record,
+) -> bool {
+    unsafe extern "C" fn died(capsule: *mut PyObject) {
+        let Some(py) = python::get() else { return };
+        // SAFETY: CPython calls this attached, with a capsule made below.
+        unsafe {
+            let ticket = py.PyCapsule_GetPointer(capsule, CAPSULE.as_ptr());
+            // Locked before the look at the ticket: only so the record stays in that life.
+            let mut registry = registry();
+            if let Some(record) = Record::of_ticket(ticket) {
+                registry.bury(record);
+            }
+        }
+    }
+    let key = OwnName::new("pep788.record", main());
+    // SAFETY: attached; the dict is borrowed from the living interpreter.
+    unsafe {
+        let dict = py.PyInterpreterState_GetDict(interpreter);
+        if dict.is_null() {
+            return false;
+        }
+        let key = Owned::new(py, py.PyUnicode_FromString(key.as_c_str().as_ptr()));
+        let capsule = Owned::new(py, py.PyCapsule_New(record.ticket(), CAPSULE.as_ptr(), None));
+        let (Some(key), Some(capsule)) = (key, capsule) else { return false };
+        // In one step: another thread may be here as well. Only the one that is kept reports.
+        let kept = py.PyDict_SetDefault(dict, key.as_ptr(), capsule.as_ptr());
+        if kept == capsule.as_ptr() {
+            return py.PyCapsule_SetDestructor(kept, Some(died)) == 0;
+        }
+        // One of an earlier life of the record is of this interpreter all the same.
+        !kept.is_null() && py.PyCapsule_SetPointer(kept, record.ticket()) == 0
+    }
+}

@@ -1,0 +1,112 @@
+//! One change of code: which bytes are written where, and why one cannot be made.
+
+use std::ffi::c_int;
+use std::fmt;
+use std::ops::Range;
+
+use super::stop;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// There is a jump already.
+    Taken,
+    /// No memory for our page can be had within reach of a jump, or it cannot be executed.
+    NoPage(i32),
+    /// The code cannot be made writable.
+    Sealed(i32),
+    Stop(stop::Why),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error = |number: &i32| std::io::Error::from_raw_os_error(*number);
+        match self {
+            Why::Taken => f.write_str("somebody else has redirected it"),
+            Why::NoPage(number) => {
+                write!(f, "no executable memory near it can be had ({})", error(number))
+            }
+            Why::Sealed(number) => {
+                write!(f, "its code may not be changed in this process ({})", error(number))
+            }
+            Why::Stop(why) => why.fmt(f),
+        }
+    }
+}
+
+/// What is to be written where.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(super) struct Change {
+    pub(super) at: usize,
+    pub(super) bytes: [u8; 8],
+    pub(super) length: usize,
+    /// What its page is protected by, besides read, write and execute.
+    pub(super) guard: c_int,
+}
+
+impl Change {
+    pub(super) fn new(at: usize, bytes: &[u8]) -> Change {
+        let mut change = Change { at, bytes: [0; 8], length: bytes.len(), guard: 0 };
+        change.bytes[..bytes.len()].copy_from_slice(bytes);
+        change
+    }
+
+    pub(super) fn end(&self) -> usize {
+        self.at + self.length
+    }
+
+    /// All at once where they are within one aligned word: a thread that could not be stopped, and comes back from a
+    /// system call just now, finds the old ones or the new ones.
+    ///
+    /// # Safety
+    /// It can be written to.
+    pub(super) unsafe fn write(&self) {
+        let offset = self.at % 8;
+        if offset + self.length > 8 {
+            // SAFETY: says the caller.
+            return unsafe {
+                (self.at as *mut u8).copy_from_nonoverlapping(self.bytes.as_ptr(), self.length)
+            };
+        }
+        let word = self.at - offset;
+        let mut bytes = [0; 8];
+        // SAFETY: an aligned word of a page that can be written to; nobody else writes there now.
+        unsafe {
+            (word as *const u8).copy_to_nonoverlapping(bytes.as_mut_ptr(), 8);
+            bytes[offset..offset + self.length].copy_from_slice(&self.bytes[..self.length]);
+            store(word, u64::from_ne_bytes(bytes));
+        }
+    }
+
+    /// What brings back the bytes that are there now.
+    ///
+    /// # Safety
+    /// They can be read.
+    pub(super) unsafe fn undoing(&self) -> Change {
+        let mut undoing = Change { bytes: [0; 8], ..*self };
+        // SAFETY: says the caller; a change has at most as many bytes as it has room for.
+        unsafe {
+            (self.at as *const u8).copy_to_nonoverlapping(undoing.bytes.as_mut_ptr(), self.length);
+        }
+        undoing
+    }
+
+    /// Where no thread may be. At the very beginning one may: it finds the new instruction.
+    pub(super) fn inside(&self) -> Range<usize> {
+        self.at + 1..self.end()
+    }
+}
+
+/// Writes a word of code, which is aligned, in one step. Not by an atomic, as ThreadSanitizer has nothing to note that for
+/// code.
+///
+/// # Safety
+/// The word can be written to.
+unsafe fn store(at: usize, word: u64) {
+    // SAFETY: says the caller. Both store an aligned word as a whole.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        std::arch::asm!("mov qword ptr [{}], {}", in(reg) at, in(reg) word, options(nostack, preserves_flags));
+        #[cfg(target_arch = "aarch64")]
+        std::arch::asm!("str {1}, [{0}]", in(reg) at, in(reg) word, options(nostack, preserves_flags));
+    }
+}

@@ -1,0 +1,28 @@
+//! Where the library cannot redirect functions: it knows neither the processor's jumps nor how to have the system's threads stand still.
+
+use std::fmt;
+
+pub(crate) struct Why;
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the library redirects functions on Linux on x86-64 and aarch64 only")
+    }
+}
+
+/// Another copy of the library, which could: there is none.
+pub(crate) enum Copy {}
+
+impl Copy {
+    pub(crate) fn function(&self, _: usize) -> usize {
+        match *self {}
+    }
+}
+
+pub(crate) enum Runners {
+    AnyThread,
+}
+
+pub(crate) fn redirect(_: &[(usize, usize)], _: &[usize], _: Runners) -> Result<Option<Copy>, Why> {
+    Err(Why)
+}

@@ -1,0 +1,343 @@
+//! The bytes: a jump over the first instructions of a function.
+//!
+//! Preloading does not do: in an executable that carries the interpreter, and inside a shared
+//! libpython that was linked so, calls of the functions go straight to their addresses.
+//!
+//! - *What is written* is one jump to a page of ours nearby, from which another one goes anywhere. On x86-64 it takes 5
+//!   bytes, less than a call does, and on aarch64 4: so no call that is still under way returns into the
+//!   bytes that are overwritten. A landing pad (`endbr64`, `bti c`) stays, or is put, before it.
+//! - *Other threads* may run the function meanwhile, even be between two of the instructions that
+//!   are overwritten. So they stand still, all outside of those (`stop.rs`).
+//! - *Coherence*: they go on by a return from a signal, which serializes a processor; for one whose thread
+//!   was in a system call, and for the caches of aarch64, there are a barrier and cache maintenance.
+//! - *Policies*: the pages of code are made writable for the moment, and stay executable, as a system that forbids
+//!   that (SELinux, a sealed mapping, W^X) says so at the request, before anything is changed, and
+//!   might forbid the way back. If it says no, that is the answer: no way around is tried.
+
+use std::ffi::{c_int, c_void};
+
+#[cfg(target_arch = "aarch64")]
+use super::aarch64::{is_empty, jump, jump_anywhere, target, FIRST};
+use super::change::Change;
+pub(crate) use super::change::Why;
+use super::page::{clear_cache, page_size, Page};
+use super::stop;
+#[cfg(target_arch = "x86_64")]
+use super::x86_64::{is_empty, jump, jump_anywhere, target, FIRST};
+use crate::system::tasks::last_error;
+
+/// The page that jumps go to: this, so that other copies of the library recognize it and what follows, a jump for
+/// each redirected function, and one for each that is for other copies to call. The digit is another one whenever
+/// these are.
+const MARK: [u8; 16] = *b"libpep788 jumps1";
+
+fn jump_at(page: usize, index: usize) -> usize {
+    page + 16 * (index + 1)
+}
+
+/// Another copy of the library in the process, which was first.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    page: usize,
+    redirected: usize,
+}
+
+impl Copy {
+    /// The one that has redirected the function at `entry`.
+    fn that_took(entry: usize, redirected: usize) -> Option<Copy> {
+        // SAFETY: the first bytes of a function, which is longer.
+        let code = unsafe { (entry as *const [u8; 16]).read_unaligned() };
+        let page = target(entry, &code)? & !(page_size() - 1);
+        // SAFETY: what a function jumps to is code, so its page can be read.
+        let is_marked = unsafe { (page as *const [u8; 16]).read() == MARK };
+        is_marked.then_some(Copy { page, redirected })
+    }
+
+    /// The address of what it had as such an item of `for_copies`.
+    pub(crate) fn function(&self, index: usize) -> usize {
+        jump_at(self.page, self.redirected + index)
+    }
+}
+
+/// Who may run the functions that are redirected.
+#[derive(PartialEq, Eq)]
+pub(crate) enum Runners {
+    AnyThread,
+    /// They were just loaded.
+    Nobody,
+}
+
+/// Redirects functions, each to another: all or none. Tells of another copy that has done so before.
+pub(crate) fn redirect(
+    functions: &[(usize, usize)],
+    for_copies: &[usize],
+    runners: Runners,
+) -> Result<Option<Copy>, Why> {
+    let mut copies = functions.iter().map(|(entry, _)| Copy::that_took(*entry, functions.len()));
+    if let Some(Some(copy)) = copies.next() {
+        if copies.all(|other| other.is_some()) {
+            return Ok(Some(copy));
+        }
+    }
+    let page = Page::near(functions[0].0)?;
+    // SAFETY: nobody knows the page yet, and it is longer.
+    unsafe { (page.address as *mut [u8; 16]).write(MARK) };
+    let mut changes = Vec::new();
+    let mappings = mappings();
+    for (index, &(entry, to)) in functions.iter().enumerate() {
+        let stub = jump_at(page.address, index);
+        // SAFETY: as above; and the first bytes of a function, which is longer.
+        let code = unsafe {
+            (stub as *mut [u8; 16]).write(jump_anywhere(to));
+            (entry as *const [u8; 16]).read_unaligned()
+        };
+        let mut change = jump(entry, &code, stub)?;
+        change.guard = guard_of(&mappings, entry);
+        changes.push(change);
+    }
+    for (index, to) in for_copies.iter().enumerate() {
+        let stub = jump_at(page.address, functions.len() + index);
+        // SAFETY: as above.
+        unsafe { (stub as *mut [u8; 16]).write(jump_anywhere(*to)) };
+    }
+    page.make_executable()?;
+    if runners == Runners::Nobody {
+        write(&changes)?;
+    } else {
+        let inside: Vec<_> = changes.iter().map(Change::inside).collect();
+        // SAFETY: the functions are there, and their first bytes are not written yet.
+        let undoing: Vec<_> = changes.iter().map(|it| unsafe { it.undoing() }).collect();
+        // What could be written to just now can be again.
+        let undo = || drop(write(&undoing));
+        stop::with_all_stopped(&inside, || write(&changes), undo).map_err(Why::Stop)??;
+    }
+    // From now on it is jumped to.
+    std::mem::forget(page);
+    Ok(None)
+}
+
+/// Has a function that does nothing go to another one. Nobody runs it meanwhile, or in a moment that a single byte takes.
+pub(crate) fn fill_in(entry: usize, to: usize) -> Result<(), Why> {
+    // SAFETY: the first bytes of a function, and what is between it and the next one.
+    let code = unsafe { (entry as *const [u8; 16]).read_unaligned() };
+    if !is_empty(&code) {
+        return Err(Why::Taken);
+    }
+    let page = Page::near(entry)?;
+    let stub = jump_at(page.address, 0);
+    // SAFETY: nobody knows the page yet, and it is longer. Without the mark: this is for no other copy.
+    unsafe { (stub as *mut [u8; 16]).write(jump_anywhere(to)) };
+    let mut change = jump(entry, &code, stub)?;
+    change.guard = guard_of(&mappings(), entry);
+    page.make_executable()?;
+    // Its first instruction last.
+    let (first, rest) = change.bytes[..change.length].split_at(change.length.min(FIRST));
+    let mut changes = [Change::new(change.at + first.len(), rest), Change::new(change.at, first)];
+    changes.iter_mut().for_each(|part| part.guard = change.guard);
+    write(&changes)?;
+    std::mem::forget(page);
+    Ok(())
+}
+
+/// Whether another copy of the library has redirected the function at `entry`.
+pub(crate) fn is_by_a_copy(entry: usize) -> bool {
+    Copy::that_took(entry, 0).is_some()
+}
+
+/// What the kernel says of all mappings, where there is such a guard.
+fn mappings() -> String {
+    if cfg!(target_arch = "aarch64") {
+        let said = std::fs::read("/proc/self/smaps").unwrap_or_default();
+        String::from_utf8_lossy(&said).into_owned()
+    } else {
+        String::new()
+    }
+}
+
+/// No allocation and no lock in here: other threads stand still, and may have them.
+fn write(changes: &[Change]) -> Result<(), Why> {
+    let result = changes.iter().try_for_each(|change| {
+        protect(change, libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC)
+    });
+    if result.is_ok() {
+        for change in changes {
+            // SAFETY: writable now; nobody runs it, and no call returns into it.
+            unsafe {
+                change.write();
+                clear_cache(change.at, change.length);
+            }
+        }
+    }
+    for change in changes {
+        // As they were. If that is refused, nothing but a protection is lost.
+        let _ = protect(change, libc::PROT_READ | libc::PROT_EXEC);
+    }
+    result
+}
+
+/// `PROT_BTI`, where indirect jumps into the page at `address` have to meet a landing pad. A change of its protection that
+/// does not name it takes that away.
+///
+/// Without what the kernel says there is none.
+fn guard_of(mappings: &str, address: usize) -> c_int {
+    const PROT_BTI: c_int = 0x10;
+    let bound = |digits| usize::from_str_radix(digits, 16).ok();
+    let mut is_there = false;
+    for line in mappings.lines() {
+        let word = line.split(' ').next().and_then(|word| word.split_once('-'));
+        if let Some((Some(begin), Some(end))) = word.map(|(begin, end)| (bound(begin), bound(end)))
+        {
+            is_there = (begin..end).contains(&address);
+        } else if let (true, Some(flags)) = (is_there, line.strip_prefix("VmFlags:")) {
+            let is_guarded = flags.split(' ').any(|flag| flag == "bt");
+            return if is_guarded { PROT_BTI } else { 0 };
+        }
+    }
+    0
+}
+
+fn protect(change: &Change, how: c_int) -> Result<(), Why> {
+    let begin = change.at & !(page_size() - 1);
+    let how = how | change.guard;
+    // SAFETY: pages of code, of which nothing is taken but the ban on writing.
+    let refused = unsafe { libc::mprotect(begin as *mut c_void, change.end() - begin, how) } != 0;
+    if refused {
+        Err(Why::Sealed(last_error()))
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aarch64_knows_which_pages_are_guarded() {
+        // As the kernel prints them, shortened.
+        let mappings = "\
+            ffff8a000000-ffff8a2c0000 r-xp 00000000 fe:01 1234    /usr/lib/libpython3-13.so.1.0\n\
+            Size:               2816 kB\n\
+            THPeligible:           0\n\
+            VmFlags: rd ex mr mw me bt\n\
+            ffff8a2c0000-ffff8a2d0000 rw-p 002c0000 fe:01 1234    /usr/lib/libpython3-13.so.1.0\n\
+            VmFlags: rd wr mr mw me ac\n\
+            ffff8a2d0000-ffff8a2e0000 r-xp 00000000 00:00 0\n\
+            VmFlags: rd ex mr mw me\n";
+        assert_eq!(guard_of(mappings, 0xffff_8a00_0000), 0x10);
+        assert_eq!(guard_of(mappings, 0xffff_8a2b_ffff), 0x10);
+        assert_eq!(guard_of(mappings, 0xffff_8a2c_0000), 0);
+        assert_eq!(guard_of(mappings, 0xffff_8a2d_0000), 0);
+        assert_eq!(guard_of(mappings, 0x1000), 0);
+    }
+
+    // A function that spends its time in the bytes that are overwritten, with an end after each of them.
+    #[cfg(target_arch = "x86_64")]
+    std::arch::global_asm!(
+        ".text",
+        ".globl pep788_victim",
+        ".hidden pep788_victim",
+        "pep788_victim:",
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "mov eax, 1",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+    );
+
+    // `paciasp`, `autiasp`: by their numbers, which any assembler knows.
+    #[cfg(target_arch = "aarch64")]
+    std::arch::global_asm!(
+        ".text",
+        ".balign 4",
+        ".globl pep788_victim",
+        ".hidden pep788_victim",
+        "pep788_victim:",
+        "hint 25",
+        "mov x0, 1",
+        "hint 29",
+        "ret",
+    );
+
+    // SAFETY: takes nothing, and gives a number.
+    unsafe extern "C" {
+        #[link_name = "pep788_victim"]
+        safe fn victim() -> usize;
+    }
+
+    extern "C" fn replacement() -> usize {
+        2
+    }
+
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    #[test]
+    fn a_thousand_times_under_fire() {
+        use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+        const THREADS: usize = 8;
+        const TIMES: usize = 250;
+        let stop = AtomicBool::new(false);
+        // Odd while a change is under way; the function is as it was at every other even number.
+        let step = AtomicUsize::new(0);
+        let entry = victim as *const () as usize;
+        let page = Page::near(entry).expect("a page");
+        let stub = page.address + 16;
+        // SAFETY: our page; and a function's first bytes.
+        let code = unsafe {
+            (stub as *mut [u8; 16]).write(jump_anywhere(replacement as *const () as usize));
+            (entry as *const [u8; 16]).read_unaligned()
+        };
+        assert!(page.make_executable().is_ok());
+        let there = jump(entry, &code, stub).unwrap();
+        // SAFETY: a function that is there.
+        let back = unsafe { there.undoing() };
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    while !stop.load(Relaxed) {
+                        let before = step.load(Relaxed);
+                        let got = std::hint::black_box(victim as extern "C" fn() -> usize)();
+                        assert!(got == 1 || got == 2, "{got}");
+                        // Known before the call and after it: no change meanwhile.
+                        if before % 2 == 0 && step.load(Relaxed) == before {
+                            assert_eq!(got, if before % 4 == 0 { 1 } else { 2 });
+                        }
+                    }
+                });
+            }
+            // One that cannot be stopped, and is in system calls most of the time.
+            scope.spawn(|| {
+                // SAFETY: valid places, filled in before they are read; and no preconditions.
+                unsafe {
+                    let mut all = std::mem::zeroed();
+                    libc::sigfillset(&mut all);
+                    libc::pthread_sigmask(libc::SIG_BLOCK, &all, std::ptr::null_mut());
+                    while !stop.load(Relaxed) {
+                        let got = std::hint::black_box(victim as extern "C" fn() -> usize)();
+                        assert!(got == 1 || got == 2, "{got}");
+                        libc::usleep(50);
+                    }
+                }
+            });
+            for _ in 0..TIMES {
+                for (change, undoing) in [(there, back), (back, there)] {
+                    step.fetch_add(1, Relaxed);
+                    let make = || {
+                        let done = write(&[change]);
+                        step.fetch_add(1, Relaxed);
+                        done
+                    };
+                    let undo = || {
+                        step.fetch_sub(1, Relaxed);
+                        assert!(write(&[undoing]).is_ok());
+                    };
+                    let done = stop::with_all_stopped(&[change.inside()], make, undo);
+                    assert!(matches!(done, Ok(Ok(()))));
+                }
+            }
+            stop.store(true, Relaxed);
+        });
+    }
+}

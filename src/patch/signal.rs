@@ -1,0 +1,163 @@
+//! The signal that has threads stand still, and its handler.
+
+use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+pub(super) const MOST: usize = 1024;
+
+/// Which attempt threads stand still for, 0 for none. Never used again, so a signal that comes late
+/// does nothing.
+pub(super) static ROUND: AtomicU32 = AtomicU32::new(0);
+
+/// For each thread that a signal was sent to, the round in which it stands still, and whether inside.
+pub(super) static PLACES: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
+pub(super) const OUTSIDE: u64 = 1;
+pub(super) const INSIDE: u64 = 2;
+
+/// Where nobody may be: begins and ends. Ranges from 0 to 0 are none.
+pub(super) static BANNED: [AtomicUsize; 10] = [const { AtomicUsize::new(0) }; 10];
+
+/// While it lives, this thread takes no signals.
+pub(super) struct NoSignals(libc::sigset_t);
+
+impl NoSignals {
+    pub(super) fn new() -> NoSignals {
+        // SAFETY: valid places, filled in before they are read.
+        unsafe {
+            let mut all = MaybeUninit::uninit();
+            let mut before = MaybeUninit::uninit();
+            libc::sigfillset(all.as_mut_ptr());
+            libc::sigemptyset(before.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr());
+            NoSignals(before.assume_init())
+        }
+    }
+
+    /// What this thread blocks.
+    fn now() -> libc::sigset_t {
+        let mut now = MaybeUninit::uninit();
+        // SAFETY: valid places, filled in before they are read.
+        unsafe {
+            libc::sigemptyset(now.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), now.as_mut_ptr());
+            now.assume_init()
+        }
+    }
+}
+
+impl Drop for NoSignals {
+    fn drop(&mut self) {
+        // SAFETY: the mask from before.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
+    }
+}
+
+/// What a thread notes in its place.
+pub(super) fn note(round: u32, whether: u64) -> u64 {
+    u64::from(round) << 2 | whether
+}
+
+/// A real-time signal that nobody uses. Its handler stays: a signal that comes late must not end the
+/// process.
+pub(crate) fn take_signal(handler: Handler) -> Option<c_int> {
+    let handler = handler as usize;
+    let blocked = NoSignals::now();
+    (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev().find(|signal| {
+        let mut action = MaybeUninit::<libc::sigaction>::uninit();
+        // SAFETY: valid places; the action is filled in before it is looked at.
+        unsafe {
+            // All are blocked but those that only the C library knows: QEMU's emulation of programs has fewer.
+            if libc::sigismember(&blocked, *signal) != 1 {
+                return false;
+            }
+            if libc::sigaction(*signal, std::ptr::null(), action.as_mut_ptr()) != 0 {
+                return false;
+            }
+            let mut action = action.assume_init();
+            if action.sa_sigaction == handler {
+                return true;
+            }
+            if action.sa_sigaction != libc::SIG_DFL {
+                return false;
+            }
+            action.sa_sigaction = handler;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+            libc::sigfillset(&mut action.sa_mask);
+            libc::sigaction(*signal, &action, std::ptr::null_mut()) == 0
+        }
+    })
+}
+
+pub(crate) type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+
+pub(super) extern "C" fn handle(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: what the kernel gives a handler; only signals of our own have a round in their value.
+    unsafe {
+        let value = (*info).si_value().sival_ptr as usize;
+        let (round, place) = ((value >> 16) as u32, value & 0xffff);
+        let is_ours = (*info).si_code == libc::SI_QUEUE && (*info).si_pid() == libc::getpid();
+        // Acquire: what is banned comes with the round.
+        if !is_ours || round == 0 || ROUND.load(Ordering::Acquire) != round || place >= MOST {
+            return;
+        }
+        let errno = *libc::__errno_location();
+        let at = program_counter(context.cast());
+        let is_inside = BANNED.chunks(2).any(|range| {
+            let [begin, end] = [&range[0], &range[1]].map(|bound| bound.load(Ordering::Relaxed));
+            (begin..end).contains(&at)
+        });
+        // Release: pairs with who counts.
+        let whether = if is_inside { INSIDE } else { OUTSIDE };
+        PLACES[place].store(note(round, whether), Ordering::Release);
+        // Acquire: pairs with the end of the round.
+        while !is_inside && ROUND.load(Ordering::Acquire) == round {
+            let forever = std::ptr::null::<libc::timespec>();
+            libc::syscall(libc::SYS_futex, &ROUND, libc::FUTEX_WAIT, round, forever);
+        }
+        *libc::__errno_location() = errno;
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe fn program_counter(context: *const libc::ucontext_t) -> usize {
+    // SAFETY: the kernel's, says the caller.
+    unsafe { (*context).uc_mcontext.gregs[libc::REG_RIP as usize] as usize }
+}
+
+#[cfg(target_arch = "aarch64")]
+unsafe fn program_counter(context: *const libc::ucontext_t) -> usize {
+    // SAFETY: the kernel's, says the caller.
+    unsafe { (*context).uc_mcontext.pc as usize }
+}
+
+/// `false`: not now.
+pub(super) fn send(id: libc::pid_t, signal: c_int, round: u32, place: usize) -> bool {
+    /// As the kernel has it; the C library's has no public fields.
+    #[repr(C)]
+    struct Info {
+        signal: c_int,
+        error: c_int,
+        code: c_int,
+        _align: c_int,
+        process: libc::pid_t,
+        user: libc::uid_t,
+        value: usize,
+        rest: [u8; 128 - 32],
+    }
+    // SAFETY: takes numbers, and reads a record of the size that the kernel expects.
+    unsafe {
+        let info = Info {
+            signal,
+            error: 0,
+            code: libc::SI_QUEUE,
+            _align: 0,
+            process: libc::getpid(),
+            user: libc::getuid(),
+            value: (round as usize) << 16 | place,
+            rest: [0; 128 - 32],
+        };
+        let process = libc::getpid();
+        libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, id, signal, &info) == 0
+    }
+}

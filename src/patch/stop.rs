@@ -1,0 +1,320 @@
+//! Has all other threads of the process stand still, away from a few instructions.
+//!
+//! Each is sent a signal, whose handler notes where the thread was and waits. One that was inside
+//! the instructions goes on, and is sent another. A thread that blocks the signal cannot be stopped: it
+//! must be in a system call, which is outside of any code, as the kernel tells (`/proc`). It is looked at once more when the
+//! change is made: if it has left the call meanwhile, the change is undone and made again later. (What is left: it returns,
+//! comes to the very instructions and runs them, all while they change. And one that was interrupted inside them by another
+//! signal may be in that one's handler, in a system call.)
+//!
+//! While they stand still, they may have any lock: of the allocator, of the loader. So what happens then
+//! does without: only system calls, and memory that was there before.
+
+use std::ffi::c_int;
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::signal::{
+    handle, note, send, take_signal, NoSignals, BANNED, INSIDE, MOST, OUTSIDE, PLACES, ROUND,
+};
+use crate::system::tasks::{field, is_the_kernels, last_error, read, this_thread, Tasks, Unread};
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// This many threads are more than the handler has room for.
+    TooMany,
+    /// `/proc` is not there, or all signals are in use.
+    NoMeans,
+    /// What the kernel tells of threads cannot be read, with this error.
+    Untold(i32),
+    /// Signals cannot be sent, with this error.
+    NoSignals(i32),
+    /// This thread did not stand still in time.
+    Restless(libc::pid_t),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::TooMany => write!(f, "there are more than {MOST} threads"),
+            Why::NoMeans => f.write_str(
+                "there may be other threads, and without /proc or a free real-time signal they \
+                 cannot be stopped for it. Mount /proc, or have it switched on before there are threads",
+            ),
+            Why::Untold(number) => write!(
+                f,
+                "there may be other threads, and what /proc tells of them cannot be read ({}). Have it switched on \
+                 before there are threads, or with file descriptors to spare",
+                std::io::Error::from_raw_os_error(*number)
+            ),
+            Why::NoSignals(number) => write!(
+                f,
+                "it sends its threads signals to stop them for it, and the system refuses that ({}; does a seccomp \
+                 filter forbid rt_tgsigqueueinfo?). Switched on before there are other threads, it needs none",
+                std::io::Error::from_raw_os_error(*number)
+            ),
+            Why::Restless(id) => {
+                write!(f, "thread {id} could not be stopped for it: it blocks signals and runs")
+            }
+        }
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Makes a change while all other threads stand still, none of them `inside`. It may be undone and made again before this
+/// returns, but not by a change that fails.
+pub(super) fn with_all_stopped<E>(
+    inside: &[Range<usize>],
+    mut change: impl FnMut() -> Result<(), E>,
+    mut undo: impl FnMut(),
+) -> Result<Result<(), E>, Why> {
+    if is_alone() {
+        return Ok(change());
+    }
+    // A handler of this thread's would run while all others stand still with their locks.
+    let _no_signals = NoSignals::new();
+    assert!(inside.len() * 2 <= BANNED.len());
+    let bounds = inside.iter().flat_map(|range| [range.start, range.end]);
+    for (place, bound) in BANNED.iter().zip(bounds.chain(std::iter::repeat(0))) {
+        // Relaxed: the round is published after it.
+        place.store(bound, Ordering::Relaxed);
+    }
+    let signal = take_signal(handle).ok_or(Why::NoMeans)?;
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let mut others = Others {
+        signal,
+        round: NEXT.fetch_add(1, Ordering::Relaxed),
+        deadline: Instant::now() + PATIENCE,
+        sent: Ids::none(),
+        blocking: Ids::none(),
+    };
+    // Release: what is banned comes before.
+    ROUND.store(others.round, Ordering::Release);
+    let _let_go = LetGo;
+    loop {
+        others.stop()?;
+        let changed = change();
+        sync_code();
+        match others.any_has_left_its_call() {
+            Some(id) if changed.is_ok() => {
+                undo();
+                sync_code();
+                if Instant::now() > others.deadline {
+                    return Err(Why::Restless(id));
+                }
+            }
+            _ => return Ok(changed),
+        }
+    }
+}
+
+fn is_alone() -> bool {
+    let Ok(mut tasks) = Tasks::open() else { return is_alone_by_libc() };
+    let mut is_here = false;
+    for id in &mut tasks {
+        if id != this_thread() {
+            return false;
+        }
+        is_here = true;
+    }
+    is_here && tasks.error.is_none()
+}
+
+/// Without `/proc`. glibc knows since 2.32 that no other thread was ever started.
+fn is_alone_by_libc() -> bool {
+    // SAFETY: a constant of dlsym's, and a C string; a `char` that glibc alone writes, for any to read.
+    unsafe {
+        let known = libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr());
+        known.cast::<std::ffi::c_char>().as_ref().is_some_and(|is_single| *is_single != 0)
+    }
+}
+
+/// Ends the round when dropped.
+struct LetGo;
+
+impl Drop for LetGo {
+    fn drop(&mut self) {
+        // Release: who goes on sees what was done.
+        ROUND.store(0, Ordering::Release);
+        // SAFETY: wakes who sleeps on a word of ours.
+        unsafe { libc::syscall(libc::SYS_futex, &ROUND, libc::FUTEX_WAKE, c_int::MAX) };
+    }
+}
+
+/// Threads, by their numbers.
+struct Ids {
+    ids: [libc::pid_t; MOST],
+    count: usize,
+}
+
+impl Ids {
+    fn none() -> Ids {
+        Ids { ids: [0; MOST], count: 0 }
+    }
+
+    fn all(&self) -> &[libc::pid_t] {
+        &self.ids[..self.count]
+    }
+
+    fn is_full(&self) -> bool {
+        self.count == MOST
+    }
+
+    fn push(&mut self, id: libc::pid_t) {
+        self.ids[self.count] = id;
+        self.count += 1;
+    }
+}
+
+/// The other threads of the process, in a round.
+struct Others {
+    signal: c_int,
+    round: u32,
+    deadline: Instant,
+    /// Those that were sent a signal: each has the place of the same index.
+    sent: Ids,
+    /// Those that block signals, and were in a system call.
+    blocking: Ids,
+}
+
+impl Others {
+    /// Returns when all stand still outside.
+    fn stop(&mut self) -> Result<(), Why> {
+        // A thread may have been made after it was looked for, by one that stood still only then.
+        let mut was_quiet = false;
+        loop {
+            let mut restless = None;
+            // Threads may come, as long as there is one that runs.
+            let mut any_new = false;
+            self.blocking = Ids::none();
+            let mut tasks = Tasks::open().map_err(|error| match error {
+                libc::ENOENT => Why::NoMeans,
+                error => Why::Untold(error),
+            })?;
+            for id in &mut tasks {
+                if id == this_thread() || self.sent.all().contains(&id) {
+                    continue;
+                }
+                match look_at(id, self.signal)? {
+                    Seen::Gone => {}
+                    Seen::Blocks { in_system_call: true } => {
+                        if self.blocking.is_full() {
+                            return Err(Why::TooMany);
+                        }
+                        self.blocking.push(id);
+                    }
+                    Seen::Blocks { in_system_call: false } => restless = Some(id),
+                    Seen::Takes => {
+                        if self.sent.is_full() {
+                            return Err(Why::TooMany);
+                        }
+                        if send(id, self.signal, self.round, self.sent.count) {
+                            self.sent.push(id);
+                            any_new = true;
+                        } else {
+                            let error = last_error();
+                            if matches!(error, libc::EPERM | libc::EACCES | libc::ENOSYS) {
+                                return Err(Why::NoSignals(error));
+                            }
+                            restless = Some(id);
+                        }
+                    }
+                }
+            }
+            if let Some(error) = tasks.error {
+                return Err(Why::Untold(error));
+            }
+            for (place, id) in self.sent.all().iter().enumerate() {
+                // Acquire: pairs with the handler.
+                let noted = PLACES[place].load(Ordering::Acquire);
+                if noted == note(self.round, OUTSIDE) {
+                    continue;
+                }
+                // Its end may have come before the signal.
+                if !matches!(look_at(*id, self.signal)?, Seen::Gone) {
+                    restless = Some(*id);
+                    if noted == note(self.round, INSIDE) {
+                        // Relaxed: sending it orders that.
+                        PLACES[place].store(0, Ordering::Relaxed);
+                        if !send(*id, self.signal, self.round, place) {
+                            PLACES[place].store(noted, Ordering::Relaxed);
+                        }
+                    }
+                }
+            }
+            match restless {
+                None if !any_new && was_quiet => return Ok(()),
+                None if !any_new => {
+                    was_quiet = true;
+                    continue;
+                }
+                Some(id) if Instant::now() > self.deadline => return Err(Why::Restless(id)),
+                // SAFETY: no preconditions.
+                _ => unsafe { libc::usleep(20) },
+            };
+            was_quiet = false;
+        }
+    }
+
+    /// Of those that could not be stopped: one that is not known to be in a system call any more.
+    fn any_has_left_its_call(&self) -> Option<libc::pid_t> {
+        let is_in_it = |id| match look_at(id, self.signal) {
+            Ok(Seen::Gone | Seen::Blocks { in_system_call: true }) => true,
+            Ok(Seen::Takes | Seen::Blocks { in_system_call: false }) | Err(_) => false,
+        };
+        self.blocking.all().iter().copied().find(|id| !is_in_it(*id))
+    }
+}
+
+/// Processors that were in a system call run no code that they fetched before.
+fn sync_code() {
+    const SYNC_CORE: c_int = 1 << 5;
+    const REGISTER_SYNC_CORE: c_int = 1 << 6;
+    // SAFETY: takes numbers. Where the kernel does not know it, its return to the thread has to do.
+    unsafe {
+        libc::syscall(libc::SYS_membarrier, REGISTER_SYNC_CORE, 0, 0);
+        libc::syscall(libc::SYS_membarrier, SYNC_CORE, 0, 0);
+    }
+}
+
+enum Seen {
+    Takes,
+    Blocks { in_system_call: bool },
+    Gone,
+}
+
+fn look_at(id: libc::pid_t, signal: c_int) -> Result<Seen, Why> {
+    let mut buffer = [0; 4096];
+    let status = match read(id, "status", &mut buffer) {
+        Ok(status) => status,
+        Err(Unread::Gone) => return Ok(Seen::Gone),
+        Err(Unread::Error(error)) => return Err(Why::Untold(error)),
+    };
+    if field(status, b"State:").is_some_and(|s| s.starts_with(b"Z") || s.starts_with(b"X")) {
+        return Ok(Seen::Gone);
+    }
+    let mut buffer = [0; 256];
+    // `running`, or the number of the call. Not told where tracing is forbidden: then it may run.
+    let call = read(id, "syscall", &mut buffer).ok();
+    let number = call.and_then(|call| call.split(|byte| *byte == b' ').next()).and_then(number_of);
+    if number == Some(libc::SYS_rt_sigtimedwait) {
+        // It takes signals there that it blocks, without a handler.
+        return Ok(Seen::Blocks { in_system_call: true });
+    }
+    let blocked = field(status, b"SigBlk:")
+        .and_then(|digits| std::str::from_utf8(digits).ok())
+        .and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    if blocked.is_some_and(|blocked| blocked >> (signal - 1) & 1 == 0) {
+        return Ok(Seen::Takes);
+    }
+    // For good: so it stands in nobody's way.
+    let in_system_call = number.is_some() || is_the_kernels(id);
+    Ok(Seen::Blocks { in_system_call })
+}
+
+fn number_of(digits: &[u8]) -> Option<libc::c_long> {
+    std::str::from_utf8(digits).ok()?.trim().parse().ok()
+}

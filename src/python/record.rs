@@ -1,0 +1,12 @@
+//! The interpreter that a record is of.
+
+use super::api::PyInterpreterState;
+use crate::gate::record::Record;
+
+impl Record {
+    /// The interpreter, or NULL once it is gone.
+    #[inline]
+    pub(crate) fn interpreter(&self) -> *mut PyInterpreterState {
+        self.address().cast()
+    }
+}

@@ -1,0 +1,197 @@
+//! What the redirected functions have in common: the thread state that a call attaches, makes or deletes.
+
+use std::ffi::c_int;
+
+use super::enter::enter;
+use crate::gate::gate::Claim;
+use crate::gate::record::Record;
+use crate::gate::registry::{main, LOBBY};
+use crate::interpreter::first_use;
+use crate::interpreter::records::known_at;
+use crate::python::{self, states, Api, PyInterpreterState, PyThreadState};
+use crate::thread::birth;
+use crate::thread::legacy::Until;
+use crate::thread::thread::Thread;
+
+pub(super) const LOCKED: c_int = 0;
+pub(super) const UNLOCKED: c_int = 1;
+/// Neither of CPython's two.
+pub(crate) const FAILED: c_int = 2;
+
+pub(super) const ENSURE: &str = "PyGILState_Ensure";
+pub(super) const RELEASE: &str = "PyGILState_Release";
+pub(super) const NEW: &str = "PyThreadState_New";
+pub(super) const ACQUIRE: &str = "PyEval_AcquireThread";
+pub(super) const DELETE: &str = "PyThreadState_DeleteCurrent";
+
+/// The calls counted in a thread state, which is the calling thread's own.
+pub(super) unsafe fn count<'a>(state: *mut PyThreadState) -> &'a mut c_int {
+    // SAFETY: says the caller; only its own thread uses it.
+    unsafe { &mut *states::get().count(state) }
+}
+
+/// The same, of one that was seen by `sight`.
+#[inline(always)]
+pub(super) fn count_in_sight(state: *mut PyThreadState) -> *mut c_int {
+    state.wrapping_byte_add(states::counter_in_sight()).cast()
+}
+
+/// What a call attaches.
+#[derive(Clone, Copy)]
+pub(super) enum State {
+    /// The thread state that `PyGILState` has for this thread.
+    Own(*mut PyThreadState),
+    /// One that was made for a scope.
+    OfScope(*mut PyThreadState),
+    ToBeMade,
+}
+
+impl State {
+    pub(super) fn usual(py: &'static Api) -> State {
+        // SAFETY: reads thread-local storage only.
+        let own = unsafe { py.PyGILState_GetThisThreadState() };
+        if own.is_null() {
+            State::ToBeMade
+        } else {
+            State::Own(own)
+        }
+    }
+}
+
+/// The exit callback is wanted, if it is not there, but not here: this call neither runs Python code nor gives up the GIL.
+pub(super) fn request_install(py: &'static Api) {
+    let main = main();
+    // SAFETY: needs no thread state.
+    if !main.is_installed() && !main.gate.is_closed() && unsafe { py.Py_IsInitialized() } != 0 {
+        first_use::request_install(py);
+    }
+}
+
+/// Attaches, with the interpreter held. `None`: it is too late.
+pub(super) fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadState> {
+    let Some(thread) = Thread::this() else { no_memory() };
+    let main = main();
+    let record = match (state, thread.legacy.chosen.get()) {
+        (State::Own(state) | State::OfScope(state), _) => record_of(py, state).unwrap_or(main),
+        (State::ToBeMade, Some(chosen)) => chosen.record()?,
+        (State::ToBeMade, None) => main,
+    };
+    let is_inside = thread.legacy.is_holding();
+    if !is_inside && !enter(py, thread, record, matches!(state, State::Own(_))) {
+        return None;
+    }
+    if let (State::ToBeMade, Some(chosen)) = (state, thread.legacy.chosen.get()) {
+        // Again, now that it is held: until then the record could become another interpreter's.
+        if chosen.record().is_none() {
+            if !is_inside {
+                thread.legacy.give_back(&thread.tally);
+            }
+            return None;
+        }
+    }
+    let attached = match state {
+        State::Own(state) | State::OfScope(state) => state,
+        State::ToBeMade => {
+            let state = make_in(py, thread, record);
+            thread.legacy.note_making(state);
+            state
+        }
+    };
+    // SAFETY: this thread's own thread state, which is not attached.
+    unsafe { py.PyEval_RestoreThread(attached) };
+    if !is_inside {
+        thread.legacy.keep(match state {
+            State::OfScope(state) => Until::Deleted(state),
+            _ => {
+                // SAFETY: attached.
+                let alone = unsafe { py.PyEval_GetFrame() }.is_null();
+                Until::Released { ensures: 0, counted: 0, alone }
+            }
+        });
+    }
+    Some(attached)
+}
+
+/// A thread state, with one call counted, in an interpreter that is held.
+pub(super) fn make_in(
+    py: &'static Api,
+    thread: &Thread,
+    record: &'static Record,
+) -> *mut PyThreadState {
+    // SAFETY: needs no thread state.
+    let main = unsafe { py.PyInterpreterState_Main() };
+    make(py, thread, if record.is_main() { main } else { record.interpreter() })
+}
+
+/// The same.
+#[inline(always)]
+pub(super) fn make(
+    py: &Api,
+    thread: &Thread,
+    interpreter: *mut PyInterpreterState,
+) -> *mut PyThreadState {
+    // SAFETY: held, says the caller; and then the thread state just made, which nobody else knows.
+    unsafe {
+        let state = birth::of_thread_state(py, &thread.birth, || states::get().make(interpreter));
+        if state.is_null() {
+            no_memory();
+        }
+        *count(state) = 1;
+        state
+    }
+}
+
+#[cold]
+pub(super) fn no_memory() -> ! {
+    python::fatal(ENSURE, "Couldn't create thread-state for new thread");
+}
+
+/// The record of the interpreter of `own`, if that is one that the library knows.
+pub(super) fn record_of(py: &'static Api, own: *mut PyThreadState) -> Option<&'static Record> {
+    // SAFETY: a thread's last state is not deleted behind its back, but by the end of its interpreter.
+    let interpreter = while_alive(py, || unsafe { py.PyThreadState_GetInterpreter(own) })?;
+    known_at(py, interpreter)
+}
+
+/// Does something quick while the thread states of the main interpreter do not go. `None`: they have, or are about to.
+pub(super) fn while_alive<T>(py: &'static Api, work: impl FnOnce() -> T) -> Option<T> {
+    let main = main();
+    if main.gate.is_closed() {
+        // Unless it is alive again.
+        first_use::prepare_main(py);
+    }
+    trying_to_hold(main, |stays| (stays || !states::get().are_going()).then(work))
+}
+
+/// Does something quick, with the interpreter held if it is not too late. It is told whether the interpreter stays
+/// meanwhile: because of that, or as this thread conducts the exit.
+pub(super) fn trying_to_hold<T>(record: &'static Record, work: impl FnOnce(bool) -> T) -> T {
+    let held = record.legacy.enter(Claim::Holder, &LOBBY);
+    let stays = held || Thread::known().is_some_and(|thread| thread.legacy.finalizes(record));
+    let done = work(stays);
+    if held {
+        let _ = record.legacy.leave(&LOBBY);
+    }
+    done
+}
+
+/// Detaches the attached thread state, which was cleared, and deletes it. In two steps where no function does both, as from
+/// 3.13 on where the original could not be copied: then what keeps it from going in between is a hold, or that this thread
+/// conducts the exit.
+pub(super) fn delete(py: &'static Api, state: *mut PyThreadState) {
+    // SAFETY: attached and cleared, says the caller.
+    if unsafe { states::get().delete_current(state) } {
+        return;
+    }
+    request_install(py);
+    let record = record_of(py, state).unwrap_or(main());
+    trying_to_hold(record, |stays| {
+        // SAFETY: attached.
+        unsafe { py.PyEval_SaveThread() };
+        if stays {
+            // SAFETY: not attached any more, and nobody's but this thread's. Otherwise it is too late, and the exit
+            // deletes it.
+            unsafe { py.PyThreadState_Delete(state) };
+        }
+    });
+}

@@ -1,0 +1,97 @@
+//! The door of `PyGILState_Ensure`: a thread with nothing attached takes a hold on its interpreter, or learns that it is too
+//! late.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::exit::calls::CLOSED;
+use crate::gate::gate::Claim;
+use crate::gate::record::Record;
+use crate::gate::registry::{main, LOBBY};
+use crate::interpreter::first_use::prepare_main;
+use crate::python::Api;
+use crate::thread::attached::is_inside;
+use crate::thread::thread::Thread;
+
+/// Takes a hold for the thread, or waits for the outcome. `is_known`: the thread has a thread state. `false`: it is too
+/// late. Without a hold it may come in if it conducts the exit, or if CPython is to decide.
+pub(super) fn enter(
+    py: &'static Api,
+    thread: &'static Thread,
+    record: &'static Record,
+    is_known: bool,
+) -> bool {
+    thread.legacy.set_knocks(true);
+    let may_come_in = knock(py, thread, record, is_known);
+    if may_come_in {
+        thread.legacy.set_knocks(false);
+    }
+    may_come_in
+}
+
+fn knock(
+    py: &'static Api,
+    thread: &'static Thread,
+    record: &'static Record,
+    is_known: bool,
+) -> bool {
+    let main = main();
+    if !main.is_installed() {
+        prepare_main(py);
+    }
+    // SAFETY: needs no thread state.
+    let is_initialized = || unsafe { py.Py_IsInitialized() } != 0;
+    if main.gate.is_closed() || !is_initialized() {
+        // Finalization, or there is no Python.
+        return thread.legacy.finalizes(main) || !main.gate.is_closed() && is_known;
+    }
+    // In a call of its own that the exit waits for: if it were kept out, that would be for ever.
+    let is_holder = is_inside(record);
+    let begun = Instant::now();
+    loop {
+        let life = record.life();
+        // A thread that has a thread state may be one that `threading` joins. So it is kept out no longer than
+        // it takes the others to leave.
+        let may_insist = is_holder || is_known && begun.elapsed() > 2 * CLOSED;
+        let claim = if may_insist { Claim::Holder } else { Claim::View };
+        if record.legacy.enter(claim, &LOBBY) {
+            // One from an earlier run of Python.
+            thread.legacy.give_back(&thread.tally);
+            if record.life() != life {
+                // Another run of Python has begun, or another interpreter has the record.
+                let _ = record.legacy.leave(&LOBBY);
+                continue;
+            }
+            if !main.is_installed() && !is_initialized() {
+                // Finalization, which nobody could be told of: this is the first call in the process.
+                let _ = record.legacy.leave(&LOBBY);
+                return thread.legacy.finalizes(main) || is_known;
+            }
+            thread.legacy.take(record, life);
+            return true;
+        }
+        if record.legacy.is_closed() {
+            return thread.legacy.finalizes(record);
+        }
+        // The exit waits for others. They may come to need this one: then it will be let in.
+        wait_outside();
+    }
+}
+
+/// The threads that wait outside. Relaxed: nothing depends on the exact number.
+static OUTSIDE: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits before it knocks again: the longer, the more others wait. Thousands that woke every few milliseconds would
+/// keep the processors from those that the exit waits for.
+fn wait_outside() {
+    const AT_LEAST: Duration = Duration::from_millis(5);
+    const FOR_EACH: Duration = Duration::from_micros(50);
+    let others = OUTSIDE.fetch_add(1, Ordering::Relaxed);
+    std::thread::sleep(AT_LEAST.max(FOR_EACH.saturating_mul(others as u32)));
+    OUTSIDE.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// In a forked child.
+pub(crate) fn forget_parent() {
+    OUTSIDE.store(0, Ordering::Relaxed);
+}

@@ -1,0 +1,163 @@
+//! Switching the seatbelt on. Never by itself: see [`protect`].
+
+use std::ffi::c_int;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::choose::choose_interpreter;
+use super::copies::{self, set_hangs, ChooseInterpreter, SetHangs};
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+use super::imports;
+use super::{ensure, release, scopes};
+use crate::exit::calls::{are_protected, set_protected};
+use crate::interpreter::first_use::of;
+use crate::patch::patch;
+use crate::python::{self, states, Api, PyInterpreterState};
+use crate::support::say::say;
+use crate::support::settings;
+use crate::support::sync::{lock, Mutex, MutexGuard};
+use crate::thread::attached::attached;
+
+/// Why it cannot be switched on.
+pub(crate) enum Why {
+    NoPython,
+    States(states::Why),
+    Patch(patch::Why),
+    /// It came late, and the loader cannot be had to tell of that.
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    Unannounced(patch::Why),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::NoPython => f.write_str("there is no CPython 3.9 or later in this process"),
+            Why::States(states::Why::TooNew) => f.write_str(
+                "this version of Python is newer than the library, which does not know its thread states",
+            ),
+            Why::States(states::Why::Missing(name)) => {
+                write!(f, "this Python does not export {}", name.to_string_lossy())
+            }
+            Why::Patch(why) => why.fmt(f),
+            #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+            Why::Unannounced(patch::Why::Taken) => f.write_str(
+                "Python came late, and somebody else has the loader tell of that; debuggers do, \
+                 unless they are attached later",
+            ),
+            #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+            Why::Unannounced(why) => {
+                write!(f, "Python came late, and the loader cannot be made to tell of it: {why}")
+            }
+        }
+    }
+}
+
+/// Has CPython's two functions served by the library, from now on, for every caller. Threads may
+/// be inside them. Any thread may.
+pub(crate) fn protect() -> Result<(), Why> {
+    let py = python::get().ok_or(Why::NoPython)?;
+    switch_on(py)?;
+    let state = attached(py);
+    if !state.is_null() {
+        // The exit waits in it: so callbacks that are registered from now on are before the wait.
+        // SAFETY: attached. A refusal means that it is too late, or comes again with the first call.
+        let _ = unsafe { of(py, state) };
+    }
+    Ok(())
+}
+
+static SWITCH: Mutex<()> = Mutex::new(());
+
+/// For the time of a fork, so that the child finds the seatbelt on or off.
+pub(crate) fn hold_switch() -> MutexGuard<'static, ()> {
+    lock(&SWITCH)
+}
+
+pub(crate) fn switch_on(py: &'static Api) -> Result<(), Why> {
+    if are_protected() {
+        return Ok(());
+    }
+    // Before the lock, which a fork waits for: these take the loader's, which may wait for a fork.
+    states::look(py).map_err(Why::States)?;
+    let redirections = redirections(python::address_of).ok_or(Why::NoPython)?;
+    let _one_at_a_time = lock(&SWITCH);
+    if are_protected() {
+        return Ok(());
+    }
+    let copy = patch::redirect(&redirections, &for_copies(), patch::Runners::AnyThread)
+        .map_err(Why::Patch)?;
+    if let Some(copy) = copy {
+        copies::hand_on_to(&copy);
+    }
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    imports::redirect();
+    set_protected(true);
+    Ok(())
+}
+
+/// Which functions of CPython's are served by which of ours, as addresses.
+pub(super) fn redirections(find: python::Finder) -> Option<Vec<(usize, usize)>> {
+    let all = [
+        (c"PyGILState_Ensure", ensure::ensure as *const ()),
+        (c"PyGILState_Release", release::release as *const ()),
+        (c"PyThreadState_New", scopes::new as *const ()),
+        (c"PyEval_AcquireThread", scopes::acquire_thread as *const ()),
+        (c"PyThreadState_DeleteCurrent", scopes::delete_current as *const ()),
+    ];
+    let addresses = all.into_iter().map(|(name, to)| {
+        let found = find(name);
+        (!found.is_null()).then_some((found as usize, to as usize))
+    });
+    addresses.collect()
+}
+
+/// As [`protect`]; says in a line why it cannot be.
+pub(crate) fn protect_or_say() -> bool {
+    let done = protect();
+    if let Err(why) = &done {
+        say_why_not(why);
+    }
+    done.is_ok()
+}
+
+pub(crate) fn say_why_not(why: &Why) {
+    say(format!("libpep788: PyGILState_Ensure cannot be protected here: {why}\n").as_bytes());
+}
+
+/// Whether the environment asks for it. What is neither yes nor no is said, once, in a process that has a Python.
+pub(crate) fn is_asked_for() -> bool {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    let asked = settings::gilstate();
+    // Relaxed: a line said twice does no harm.
+    if asked.is_none() && has_python() && !SAID.swap(true, Ordering::Relaxed) {
+        settings::complain_of_gilstate();
+    }
+    asked == Some(true)
+}
+
+pub(crate) fn has_python() -> bool {
+    !python::address_of(c"PyGILState_Ensure").is_null()
+}
+
+/// Whether it was tried, and said why it cannot be.
+pub(crate) static TRIED: AtomicBool = AtomicBool::new(false);
+
+/// At the first call of the library.
+pub(crate) fn at_first_call() {
+    // Relaxed: `protect` lets one in at a time, and a line said twice does no harm.
+    if is_asked_for() && !are_protected() && !TRIED.swap(true, Ordering::Relaxed) {
+        protect_or_say();
+    }
+}
+
+/// What this copy has for others: `Serving`, in this order.
+pub(super) fn for_copies() -> [usize; 2] {
+    unsafe extern "C" fn hangs(hangs: c_int) {
+        set_hangs(hangs != 0);
+    }
+    unsafe extern "C" fn choose(interpreter: *mut PyInterpreterState) -> c_int {
+        let py = python::get_or_fatal("PyGILState_SetInterpreter");
+        c_int::from(choose_interpreter(py, interpreter))
+    }
+    [hangs as SetHangs as usize, choose as ChooseInterpreter as usize]
+}

@@ -1,0 +1,72 @@
+//! The beginning: what is done when the library is loaded, and at its first call.
+
+use std::sync::atomic::Ordering;
+
+use crate::fork;
+use crate::python::{self, Api};
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+use crate::seatbelt::arrival;
+use crate::seatbelt::protect::{self, has_python, say_why_not, Why, TRIED};
+use crate::support::kept::Kept;
+use crate::support::settings;
+
+/// CPython's functions, for an exported function of that name; or a fatal error that says why there are none.
+#[inline]
+pub(crate) fn api(function: &str) -> &'static Api {
+    match READY.get() {
+        Some(api) => api,
+        None => begin(function),
+    }
+}
+
+/// [`protect::protect_or_say`], for which there need be no CPython.
+pub(crate) fn protect_or_say() -> bool {
+    fork::watch();
+    protect::protect_or_say()
+}
+
+/// Once the first call has done what it has to.
+static READY: Kept<&'static Api> = Kept::new();
+
+/// Twice if two threads come at once.
+#[cold]
+fn begin(function: &str) -> &'static Api {
+    let py = python::get_or_fatal(function);
+    // Before the first lock is taken.
+    let is_told_of_forks = fork::watch();
+    protect::at_first_call();
+    if is_told_of_forks {
+        READY.keep(py);
+    }
+    py
+}
+
+/// When the library is loaded: then, as a rule, nobody else runs yet. If there is no Python yet, it is waited for.
+/// The loader's lock is held, so no Python code may be run.
+extern "C" fn at_load() {
+    let is_asked_for = protect::is_asked_for();
+    if is_asked_for {
+        fork::watch();
+    }
+    if has_python() {
+        settings::complain_of_names();
+    }
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    if is_asked_for {
+        arrival::ask(!has_python());
+    }
+    if is_asked_for && has_python() {
+        match python::get().ok_or(Why::NoPython).and_then(protect::switch_on) {
+            Ok(()) | Err(Why::NoPython) => {}
+            Err(why) => {
+                TRIED.store(true, Ordering::Relaxed);
+                say_why_not(&why);
+            }
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[used]
+#[link_section = ".init_array"]
+static AT_LOAD: extern "C" fn() = at_load;

@@ -1,0 +1,16 @@
+//! Tools that know nothing of Python, of threads' states, or of exits.
+//!
+//! Imports nothing of the crate. Read what you need.
+
+pub(crate) mod sync;
+pub(crate) mod memory;
+#[cfg(not(loom))]
+pub(crate) mod short_text;
+#[cfg(not(loom))]
+pub(crate) mod clock;
+#[cfg(not(loom))]
+pub(crate) mod kept;
+#[cfg(not(loom))]
+pub(crate) mod say;
+#[cfg(not(loom))]
+pub(crate) mod settings;

@@ -1,0 +1,11 @@
+//! What the kernel and the loader tell of this process, its threads and their stacks.
+//!
+//! Imports `support`. Read `generation`, then what you need.
+
+pub(crate) mod generation;
+pub(crate) mod names;
+#[cfg(target_os = "linux")]
+pub(crate) mod tasks;
+pub(crate) mod stack;
+pub(crate) mod symbols;
+pub(crate) mod worker;

@@ -1,0 +1,57 @@
+//! What is attached to the calling thread, and which Ensures it is in.
+
+use std::ptr::null_mut;
+
+use super::levels::{Level, Levels};
+use super::thread::Thread;
+use crate::gate::record::Record;
+use crate::python::{self, Api, Attached, PyThreadState};
+
+/// The Ensures of this thread, outermost first.
+#[inline]
+pub(crate) fn levels() -> impl Iterator<Item = Level> {
+    Thread::known().into_iter().flat_map(|thread| thread.levels.iter())
+}
+
+/// This thread's levels, and the index of the innermost one, if that is of `state`.
+pub(crate) fn innermost_in(state: *mut PyThreadState) -> Option<(&'static Levels, usize)> {
+    let levels = &Thread::known()?.levels;
+    levels.innermost().filter(|level| level.state == state)?;
+    Some((levels, levels.len() - 1))
+}
+
+/// The thread state attached to this thread, or NULL.
+#[inline]
+pub(crate) fn attached(py: &Api) -> *mut PyThreadState {
+    what_is_attached(py).state
+}
+
+#[inline]
+pub(crate) fn what_is_attached(py: &Api) -> Attached {
+    let innermost = Thread::known().and_then(|thread| thread.levels.innermost());
+    let ensured = innermost.map_or(null_mut(), |level| level.state);
+    python::attached(py, ensured)
+}
+
+/// The thread state attached to this thread, or a fatal error.
+pub(crate) fn attached_or_fatal(py: &Api, function: &str) -> *mut PyThreadState {
+    let state = attached(py);
+    if state.is_null() {
+        python::fatal(
+            function,
+            "the calling thread has no attached thread state; \
+             this function may only be called with one, see PyThreadState_Ensure",
+        );
+    }
+    state
+}
+
+/// Whether this thread state was made for an Ensure of this thread.
+pub(crate) fn was_created(state: *mut PyThreadState) -> bool {
+    levels().any(|level| level.state == state && level.way.creates())
+}
+
+/// Whether this thread is inside an Ensure of this interpreter.
+pub(crate) fn is_inside(record: &'static Record) -> bool {
+    levels().any(|level| std::ptr::eq(level.record, record))
+}

@@ -1,0 +1,111 @@
+//! A hold: a guard that an Ensure, or a thread state, keeps by itself.
+
+use super::slip::{is_off, Slip};
+use crate::gate::gate::NotOut;
+use crate::gate::record::Record;
+use crate::gate::registry::LOBBY;
+use crate::gate::tally::Tally;
+use crate::system::generation::generation;
+
+/// A guard that a level of the stack, or a thread state, keeps by itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Hold {
+    record: &'static Record,
+    origin: Origin,
+}
+
+/// Where a hold is counted, and whether it still counts: the process that took it (a forked child
+/// does not inherit it), which of the interpreters that had the record, and [`Origin::TALLIED`].
+/// In one word, so that a hold stays in registers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Origin(u64);
+
+impl Origin {
+    /// In the thread's tally, rather than on the gate.
+    const TALLIED: u64 = 1;
+    /// The rest is the address of a slip, which knows all that.
+    const TRACED: u64 = 2;
+
+    #[inline]
+    fn now(record: &Record) -> Origin {
+        Origin((generation() as u64) << 32 | (record.life() as u64) << 16)
+    }
+
+    fn traced(slip: &'static Slip) -> Origin {
+        Origin(std::ptr::from_ref(slip) as u64 | Origin::TRACED)
+    }
+
+    #[inline]
+    fn slip(self) -> Option<&'static Slip> {
+        let address = self.0 & !Origin::TRACED;
+        // SAFETY: put there by `traced`; slips are never freed.
+        (self.0 & Origin::TRACED != 0).then(|| unsafe { &*(address as *const Slip) })
+    }
+
+    #[inline]
+    fn is_of_this_process(self) -> bool {
+        self.0 >> 32 == generation() as u64
+    }
+}
+
+impl Hold {
+    /// For a guard that was just taken on `record`, in this process, and its slip.
+    #[inline]
+    pub(crate) fn of(record: &'static Record, slip: Option<&'static Slip>) -> Hold {
+        Hold { record, origin: slip.map_or_else(|| Origin::now(record), Origin::traced) }
+    }
+
+    /// One that the calling thread gives back itself, the cheap way. `None`: not this way.
+    #[inline]
+    pub(crate) fn tallied(tally: &Tally, record: &'static Record) -> Option<Hold> {
+        if is_off() {
+            Hold::tallied_untraced(tally, record)
+        } else {
+            None
+        }
+    }
+
+    /// The same, where tracing is known to be off: wherever there is a [`Glance`].
+    #[inline(always)]
+    pub(crate) fn tallied_untraced(tally: &Tally, record: &'static Record) -> Option<Hold> {
+        let entered = record.enter_by(tally, &LOBBY);
+        let origin = Origin(Origin::now(record).0 | Origin::TALLIED);
+        entered.then_some(Hold { record, origin })
+    }
+
+    pub(crate) fn record(&self) -> &'static Record {
+        self.record
+    }
+
+    #[inline]
+    pub(crate) fn is_valid(&self) -> bool {
+        self.origin.0 & !Origin::TALLIED == Origin::now(self.record).0
+            || self.origin.slip().is_some_and(Slip::is_valid)
+    }
+
+    /// If it is tallied: in the thread that took it, whose tally this is.
+    #[inline(always)]
+    pub(crate) fn give_back_by(self, tally: &Tally) -> Result<(), NotOut> {
+        if self.origin.0 & Origin::TALLIED != 0 {
+            // Whatever became of the interpreter, it is in the tally. But not in a child's.
+            if self.origin.is_of_this_process() {
+                self.record.gate.leave_by(tally, &LOBBY);
+            }
+            Ok(())
+        } else {
+            self.leave()
+        }
+    }
+
+    /// One that is not tallied.
+    #[cold]
+    pub(crate) fn leave(self) -> Result<(), NotOut> {
+        if !self.is_valid() {
+            return Ok(());
+        }
+        if let Some(slip) = self.origin.slip() {
+            slip.close(slip.life());
+        }
+        self.record.gate.leave(&LOBBY)
+    }
+}

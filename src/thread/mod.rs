@@ -1,0 +1,14 @@
+//! What the library knows of one thread: its holds, its stack of Ensures, what is attached to it.
+//!
+//! Imports `python` and what is below it. Read `thread` (what there is of one), then `hold`, `levels` and `attached`.
+
+pub(crate) mod refusal;
+pub(crate) mod slip;
+pub(crate) mod hold;
+pub(crate) mod levels;
+pub(crate) mod seen;
+pub(crate) mod legacy;
+pub(crate) mod birth;
+#[allow(clippy::module_inception)]
+pub(crate) mod thread;
+pub(crate) mod attached;

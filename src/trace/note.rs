@@ -1,0 +1,72 @@
+//! Takes notes of a guard that is taken, where tracing is on.
+
+use std::time::Instant;
+
+use crate::gate::gate::Claim;
+use crate::gate::record::Record;
+use crate::gate::registry::LOBBY;
+use crate::python;
+use crate::support::short_text::ShortText;
+use crate::system::names::{this_id, this_name};
+use crate::system::stack;
+use crate::thread::attached::attached;
+use crate::thread::hold::Hold;
+use crate::thread::slip::{is_off, Notes, PythonPlace, Slip, What, DEPTH};
+
+/// A slip for a guard that was just taken. `None`: tracing is off, or there is no memory.
+#[inline]
+pub(crate) fn note(record: &'static Record, what: What) -> Option<&'static Slip> {
+    if is_off() {
+        return None;
+    }
+    note_closely(record, what)
+}
+
+#[cold]
+fn note_closely(record: &'static Record, what: What) -> Option<&'static Slip> {
+    // Before any lock: this calls Python, and the unwinder.
+    let notes = take(what);
+    Slip::fill_in(record, notes)
+}
+
+/// The hold that a guard is which was just taken on `record`, in this process.
+#[inline]
+pub(crate) fn hold_of(record: &'static Record) -> Hold {
+    Hold::of(record, note(record, What::Hold))
+}
+
+/// One more hold, for somebody who keeps the interpreter from finalizing already.
+pub(crate) fn another_hold(record: &'static Record) -> Option<Hold> {
+    record.gate.enter(Claim::Holder, &LOBBY).then(|| hold_of(record))
+}
+
+/// Of the calling thread, now.
+fn take(what: What) -> Notes {
+    let mut notes = Notes {
+        what,
+        when: Instant::now(),
+        thread: this_name(),
+        thread_id: this_id(),
+        python_thread: None,
+        python: None,
+        stack: [0; DEPTH],
+        depth: 0,
+    };
+    notes.depth = stack::walk(&mut notes.stack);
+    if let Some(py) = python::get().filter(|py| !attached(py).is_null()) {
+        // SAFETY: attached.
+        unsafe {
+            let _exception = python::KeepException::new(py);
+            let name = python::threading::name(py);
+            notes.python_thread = name.and_then(|name| Some(ShortText::of(name.utf8()?)));
+            notes.python = python::innermost_frame(py).and_then(|frame| {
+                Some(PythonPlace {
+                    function: ShortText::of(frame.function.utf8()?),
+                    file: ShortText::of(frame.file.utf8()?),
+                    line: frame.line,
+                })
+            });
+        }
+    }
+    notes
+}

@@ -1,0 +1,338 @@
+//! The layers of `src`: imports go down only.
+//!
+//! `src/lib.rs` lists the layers from the lowest to the highest, and each `mod.rs` the files of its folder in the same way.
+//! A file may import from what is listed before it. `docs/design.md` has the same picture, which this test compares;
+//! `make strata` (`PEP788_WRITE_STRATA=1`) writes it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// No file may be longer, but for the sources of the headers, which are mostly comments.
+const LONGEST: usize = 400;
+const SOURCES_OF_HEADERS: [&str; 4] =
+    ["capi/accepted.rs", "capi/draft.rs", "capi/gilstate.rs", "capi/doctor.rs"];
+
+/// A file of `src`, or (for a layer that is a folder) its `mod.rs`.
+struct Module {
+    /// `["gate", "record"]`; of a layer, `["gate"]`.
+    path: Vec<String>,
+    file: PathBuf,
+}
+
+impl Module {
+    fn name(&self) -> String {
+        self.path.join("/")
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.file).unwrap_or_else(|why| panic!("{}: {why}", self.name()))
+    }
+
+    fn is_folder(&self) -> bool {
+        self.file.ends_with("mod.rs")
+    }
+}
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// Names in `mod name;` lines, as they come.
+fn mods(text: &str) -> Vec<String> {
+    let lines = text.lines().map(str::trim);
+    let names = lines.filter_map(|line| {
+        let rest = line.trim_start_matches("pub(crate) ").trim_start_matches("pub ");
+        rest.strip_prefix("mod ")?.strip_suffix(';').map(str::to_owned)
+    });
+    names.collect()
+}
+
+/// All modules, in the order in which they may import each other. A folder comes after its files, as what it re-exports is theirs.
+fn modules(source: &Path) -> Vec<Module> {
+    let mut all = Vec::new();
+    let layers = mods(&std::fs::read_to_string(source.join("lib.rs")).expect("lib.rs"));
+    for layer in layers {
+        let folder = source.join(&layer);
+        if !folder.is_dir() {
+            let file = source.join(&layer).with_extension("rs");
+            all.push(Module { path: vec![layer], file });
+            continue;
+        }
+        let file = folder.join("mod.rs");
+        let names = mods(&std::fs::read_to_string(&file).expect("mod.rs"));
+        for name in names {
+            let file = folder.join(&name).with_extension("rs");
+            all.push(Module { path: vec![layer.clone(), name], file });
+        }
+        all.push(Module { path: vec![layer], file });
+    }
+    all
+}
+
+/// Without comments, strings, and what is compiled for tests alone.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let mut code = String::new();
+    for line in text.lines() {
+        let line = line.split("//").next().unwrap_or_default();
+        code.extend(line.split('"').step_by(2));
+        code.push('\n');
+    }
+    code
+}
+
+/// The paths that begin with `crate::` or `super::`, groups resolved: `["crate", "gate", "record"]`.
+fn imports(code: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for root in ["crate", "super"] {
+        let start = format!("{root}::");
+        for (at, _) in code.match_indices(&start) {
+            let before = code[..at].chars().next_back().unwrap_or(' ');
+            if !before.is_alphanumeric() && before != '_' && before != ':' {
+                follow(&code[at + start.len()..], vec![root.to_owned()], &mut found);
+            }
+        }
+    }
+    found
+}
+
+/// Adds the paths that go on with `rest`.
+fn follow(rest: &str, path: Vec<String>, found: &mut Vec<Vec<String>>) {
+    let rest = rest.trim_start();
+    if let Some(group) = rest.strip_prefix('{') {
+        let mut depth = 0;
+        let mut begin = 0;
+        for (at, character) in group.char_indices() {
+            match character {
+                '{' => depth += 1,
+                '}' if depth == 0 => {
+                    follow_item(&group[begin..at], &path, found);
+                    return;
+                }
+                '}' => depth -= 1,
+                ',' if depth == 0 => {
+                    follow_item(&group[begin..at], &path, found);
+                    begin = at + 1;
+                }
+                _ => {}
+            }
+        }
+        return;
+    }
+    let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+    let mut path = path;
+    path.push(rest[..end].to_owned());
+    match rest[end..].strip_prefix("::") {
+        Some(more) => follow(more, path, found),
+        None => found.push(path),
+    }
+}
+
+fn follow_item(item: &str, path: &[String], found: &mut Vec<Vec<String>>) {
+    if !item.trim().is_empty() {
+        follow(item, path.to_vec(), found);
+    }
+}
+
+/// The modules that a file imports from, by their place in `all`.
+fn imported(module: &Module, all: &[Module], places: &HashMap<String, usize>) -> BTreeSet<usize> {
+    let mut found = BTreeSet::new();
+    for mut path in imports(&code(&module.text())) {
+        let mut root = path.remove(0);
+        // A module inside a file has one level more, and looks into its own file by the first.
+        while root == "super" && path.first().is_some_and(|next| next == "super") {
+            root = path.remove(0);
+        }
+        let mut whole = match root.as_str() {
+            "super" if module.path.len() == 2 => vec![module.path[0].clone()],
+            _ => Vec::new(),
+        };
+        whole.append(&mut path);
+        let place = (1..=whole.len().min(2))
+            .rev()
+            .find_map(|length| places.get(&whole[..length].join("/")).copied());
+        let own = places[&module.name()];
+        match place {
+            // Of its own folder: of a module inside it, or a name of its own.
+            Some(place) if all[place].path == module.path[..1] && root == "super" => {}
+            Some(place) if place != own => drop(found.insert(place)),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn places(all: &[Module]) -> HashMap<String, usize> {
+    all.iter().enumerate().map(|(place, module)| (module.name(), place)).collect()
+}
+
+/// Names that a file has from its folder's `mod.rs`, and not from the file where they are.
+fn from_own_folder(module: &Module, places: &HashMap<String, usize>) -> Vec<String> {
+    if module.path.len() == 1 {
+        return Vec::new();
+    }
+    let code = code(&module.text());
+    // What is indented is in a module inside the file.
+    let lines: Vec<_> =
+        code.split_inclusive(';').filter(|it| it.contains("\nuse super::")).collect();
+    let all = imports(&lines.concat());
+    let outside = all.into_iter().filter(|path| {
+        let name = format!("{}/{}", module.path[0], path[1]);
+        path[0] == "super" && !places.contains_key(&name)
+    });
+    outside.map(|path| path.join("::")).collect()
+}
+
+/// The complaints about `source`.
+fn upward(source: &Path) -> Vec<String> {
+    let all = modules(source);
+    let places = places(&all);
+    let mut wrong = Vec::new();
+    for (place, module) in all.iter().enumerate().filter(|(_, module)| !module.is_folder()) {
+        for name in from_own_folder(module, &places) {
+            wrong.push(format!(
+                "{} imports {name}, which is in another file of its folder",
+                module.name()
+            ));
+        }
+        for other in imported(module, &all, &places).into_iter().filter(|other| *other > place) {
+            wrong.push(format!(
+                "{} imports {}, which is above it",
+                module.name(),
+                all[other].name()
+            ));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn imports_go_down_only() {
+    let wrong = upward(&source());
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn an_upward_import_is_seen() {
+    // In a copy of the sources, one layer at a time.
+    let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("strata");
+    let _ = std::fs::remove_dir_all(&copy);
+    for module in modules(&source()) {
+        let to = copy.join(module.file.strip_prefix(source()).expect("in src"));
+        std::fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
+        std::fs::copy(&module.file, to).expect("a copy");
+    }
+    std::fs::copy(source().join("lib.rs"), copy.join("lib.rs")).expect("a copy");
+    assert!(upward(&copy).is_empty());
+    for (file, line, complaint) in [
+        ("gate/gate.rs", "use crate::python::Api;", "gate/gate imports python,"),
+        ("gate/fence.rs", "use super::gate::Gate;", "gate/fence imports gate/gate,"),
+        (
+            "thread/hold.rs",
+            "use crate::{support::say, exit::{late, wait}};",
+            "thread/hold imports exit/late,",
+        ),
+        ("gate/tally.rs", "\nuse super::Gate;", "gate/tally imports super::Gate,"),
+        ("start.rs", "fn f() { crate::capi::ensure::f() }", "start imports capi/ensure,"),
+    ] {
+        let path = copy.join(file);
+        let before = std::fs::read_to_string(&path).expect(file);
+        std::fs::write(&path, format!("{line}\n{before}")).expect(file);
+        let wrong = upward(&copy);
+        assert!(wrong.iter().any(|wrong| wrong.starts_with(complaint)), "{file}: {wrong:?}");
+        std::fs::write(&path, before).expect(file);
+    }
+}
+
+#[test]
+fn all_files_are_in_the_picture() {
+    let known: BTreeSet<_> = modules(&source()).into_iter().map(|module| module.file).collect();
+    let mut folders = vec![source()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("src") {
+            let path = entry.expect("src").path();
+            let name =
+                path.file_stem().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                // A part of the file that it is a model of, or stands in for on some systems.
+                let is_part =
+                    name.ends_with("_model") || ["elsewhere", "sync_pthread"].contains(&&*name);
+                assert!(is_part || name == "lib" || known.contains(&path), "{}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn no_file_is_long() {
+    for module in modules(&source()) {
+        let lines = module.text().lines().count();
+        let name = format!("{}.rs", module.name());
+        let may_be = lines <= LONGEST || SOURCES_OF_HEADERS.contains(&&*name);
+        assert!(may_be, "{name} has {lines} lines: split it");
+    }
+}
+
+/// The first sentence of a file's comment.
+fn what_for(module: &Module) -> String {
+    let text = module.text();
+    let comment = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
+    let paragraph: Vec<_> = comment.take_while(|line| !line.is_empty()).collect();
+    let paragraph = paragraph.join(" ");
+    match paragraph.find(". ") {
+        Some(end) => paragraph[..=end].to_owned(),
+        None => paragraph,
+    }
+}
+
+fn picture() -> String {
+    let all = modules(&source());
+    let places = places(&all);
+    let mut picture = String::new();
+    let layers: Vec<_> = all.iter().filter(|module| module.path.len() == 1).collect();
+    for layer in layers.iter().rev() {
+        let files: Vec<_> =
+            all.iter().filter(|m| m.path[0] == layer.path[0] && !m.is_folder()).collect();
+        let below: BTreeSet<_> =
+            files.iter().flat_map(|file| imported(file, &all, &places)).collect();
+        let uses: Vec<_> = layers
+            .iter()
+            .rev()
+            .map(|other| other.path[0].as_str())
+            .filter(|other| {
+                *other != layer.path[0] && below.iter().any(|at| all[*at].path[0] == *other)
+            })
+            .collect();
+        let slash = if layer.is_folder() { "/" } else { ".rs" };
+        let _ = writeln!(picture, "{}{slash}", layer.path[0]);
+        let _ = writeln!(picture, "    {}", what_for(layer));
+        if !uses.is_empty() {
+            let _ = writeln!(picture, "    imports {}", uses.join(", "));
+        }
+        for file in files.iter().filter(|file| file.path.len() == 2) {
+            let _ =
+                writeln!(picture, "    {:<18} {}", format!("{}.rs", file.path[1]), what_for(file));
+        }
+    }
+    picture
+}
+
+#[test]
+fn the_picture_is_current() {
+    const BEGIN: &str = "<!-- Written by `make strata`. -->\n```\n";
+    const END: &str = "```\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/design.md");
+    let text = std::fs::read_to_string(&path).expect("docs/design.md");
+    let begin = text.find(BEGIN).expect("a place for the picture") + BEGIN.len();
+    let end = begin + text[begin..].find(END).expect("its end");
+    let picture = picture();
+    if std::env::var_os("PEP788_WRITE_STRATA").is_some() {
+        let new = format!("{}{picture}{}", &text[..begin], &text[end..]);
+        std::fs::write(&path, new).expect("docs/design.md");
+    } else {
+        assert!(text[begin..end] == picture, "docs/design.md is not current; run `make strata`");
+    }
+}
