@@ -3,6 +3,7 @@
 //! Imports nothing of the crate. Read what you need.
 
 pub(crate) mod sync;
+#[cfg_attr(loom, allow(dead_code))]
 pub(crate) mod memory;
 #[cfg(not(loom))]
 pub(crate) mod short_text;
