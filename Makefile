@@ -45,10 +45,12 @@ help:
 	@echo 'make dist       crate, wheel, source tarball and checksums of the last commit, each tried out'
 	@echo 'PYTHON=/path/to/python3.x with all that run Python: this one only'
 
+# One kind of library at a time: beside an `rlib`, whose functions Rust programs inline, the compiler cannot take all that is
+# not exported for its own. The shared library would be 75 KB longer, and a pair up to 8 % (docs/performance.md).
 lib:
 	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust (Debian: apt install cargo)'; exit 2; }
 	@command -v $${CC:-cc} >/dev/null || { echo 'a C compiler is missing (Debian: apt install gcc)'; exit 2; }
-	$(CARGO) build --release
+	$(CARGO) rustc --release --lib --crate-type cdylib
 
 headers: lib
 	PEP788_WRITE_HEADERS=1 $(CARGO) test --quiet --test headers
@@ -156,9 +158,9 @@ FILLED_IN := $(addprefix $(PCDIR)/,pep788.pc pep788-static.pc) \
 
 # In a folder of its own: with a soname, which the library in target/release does not have.
 $(BUILT)/libpep788.so: Cargo.toml Cargo.lock build.rs install/prelink $(shell find src -type f)
-	$(CARGO) build --release --lib --features vendored --target-dir $(TARGET_DIR)/install
+	$(CARGO) rustc --release --lib --crate-type staticlib --features vendored --target-dir $(TARGET_DIR)/install
 	install/prelink $(BUILT)/libpep788.a $(TARGET_DIR)/install/libpep788.a
-	PEP788_SONAME=$(SONAME) $(CARGO) build --release --lib --target-dir $(TARGET_DIR)/install
+	PEP788_SONAME=$(SONAME) $(CARGO) rustc --release --lib --crate-type cdylib --target-dir $(TARGET_DIR)/install
 	touch $@
 
 installable: $(BUILT)/libpep788.so

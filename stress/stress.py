@@ -47,7 +47,7 @@ def stress(python, exits, seed):
 
 def main():
     if not os.path.exists(pythons.LIBRARY):
-        raise SystemExit("stress: there is no library yet: run cargo build --release")
+        raise SystemExit("stress: there is no library yet: run make")
     wanted = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1] else None
     seed = [os.environ["STRESS_SEED"]] if os.environ.get("STRESS_SEED") else []
     exits = os.environ.get("EXITS") or ("1" if seed else "50")

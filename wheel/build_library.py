@@ -19,18 +19,18 @@ class BuildLibrary(BuildHookInterface):
         built = Path(os.environ.get("CARGO_TARGET_DIR", root / "target")) / "wheel"
         if shutil.which("cargo") is None:
             raise SystemExit("cargo is missing: install Rust (https://rustup.rs)")
-        command = ["cargo", "build", "--release", "--lib", "--locked", "--target-dir", str(built)]
+        command = ["cargo", "rustc", "--release", "--lib", "--locked", "--target-dir", str(built), "--crate-type"]
 
         stage = built / "stage"
         shutil.rmtree(stage, ignore_errors=True)
         shutil.copytree(root / "include", stage / "include")
         (stage / "lib/pkgconfig").mkdir(parents=True)
         (stage / "lib/cmake/pep788").mkdir(parents=True)
-        # The static library, then the shared one, as `make install` does.
-        subprocess.run([*command, "--features", "vendored"], cwd=root, check=True)
+        # The static library, then the shared one, as `make install` does (and says why one at a time).
+        subprocess.run([*command, "staticlib", "--features", "vendored"], cwd=root, check=True)
         subprocess.run(
             [root / "install/prelink", built / "release/libpep788.a", stage / "lib/libpep788.a"], check=True)
-        subprocess.run(command, cwd=root, env={**os.environ, "PEP788_SONAME": SHARED}, check=True)
+        subprocess.run([*command, "cdylib"], cwd=root, env={**os.environ, "PEP788_SONAME": SHARED}, check=True)
         shutil.copy(built / "release" / SHARED, stage / "lib")
         # Both find the rest from where they are themselves.
         for package in "pep788.pc", "pep788-static.pc":

@@ -16,7 +16,7 @@ die() {
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 library=$(cd "${CARGO_TARGET_DIR:-$root/target}/release" 2>/dev/null && pwd) ||
-    die "there is no library yet: run cargo build --release"
+    die "there is no library yet: run make"
 
 info=$("$python" "$root/c_tests/pyinfo.py") ||
     die "'$python' does not run; name another: make demo PYTHON=python3.x"

@@ -6,11 +6,12 @@
 
 use super::handle::{self, decode, Kind};
 use super::shared::open_or_fatal;
+use super::ways::{self, Call};
 use crate::attach::ensure::{self as attach, Receipt};
 use crate::attach::release::{self, release_at_a_glance};
 use crate::gate::record::Record;
 use crate::interpreter::first_use::of;
-use crate::python::{self, attached_word, holder, is_of, native, Api, Glance, PyThreadState};
+use crate::python::{self, is_of, native, Api, Glance, PyThreadState};
 use crate::start;
 use crate::thread::attached::attached;
 use crate::thread::hold::Hold;
@@ -31,26 +32,22 @@ pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
 /// For the crate itself: on 3.15, the exported name may be bound to the interpreter's function.
 #[inline(always)]
 pub(crate) unsafe fn ensure_of_guard(handle: usize) -> usize {
-    match attached_word() {
-        Some(current) => ensure_seeing(current, handle),
-        None => ensure_by_holder(handle),
-    }
+    ways::take::<Ensure>(handle)
 }
 
-#[inline(never)]
-fn ensure_by_holder(handle: usize) -> usize {
-    match holder() {
-        Some(nobody) if nobody.is_null() => ensure_seeing(nobody, handle),
-        _ => ensure_by_call(handle),
-    }
-}
+struct Ensure;
 
-/// Apart, because it has something to keep over a call.
-#[inline(never)]
-fn ensure_by_call(handle: usize) -> usize {
-    match Glance::get().and_then(|glance| glance.attached()) {
-        Some(current) => ensure_seeing(current, handle),
-        None => ensure_any(handle),
+impl Call for Ensure {
+    type Result = usize;
+
+    #[inline(always)]
+    unsafe fn seeing(current: *mut PyThreadState, handle: usize) -> usize {
+        ensure_seeing(current, handle)
+    }
+
+    #[inline(always)]
+    fn any(handle: usize) -> usize {
+        ensure_any(handle)
     }
 }
 
@@ -144,25 +141,22 @@ pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
 /// For the crate itself: on 3.15, the exported name may be bound to the interpreter's function.
 #[inline(always)]
 pub(crate) unsafe fn ensure_of_view(handle: usize) -> usize {
-    match attached_word() {
-        Some(current) => ensure_from_view_seeing(current, handle),
-        None => ensure_from_view_by_holder(handle),
-    }
+    ways::take::<EnsureFromView>(handle)
 }
 
-#[inline(never)]
-fn ensure_from_view_by_holder(handle: usize) -> usize {
-    match holder() {
-        Some(nobody) if nobody.is_null() => ensure_from_view_seeing(nobody, handle),
-        _ => ensure_from_view_by_call(handle),
-    }
-}
+struct EnsureFromView;
 
-#[inline(never)]
-fn ensure_from_view_by_call(handle: usize) -> usize {
-    match Glance::get().and_then(|glance| glance.attached()) {
-        Some(current) => ensure_from_view_seeing(current, handle),
-        None => ensure_from_view(handle),
+impl Call for EnsureFromView {
+    type Result = usize;
+
+    #[inline(always)]
+    unsafe fn seeing(current: *mut PyThreadState, handle: usize) -> usize {
+        ensure_from_view_seeing(current, handle)
+    }
+
+    #[inline(always)]
+    fn any(handle: usize) -> usize {
+        ensure_from_view(handle)
     }
 }
 
@@ -281,28 +275,26 @@ pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
 pub(crate) unsafe fn release(token: usize) {
     // A caller of the draft dialect passes nothing, and `token` is what the register held;
     // its Ensure took no receipt, so nobody looks at it.
-    match attached_word() {
-        // SAFETY: then there is a glance.
-        Some(current) => unsafe { release_at_a_glance(current, token) },
-        None => release_by_holder(token),
-    }
+    ways::take::<Release>(token);
 }
 
-#[inline(never)]
-fn release_by_holder(token: usize) {
-    match holder() {
-        // SAFETY: then there is a glance.
-        Some(holder) => unsafe { release_at_a_glance(holder, token) },
-        None => release_by_call(token),
-    }
-}
+struct Release;
 
-#[inline(never)]
-fn release_by_call(token: usize) {
-    match Glance::get().and_then(|glance| glance.attached()) {
-        // SAFETY: there is a glance.
-        Some(current) => unsafe { release_at_a_glance(current, token) },
-        None => release_any(token),
+impl Call for Release {
+    type Result = ();
+
+    /// It compares the holder with what the Ensure attached.
+    const TAKES_ANY_HOLDER: bool = true;
+
+    #[inline(always)]
+    unsafe fn seeing(current: *mut PyThreadState, token: usize) {
+        // SAFETY: there is a glance, says `ways`.
+        unsafe { release_at_a_glance(current, token) }
+    }
+
+    #[inline(always)]
+    fn any(token: usize) {
+        release_any(token);
     }
 }
 

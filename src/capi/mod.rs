@@ -13,6 +13,7 @@
 
 mod handle;
 mod shared;
+mod ways;
 mod quick;
 mod ensure;
 mod accepted;
