@@ -222,6 +222,43 @@ SCENARIO(exits_that_callbacks_ask_for, "sys.exit in one ends nothing early")
     expect_log("late,callback,finalized");
 }
 
+static void tell(void)
+{
+    CHECK_INT(eval_long("sorted(called) == list(range(STAYING))"), 1);
+    log_event("told");
+}
+
+// native: no, it drops callbacks that an exit callback registers
+SCENARIO(callbacks_come_and_go, "A thread registers and takes back callbacks while the exit takes them: none is lost, and none is read that is gone")
+{
+    py_init();
+    expose("tell", tell);
+    /* Late threads are waited for, daemons are not; and one that is to run during an exit has to be there before it. */
+    run("import atexit, threading\n"
+        "STAYING = 200\n"
+        "called = []\n"
+        "late, done = threading.Event(), threading.Event()\n"
+        "def come_and_go():\n"
+        "    late.wait()\n"
+        "    for number in range(STAYING):\n"
+        "        atexit.register(called.append, number)\n"
+        "        for _ in range(20):\n"
+        "            gone = lambda: None\n"
+        "            atexit.register(gone)\n"
+        "            atexit.unregister(gone)\n"
+        "    done.set()\n"
+        "threading.Thread(target=come_and_go, daemon=True).start()\n"
+        "def look_again():\n"
+        "    done.wait(0.0002) or atexit.register(look_again)\n"
+        "def tell_at_last():\n"
+        "    tell() if len(called) == STAYING else atexit.register(tell_at_last)");
+    /* The exit looks for more as long as there is one: `look_again`, until all were registered. */
+    exit_with("atexit.register(tell_at_last)\n"
+              "atexit.register(look_again)\n"
+              "late.set()");
+    expect_log("late,told,finalized");
+}
+
 static void run_late_in_subinterpreter(PyThreadState *sub)
 {
     PyThreadState *own = PyThreadState_Get();
