@@ -3,6 +3,7 @@
 
 #define _GNU_SOURCE
 #include "harness.h"
+#include "pep788.h"
 #include "pep788_doctor.h"
 #include "pep788_gilstate.h"
 
@@ -1326,6 +1327,62 @@ SCENARIO(released_in_one_step, "PyGILState_Release: whoever has the GIL next fin
         py_thread_join(thread);
     }
     py_finalize();
+}
+
+static PyInterpreterView *view;
+static PyObject *work;
+
+/* Takes one guard after the other, until there are no more. */
+static void ensure_without_a_pause(void *unused)
+{
+    (void)unused;
+    PyThreadStateToken *token;
+    while ((token = PyThreadState_EnsureFromView(view)) != NULL) {
+        Py_XDECREF(PyObject_CallObject(work, NULL));
+        PyThreadState_Release(token);
+        event_set(&ready);
+    }
+}
+
+enum { KNOCKING = 12 };
+static pthread_t knocking[KNOCKING];
+
+/* As the destructor of an object that owns the threads. */
+static void join_those(PyObject *capsule)
+{
+    (void)capsule;
+    Py_BEGIN_ALLOW_THREADS
+    for (int i = 0; i < KNOCKING; i++) {
+        thread_join(knocking[i]);
+    }
+    Py_END_ALLOW_THREADS
+    log_event("joined");
+}
+
+// env: PEP788_DRAIN_GRACE_MS=200
+SCENARIO(views_without_a_pause,
+         "Threads that take guard after guard by a view keep an exit for the grace only, also where the interpreter serves views itself")
+{
+    init_protected();
+    /* Of globals of its own: it does not keep the main module's. */
+    run("import types\n"
+        "work = types.FunctionType((lambda: sum(range(50))).__code__, {'__builtins__': __builtins__})");
+    work = PyObject_GetAttrString(PyImport_AddModule("__main__"), "work");
+    view = PyInterpreterView_FromCurrent();
+    CHECK(work != NULL && view != NULL);
+    PyObject *owner = PyCapsule_New(&knocking, NULL, join_those);
+    CHECK(owner != NULL);
+    CHECK_INT(PyObject_SetAttrString(PyImport_AddModule("__main__"), "owner", owner), 0);
+    Py_DECREF(owner);
+    for (int i = 0; i < KNOCKING; i++) {
+        knocking[i] = thread_start(ensure_without_a_pause, NULL);
+    }
+    Py_BEGIN_ALLOW_THREADS
+    event_wait(&ready);
+    Py_END_ALLOW_THREADS
+    py_finalize();
+    expect_log("joined");
+    PyInterpreterView_Close(view);
 }
 
 /* --- Without means ---------------------------------------------------------------------------------------- */

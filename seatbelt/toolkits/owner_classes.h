@@ -5,12 +5,26 @@
 
 namespace {
 
+// As nanobind asks for from its version 3 on, which is refused by a Python that has PEP 788.
+template <typename Acquired> auto is_attached(const Acquired &acquired, int) -> decltype(acquired.is_valid())
+{
+    return acquired.is_valid();
+}
+
+template <typename Acquired> bool is_attached(const Acquired &, long)
+{
+    return true;
+}
+
 std::function<void()> calling(const callable &callback)
 {
     // Never given back: its threads may have the last reference.
     PyObject *function = callable(callback).release().ptr();
     return [function] {
         toolkit::gil_scoped_acquire acquired;
+        if (!is_attached(acquired, 0)) {
+            return;
+        }
         try {
             toolkit::handle{function}();
         } catch (raised &) {

@@ -13,5 +13,5 @@ pub(crate) mod bound;
 mod crowd;
 mod drain;
 mod stragglers;
-mod wait;
+pub(crate) mod wait;
 pub(crate) mod callback;

@@ -1,6 +1,7 @@
 //! The wait of an exit, from its beginning until the gate is closed.
 
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::at_fini;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -12,9 +13,11 @@ use super::linger::linger;
 use super::report::{Awaited, Report};
 use super::stragglers::{a_thread_is_late, another_is_leaving, pause, run, run_holding, LEAVING};
 use crate::gate::record::Record;
+use crate::gate::registry::main;
 use crate::python::atexit::LateCallbacks;
 use crate::python::threading::{self, JoinedByExit};
 use crate::python::{self, switch_interval, Api};
+use crate::support::clock::clock;
 use crate::support::say::say;
 use crate::support::settings;
 use crate::thread::thread::{forget_the_gone, Thread};
@@ -89,6 +92,8 @@ pub(super) unsafe fn wait_for_guards(
             py.PyEval_RestoreThread(state);
         }
         if record.is_main() {
+            // Relaxed: for threads that come much later.
+            CLOSED_AT.store(clock(), Ordering::Relaxed);
             bound_exit();
         }
         if let Some(late) = late_callbacks {
@@ -99,6 +104,16 @@ pub(super) unsafe fn wait_for_guards(
             switch_interval::restore(py, interval);
         }
     }
+}
+
+/// When the main interpreter's gate was closed last, by `clock`.
+static CLOSED_AT: AtomicU64 = AtomicU64::new(0);
+
+/// For how long the main interpreter's gate has been closed. `None`: it is open.
+pub(crate) fn closed_for() -> Option<Duration> {
+    let closed_at = CLOSED_AT.load(Ordering::Relaxed);
+    let is_closed = closed_at != 0 && main().gate.is_closed();
+    is_closed.then(|| Duration::from_millis(clock().saturating_sub(closed_at)))
 }
 
 /// Holds of the thread that finalizes itself: it cannot come to its Release while it waits, so

@@ -12,23 +12,41 @@ use super::page;
 /// So much of a function is looked at.
 const LOOKED_AT: usize = 32;
 
+/// So many functions of a CPython have a copy.
+const MOST: usize = 3;
+
+/// The addresses of functions, and of their copies.
+static COPIES: [[AtomicUsize; 2]; MOST] =
+    [const { [AtomicUsize::new(0), AtomicUsize::new(0)] }; MOST];
+
 /// The copy for the function at `entry`, which is not redirected yet, or was by this library since. `None`: it begins with
 /// an instruction that is not known, or there is no memory.
 ///
-/// One function in the process has such a copy. It is asked for by one thread at a time.
+/// It is asked for by one thread at a time.
 pub(crate) fn of(entry: *mut c_void) -> Option<usize> {
-    // Relaxed: one thread at a time.
-    static ENTRY: AtomicUsize = AtomicUsize::new(0);
-    static COPY: AtomicUsize = AtomicUsize::new(0);
+    // Relaxed, all: one thread at a time.
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
     let entry = entry as usize;
-    if ENTRY.load(Ordering::Relaxed) != entry {
-        // SAFETY: code, and no function is the last of its pages.
-        let code = unsafe { (entry as *const [u8; LOOKED_AT]).read_unaligned() };
-        let copy = page::place(entry, |at| begin(entry, &code, at))?;
-        COPY.store(copy, Ordering::Relaxed);
-        ENTRY.store(entry, Ordering::Relaxed);
+    for [its, copy] in &COPIES {
+        if its.load(Ordering::Relaxed) == entry {
+            return Some(copy.load(Ordering::Relaxed));
+        }
     }
-    Some(COPY.load(Ordering::Relaxed))
+    // SAFETY: code, and no function is the last of its pages.
+    let code = unsafe { (entry as *const [u8; LOOKED_AT]).read_unaligned() };
+    let made = page::place(entry, |at| begin(entry, &code, at))?;
+    // A CPython that came late may be gone again, and the next one takes the places of its functions.
+    let [its, copy] = &COPIES[NEXT.fetch_add(1, Ordering::Relaxed) % MOST];
+    copy.store(made, Ordering::Relaxed);
+    its.store(entry, Ordering::Relaxed);
+    Some(made)
+}
+
+/// The functions are there no more; others may come to their addresses.
+pub(crate) fn forget() {
+    for [its, _] in &COPIES {
+        its.store(0, Ordering::Relaxed);
+    }
 }
 
 #[cfg(target_arch = "aarch64")]

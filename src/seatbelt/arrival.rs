@@ -23,11 +23,11 @@ use object::elf::{self, Sym64};
 use object::NativeEndian;
 
 use super::protect::{for_copies, redirections, say_why_not, Why, TRIED};
-use super::{copies, imports};
+use super::{copies, imports, views};
 use crate::exit::calls::{are_protected, set_protected};
 use crate::exit::late;
-use crate::patch::patch;
 use crate::patch::slots::Object;
+use crate::patch::{original, patch};
 use crate::python::{self, states, Late};
 
 /// `r_debug` of `<link.h>`.
@@ -131,8 +131,9 @@ fn redirect_code() -> Result<(), Why> {
     states::of_version(version, find).map_err(Why::States)?;
     let redirections = redirections(find).ok_or(Why::NoPython)?;
     let copy = patch::redirect(&redirections, &for_copies(), patch::Runners::Nobody);
-    if let Some(copy) = copy.map_err(Why::Patch)? {
-        copies::hand_on_to(&copy);
+    match copy.map_err(Why::Patch)? {
+        Some(copy) => copies::hand_on_to(&copy),
+        None => views::redirect(views::of_late(find), patch::Runners::Nobody),
     }
     Ok(())
 }
@@ -140,6 +141,7 @@ fn redirect_code() -> Result<(), Why> {
 /// It was unloaded, and nobody had called it.
 fn forget() {
     python::look_in(None);
+    original::forget();
     set_protected(false);
     FOUND.store(null_mut(), Ordering::Release);
 }

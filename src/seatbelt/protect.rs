@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::choose::choose_interpreter;
 use super::copies::{self, set_hangs, ChooseInterpreter, SetHangs};
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
-use super::imports;
 use super::{ensure, release, scopes};
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+use super::{imports, views};
 use crate::exit::calls::{are_protected, set_protected};
 use crate::interpreter::first_use::of;
 use crate::patch::patch;
@@ -80,14 +80,23 @@ pub(crate) fn switch_on(py: &'static Api) -> Result<(), Why> {
     // Before the lock, which a fork waits for: these take the loader's, which may wait for a fork.
     states::look(py).map_err(Why::States)?;
     let redirections = redirections(python::address_of).ok_or(Why::NoPython)?;
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let views = views::of_interpreter(py);
     let _one_at_a_time = lock(&SWITCH);
     if are_protected() {
         return Ok(());
     }
     let copy = patch::redirect(&redirections, &for_copies(), patch::Runners::AnyThread)
         .map_err(Why::Patch)?;
-    if let Some(copy) = copy {
-        copies::hand_on_to(&copy);
+    match copy {
+        Some(copy) => copies::hand_on_to(&copy),
+        #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+        None => views::redirect(views, patch::Runners::AnyThread),
+        #[cfg(not(all(
+            target_os = "linux",
+            any(target_arch = "x86_64", target_arch = "aarch64")
+        )))]
+        None => {}
     }
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     imports::redirect();
