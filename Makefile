@@ -14,7 +14,7 @@ DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
-.PHONY: a-wheel strata compat packaging scan-test seatbelt seatbelt-cpython seatbelt-hosts dist
+.PHONY: a-wheel strata book compat packaging scan-test seatbelt seatbelt-cpython seatbelt-hosts dist
 
 all: headers lib
 
@@ -36,6 +36,7 @@ help:
 	@echo 'make bench-check  whether a pair costs more instructions than was committed'
 	@echo 'make lint       formatting and lints'
 	@echo 'make headers    write include/*.h from src/capi'
+	@echo 'make book       the documents as one searchable book (target/book); needs mdbook'
 	@echo 'make strata     write the picture of src in docs/design.md'
 	@echo 'make install    to PREFIX (/usr/local), LIBDIR, INCLUDEDIR, below DESTDIR; make uninstall'
 	@echo 'make installable  what it installs, for a root that has no cargo'
@@ -88,6 +89,10 @@ clients: lib
 docs-test: lib
 	PEP788_LIB_DIR=$(TARGET_DIR)/release $(CARGO) test --test surface -- code_in_ links_in_
 	$(or $(PYTHON),python3) examples/clients/run.py --docs $(PYTHON)
+
+# The documents as one book, target/book; it needs mdbook.
+book:
+	$(or $(PYTHON),python3) book/build.py
 
 # The projects of docs/packaging.md, with PyPI and crates.io.
 packaging: a-wheel
