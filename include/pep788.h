@@ -50,7 +50,7 @@ typedef struct PyInterpreterGuard PyInterpreterGuard;
 
 /**
  * A view names an interpreter without keeping it from finalizing. It is promoted to a guard, or
- * attached to, for as long as that is safe, and refused for ever after.
+ * attached to, for as long as that is safe, and refused from then on.
  */
 typedef struct PyInterpreterView PyInterpreterView;
 

@@ -38,7 +38,7 @@ extern "C" {
 /**
  * The version of the library that runs, as PEP788_VERSION is that of the headers: "0.1.0".
  *
- * Caller: any thread, attached or not. Returns a text that stays for ever. Cannot fail.
+ * Caller: any thread, attached or not. Returns a text that is never freed. Cannot fail.
  *
  * Contract: this library's own.
  */

@@ -461,7 +461,7 @@ static void do_something(struct target *target)
         }
         break;
     case 13:
-        /* Not where one is held: two threads that each hold what the other ends wait for ever. */
+        /* Not where one is held: two threads that each hold what the other ends wait without end. */
         if (target->is_main && in_subs == 0 && depth < MAX_DEPTH && ONE_IN(3)) {
             PyThreadState *sub;
             struct target *new = begin_sub(&sub);

@@ -66,7 +66,7 @@ SCENARIO(logging_from_a_callback, "A library that logs need not know whether its
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* Called by a daemon thread. Without the guard, taking the GIL back would hang the thread for ever
+/* Called by a daemon thread. Without the guard, taking the GIL back would hang the thread
  * (or end it), with the lock held. */
 static void work_under_the_lock(void)
 {

@@ -159,14 +159,14 @@ static void fork_through_python_among(void (*threads_body)(void *))
     PyInterpreterView_Close(view);
 }
 
-// native: no, a child waits for ever for guards of threads it does not have
+// native: no, a child never stops waiting for guards of threads it does not have
 // timeout: 180
 SCENARIO(through_python, "os.fork() while threads take and give back guards and tokens: parent and child both work and finalize")
 {
     fork_through_python_among(take_and_give);
 }
 
-// native: no, a child waits for ever for guards of threads it does not have
+// native: no, a child never stops waiting for guards of threads it does not have
 // timeout: 180
 SCENARIO(among_thread_states, "... while they make and delete thread states: up to 3.11 that has a lock which the child needs")
 {
@@ -200,7 +200,7 @@ static void fork_again_and_again(void *unused)
     }
 }
 
-// native: no, a child waits for ever for guards of threads it does not have
+// native: no, a child never stops waiting for guards of threads it does not have
 // timeout: 180
 SCENARIO(by_c_alone, "fork() in C, by threads with nothing attached, meanwhile: the child may use handles, and ends")
 {
@@ -236,7 +236,7 @@ static void stay_inside(void *unused)
     PyThreadState_Release(token);
 }
 
-// native: no, a child waits for ever for guards of threads it does not have
+// native: no, a child never stops waiting for guards of threads it does not have
 SCENARIO(beside_a_thread_inside_an_ensure, "The child does not wait for another thread's Ensure, and the parent does")
 {
     py_init();

@@ -166,7 +166,7 @@ static void begin_with_handles(void)
 
 /* --- The first use ------------------------------------------------------------------------------------ */
 
-/* It imports `atexit`, which CPython cannot do without any memory: 3.13 loops for ever, 3.11 ends the
+/* It imports `atexit`, which CPython cannot do without any memory: 3.13 never stops looping, 3.11 ends the
  * process. So one allocation fails here, not all later ones. */
 
 // pythons: gil

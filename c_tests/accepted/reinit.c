@@ -110,7 +110,7 @@ SCENARIO(one_thread_in_every_run, "What a thread remembers of one run does not m
 }
 
 // native: no, it knows interpreters by numbers, which start again with the runtime
-SCENARIO(subinterpreter_views_stay_dead, "A view on a subinterpreter of an earlier run is refused for ever")
+SCENARIO(subinterpreter_views_stay_dead, "A view on a subinterpreter of an earlier run is always refused")
 {
     py_init();
     PyThreadState *main_state = PyThreadState_Get();

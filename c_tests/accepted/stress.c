@@ -42,7 +42,7 @@ static void knock(void *view)
             note_busy();
         }
     }
-    /* Once refused, refused for ever. */
+    /* Once refused, always refused. */
     CHECK_PTR(PyInterpreterGuard_FromView(view), NULL);
     log_event("refused");
 }

@@ -1,4 +1,4 @@
-/* Views: they hold nothing, they stay legal for ever, and they are never fooled. */
+/* Views: they hold nothing, they always stay legal, and they are never fooled. */
 
 #include "harness.h"
 
@@ -166,14 +166,14 @@ static void dead_for_ever(PyThreadState *(*new_interpreter)(void))
 }
 
 SCENARIO(dead_subinterpreter_refused_for_ever,
-         "A view on a dead interpreter is refused for ever, also after another took its address")
+         "A view on a dead interpreter is always refused, also after another took its address")
 {
     dead_for_ever(sub_new);
 }
 
 // pythons: >=3.12
 SCENARIO(dead_isolated_interpreter_refused_for_ever,
-         "A view on a dead interpreter is refused for ever; the same where each has its own GIL")
+         "A view on a dead interpreter is always refused; the same where each has its own GIL")
 {
     dead_for_ever(sub_new_isolated);
 }

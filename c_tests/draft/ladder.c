@@ -172,7 +172,7 @@ SCENARIO(from_the_main_thread, "The same from the main thread: its own thread st
     end();
 }
 
-/* Up to 3.11 `PyGILState` knows the main thread by its first thread state for ever. */
+/* Up to 3.11 `PyGILState` always knows the main thread by its first thread state. */
 // pythons: >=3.12
 SCENARIO(from_a_subinterpreters_own_thread_state, "The same from the main thread while it is attached to a subinterpreter")
 {

@@ -185,7 +185,7 @@ static void begin_with_handles(void)
 
 /* --- The functions ------------------------------------------------------------------------------------ */
 
-/* A first use imports `atexit`, which CPython cannot do without any memory: 3.13 loops for ever, 3.11 ends
+/* A first use imports `atexit`, which CPython cannot do without any memory: 3.13 never stops looping, 3.11 ends
  * the process. So one allocation fails there, not all later ones. */
 // pythons: gil
 // timeout: 120

@@ -654,7 +654,7 @@ static void close_from_elsewhere(void *ref)
 
 // env: PEP788_DRAIN_GRACE_MS=0
 SCENARIO(dup_during_the_wait,
-         "PyInterpreterRef_Dup cannot fail, also while finalization waits; it waits for every copy; "
+         "PyInterpreterRef_Dup cannot fail, also while finalization waits; it never stops waitingy copy; "
          "PyInterpreterRef_Close from a detached thread ends the wait")
 {
     py_init();

@@ -1,4 +1,4 @@
-/* Weak references: they hold nothing, they stay legal for ever, and they are never fooled. */
+/* Weak references: they hold nothing, they always stay legal, and they are never fooled. */
 
 #define API_DRAFT
 #include "harness.h"
@@ -449,7 +449,7 @@ static void knock(void *wref)
             note_busy();
         }
     }
-    check_gone(wref); /* Once refused, refused for ever. */
+    check_gone(wref); /* Once refused, always refused. */
     log_event("refused");
 }
 

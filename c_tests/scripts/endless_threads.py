@@ -1,4 +1,4 @@
-# Four threads call back for ever; the script ends nevertheless, without a crash.
+# Four threads call back without end; the script ends nevertheless, without a crash.
 # env: PEP788_DRAIN_GRACE_MS=20
 # repeat: 20
 # native: no, it starves: the guard count is never seen at zero

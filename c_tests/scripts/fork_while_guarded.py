@@ -1,5 +1,5 @@
 # A forked child does not wait for the guards of its parent's threads, and the parent does.
-# native: no, the child hangs for ever
+# native: no, the child hangs
 # expect: stdout "child: 5"
 # expect: stdout "calls: 50"
 # sanitize: not address thread, their malloc may stay locked in a forked child of a process with threads

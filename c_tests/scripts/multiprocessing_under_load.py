@@ -1,5 +1,5 @@
 # Native threads hold guards and attach all the time while multiprocessing makes children in each of its ways, which use the library afresh.
-# native: no, a forked child waits for ever for guards of threads it does not have
+# native: no, a forked child never stops waiting for guards of threads it does not have
 # env: PEP788_DRAIN_GRACE_MS=50
 # timeout: 180
 # expect: stdout "exit codes: [0, 0, 0, 0, 0, 0, 0, 0, 0]"

@@ -156,7 +156,7 @@ pub(super) fn is_good(handle: usize, kind: Kind) -> bool {
         return false;
     }
     let record = (handle & !(RECORD_ALIGN - 1)) as *const Record;
-    // SAFETY: the caller passed a handle of ours, and records stay readable for ever. Other
+    // SAFETY: the caller passed a handle of ours, and records always stay readable. Other
     // memory, a slip for one, does not hold this address, with these bits, in this place.
     let noted = unsafe { &(*record).handles[usize::from(kind.is_weak())] };
     // Relaxed: whoever has the handle has seen what was noted with it, or it was forgotten.
@@ -167,7 +167,7 @@ pub(super) fn is_good(handle: usize, kind: Kind) -> bool {
 /// The handle [`is_good`].
 #[inline(always)]
 pub(super) unsafe fn record_of(handle: usize) -> &'static Record {
-    // SAFETY: says the caller; and records stay for ever.
+    // SAFETY: says the caller; and records are never freed.
     unsafe { &*((handle & !(RECORD_ALIGN - 1)) as *const Record) }
 }
 
@@ -197,7 +197,7 @@ fn look_closely(function: &str, handle: usize, kind: Kind) -> Handle {
         fatal(function, &format!("this takes a {}, and was given a {given}", kind.name()));
     }
     let address = handle - bits;
-    // SAFETY: the caller passed a handle of ours, and records stay readable for ever. Of
+    // SAFETY: the caller passed a handle of ours, and records always stay readable. Of
     // anything else that is readable, the check of the record's stamp tells.
     let Some(record) = (address != 0).then(|| unsafe { Record::at(address) }).flatten() else {
         return decode_traced(function, handle, kind);
@@ -237,7 +237,7 @@ fn decode_traced(function: &str, handle: usize, kind: Kind) -> Handle {
 
 fn slip_of(handle: usize) -> Option<&'static Slip> {
     let address = handle - handle % RECORD_ALIGN;
-    // SAFETY: slips too stay readable for ever, and have a stamp where a record has its own; of
+    // SAFETY: slips too always stay readable, and have a stamp where a record has its own; of
     // anything else that is readable, the stamp tells.
     (address != 0).then(|| unsafe { Slip::at(address) }).flatten()
 }

@@ -70,7 +70,7 @@ unsafe fn register_in(
     (name, destructor): (&CStr, CapsuleDestructor),
     joined: &Owned,
 ) -> bool {
-    // SAFETY: attached, says the caller; the names and method definitions live for ever.
+    // SAFETY: attached, says the caller; the names and method definitions are never freed.
     unsafe {
         let capsule = py.PyCapsule_New(record.ticket(), name.as_ptr(), None);
         let Some(capsule) = Owned::new(py, capsule) else {

@@ -8,11 +8,11 @@
 //!
 //! What the thread held stays held, as that of a thread that hangs: an ordinary mutex stays
 //! locked, a robust one is passed on by the kernel. Nobody frees the stack of a detached one. So whoever waits for such a mutex
-//! waits for ever, and `bound` sees to it that the process ends all the same.
+//! never stops waiting, and `bound` sees to it that the process ends all the same.
 //!
 //! glibc alone is prepared for a thread that is gone without a word: who joins waits for the word that the
 //! kernel clears. In musl the kernel clears the lock of musl's list of threads, which somebody else
-//! may have. There, and on other systems, the thread sleeps for ever.
+//! may have. There, and on other systems, the thread sleeps without end.
 
 use std::cell::UnsafeCell;
 use std::ffi::c_void;

@@ -117,7 +117,7 @@ pub(crate) fn closed_for() -> Option<Duration> {
 }
 
 /// Holds of the thread that finalizes itself: it cannot come to its Release while it waits, so
-/// waiting for them would be for ever.
+/// waiting for them would never end.
 fn give_up_own_holds(record: &'static Record) {
     if let Some(thread) = Thread::known() {
         let levels = &thread.levels;

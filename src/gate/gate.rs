@@ -24,7 +24,7 @@ const GRACE: usize = 1;
 const HOLDERS_ONLY: usize = 2;
 /// For a moment: finalization found no guard here and is looking at the other gates.
 const SEALING: usize = 3;
-/// Finalization may go on. Nobody may take a guard, for ever.
+/// Finalization may go on. Nobody may take a guard any more.
 const CLOSED: usize = 4;
 
 fn draining(honour_views: bool) -> usize {

@@ -2,7 +2,7 @@
 //!
 //! What a guard protects is a cell that guarded threads read, and that finalization writes once
 //! it has closed the gate. `loom` reports a read that a write does not come after, or a thread
-//! that sleeps for ever.
+//! that sleeps without end.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;

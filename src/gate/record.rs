@@ -77,7 +77,7 @@ impl Record {
     #[inline]
     pub(crate) unsafe fn at(address: usize) -> Option<&'static Record> {
         let record = address as *const Record;
-        // SAFETY: readable, says the caller. Where it is a record, it is one for ever.
+        // SAFETY: readable, says the caller. Where it is a record, it always is one.
         unsafe {
             // Relaxed: the upper half never changes.
             let stamp = (*std::ptr::addr_of!((*record).stamp)).load(Ordering::Relaxed);

@@ -72,7 +72,7 @@ fn reopen_main(interpreter: *mut PyInterpreterState, registry: &mut Registry) {
     registry.reopen_main(interpreter.cast());
 }
 
-/// A record to view an interpreter by that is too far gone to be known: it is refused for ever.
+/// A record to view an interpreter by that is too far gone to be known: it is always refused.
 /// `None`: out of memory.
 pub(crate) fn view_of_the_dying(
     py: &'static Api,

@@ -242,7 +242,7 @@ impl MethodDef {
     /// The calling thread is attached.
     pub(crate) unsafe fn function(&'static self, py: &'static Api, this: &Owned) -> Option<Owned> {
         let method = std::ptr::from_ref(&self.0).cast_mut();
-        // SAFETY: attached, says the caller; the definition lives for ever.
+        // SAFETY: attached, says the caller; the definition is never freed.
         unsafe { Owned::new(py, py.PyCFunction_NewEx(method, this.object, null_mut())) }
     }
 }

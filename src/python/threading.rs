@@ -288,7 +288,7 @@ fn is_dummy(threading: &Owned, thread: &Owned) -> bool {
 }
 
 /// Whether it is another thread of the system's. What replaces `threading` may run several by turns in one of those, as gevent
-/// does: to wait for one that the calling thread runs would be for ever. One that is about to start has no numbers yet.
+/// does: to wait for one that the calling thread runs would never end. One that is about to start has no numbers yet.
 ///
 /// # Safety
 /// The calling thread is attached.

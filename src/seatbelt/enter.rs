@@ -45,7 +45,7 @@ fn knock(
         // Finalization, or there is no Python.
         return thread.legacy.finalizes(main) || !main.gate.is_closed() && is_known;
     }
-    // In a call of its own that the exit waits for: if it were kept out, that would be for ever.
+    // In a call of its own that the exit waits for: if it were kept out, neither would go on.
     let is_holder = is_inside(record);
     let begun = Instant::now();
     loop {

@@ -1,6 +1,6 @@
 //! What is found out once and kept for good, by whichever thread comes first.
 //!
-//! No thread waits for another: the child of a fork has only one, and would wait for ever for one that was just finding
+//! No thread waits for another: the child of a fork has only one, and would never stop waiting for one that was just finding
 //! out. So two threads may find out the same thing at once, and what the first of them keeps is for both. What is to be
 //! done only once besides, such as telling the user, is for the thread whose value was kept.
 //!

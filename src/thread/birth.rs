@@ -22,7 +22,7 @@ pub(crate) struct Birth(AtomicUsize);
 static FORKS: AtomicUsize = AtomicUsize::new(0);
 
 /// For how long one waits for the other. An allocator's hook that calls `PyGILState_Ensure`, or another copy of the
-/// library, must not end in both waiting for ever. The fork gives up first: then the other one still waits, without
+/// library, must not end in both waiting without end. The fork gives up first: then the other one still waits, without
 /// CPython's lock.
 const FORKS_WAIT: Duration = Duration::from_millis(100);
 const BIRTHS_WAIT: Duration = Duration::from_secs(10);

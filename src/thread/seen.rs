@@ -106,7 +106,7 @@ impl Seen {
         }
     }
 
-    /// The interpreter that it holds. A record is one for ever.
+    /// The interpreter that it holds. A record is never freed.
     pub(super) fn held(&self) -> Option<&'static Record> {
         if self.quick.is_there() {
             return Some(main());

@@ -97,7 +97,7 @@ impl Slip {
     /// `address` is readable and aligned for a slip.
     pub(crate) unsafe fn at(address: usize) -> Option<&'static Slip> {
         let slip = address as *const Slip;
-        // SAFETY: readable, says the caller. Where it is a slip, it is one for ever.
+        // SAFETY: readable, says the caller. Where it is a slip, it always is one.
         unsafe {
             // Relaxed: the upper half never changes.
             let stamp = (*std::ptr::addr_of!((*slip).stamp)).load(Ordering::Relaxed);

@@ -17,7 +17,7 @@ use crate::support::memory::try_box;
 pub(crate) struct Thread {
     /// What it holds by itself; other threads read it.
     pub(crate) tally: Tally,
-    /// The record it found last. Safe to follow for ever, and right as long as it still names the
+    /// The record it found last. Always safe to follow, and right as long as it still names the
     /// interpreter that is asked for.
     pub(crate) last: Cell<Option<&'static Record>>,
     /// The token of its latest Ensure.

@@ -18,7 +18,7 @@ extern "C" {
     fn PyGILState_Release(state: c_int);
 }
 
-/// A Python function, kept for ever.
+/// A Python function, never freed.
 #[derive(Clone, Copy)]
 struct Function(*mut c_void);
 
