@@ -140,7 +140,8 @@ def main():
             file.write(text)
     root = os.path.join(TARGET, "book-root")
     os.makedirs(root, exist_ok=True)
-    shutil.copy(os.path.join(HERE, "book.toml"), root)
+    for name in "book.toml", "wide.css":
+        shutil.copy(os.path.join(HERE, name), root)
     environment = dict(os.environ, MDBOOK_BOOK__SRC=os.path.relpath(STAGE, root), MDBOOK_BUILD__BUILD_DIR=BOOK)
     done = subprocess.run([mdbook, "build", root], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0 or re.search(r"WARN|ERROR", done.stdout):
