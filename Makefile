@@ -14,7 +14,7 @@ DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
-.PHONY: a-wheel strata book compat packaging scan-test seatbelt seatbelt-cpython seatbelt-hosts dist
+.PHONY: a-wheel wheels strata book compat packaging scan-test seatbelt seatbelt-cpython seatbelt-hosts dist
 
 all: headers lib
 
@@ -43,6 +43,7 @@ help:
 	@echo 'make install-test  use an installed copy: pkg-config, CMake, Meson; copies in extensions'
 	@echo 'make compat     pep788_compat.h, without the library, also on PyPy'
 	@echo 'make wheel      the wheel and the sdist, tested in virtual environments'
+	@echo 'make wheels     the wheel for glibc 2.17 and later (manylinux2014), tested likewise; target/wheels'
 	@echo 'make dist       crate, wheel, source tarball and checksums of the last commit, each tried out'
 	@echo 'PYTHON=/path/to/python3.x with all that run Python: this one only'
 
@@ -199,6 +200,10 @@ install-test:
 # The wheel and the sdist, in target/wheel/dist; built and tested in virtual environments.
 wheel:
 	wheel/test $(PYTHON)
+
+# For systems as old as manylinux2014's, by zig, in target/wheels; tested as the other one. Of this processor.
+wheels:
+	wheel/test --glibc 2.17 $(PYTHON)
 
 # What is tested with a wheel takes the one that `wheel` or `dist` made last.
 a-wheel:

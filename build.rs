@@ -19,8 +19,9 @@ fn main() {
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
         // The library's own names are its own, whoever else has them: where a 3.15 is found first, its
-        // functions are not ours (python/native.rs).
-        println!("cargo:rustc-cdylib-link-arg=-Wl,-Bsymbolic-functions");
+        // functions are not ours (python/native.rs). It exports functions only, and zig's linker knows no
+        // `-Bsymbolic-functions`.
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-Bsymbolic");
     }
 
     // Of the unwinder, which only reads stacks here, a copy: so the library needs nothing but libc.

@@ -19,7 +19,11 @@ class BuildLibrary(BuildHookInterface):
         built = Path(os.environ.get("CARGO_TARGET_DIR", root / "target")) / "wheel"
         if shutil.which("cargo") is None:
             raise SystemExit("cargo is missing: install Rust (https://rustup.rs)")
-        command = ["cargo", "rustc", "--release", "--lib", "--locked", "--target-dir", str(built), "--crate-type"]
+        # For an older C library than this machine's, as `x86_64-unknown-linux-gnu.2.17`: by zig, which has them all.
+        target = os.environ.get("PEP788_ZIG_TARGET", "")
+        cargo = ["cargo-zigbuild", "rustc", "--target", target] if target else ["cargo", "rustc"]
+        made = built / target.partition(".")[0] / "release"
+        command = [*cargo, "--release", "--lib", "--locked", "--target-dir", str(built), "--crate-type"]
 
         stage = built / "stage"
         shutil.rmtree(stage, ignore_errors=True)
@@ -29,9 +33,9 @@ class BuildLibrary(BuildHookInterface):
         # The static library, then the shared one, as `make install` does (and says why one at a time).
         subprocess.run([*command, "staticlib", "--features", "vendored"], cwd=root, check=True)
         subprocess.run(
-            [root / "install/prelink", built / "release/libpep788.a", stage / "lib/libpep788.a"], check=True)
+            [root / "install/prelink", made / "libpep788.a", stage / "lib/libpep788.a"], check=True)
         subprocess.run([*command, "cdylib"], cwd=root, env={**os.environ, "PEP788_SONAME": SHARED}, check=True)
-        shutil.copy(built / "release" / SHARED, stage / "lib")
+        shutil.copy(made / SHARED, stage / "lib")
         # Both find the rest from where they are themselves.
         for package in "pep788.pc", "pep788-static.pc":
             self.fill_in(package, stage / "lib/pkgconfig", "${pcfiledir}/../..", "${prefix}")
