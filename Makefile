@@ -43,7 +43,7 @@ help:
 	@echo 'make install-test  use an installed copy: pkg-config, CMake, Meson; copies in extensions'
 	@echo 'make compat     pep788_compat.h, without the library, also on PyPy'
 	@echo 'make wheel      the wheel and the sdist, tested in virtual environments'
-	@echo 'make wheels     the wheel for glibc 2.17 and later (manylinux2014), tested likewise; target/wheels'
+	@echo 'make wheels     manylinux2014 and musllinux wheels for x86-64 and aarch64 (target/wheels)'
 	@echo 'make dist       crate, wheel, source tarball and checksums of the last commit, each tried out'
 	@echo 'PYTHON=/path/to/python3.x with all that run Python: this one only'
 
@@ -201,9 +201,11 @@ install-test:
 wheel:
 	wheel/test $(PYTHON)
 
-# For systems as old as manylinux2014's, by zig, in target/wheels; tested as the other one. Of this processor.
+# For systems as old as manylinux2014's, and with musl, on both processors, by zig, in target/wheels. That of this machine's kind is
+# tested as the one of `wheel`, the others are loaded.
 wheels:
 	wheel/test --glibc 2.17 $(PYTHON)
+	wheel/cross aarch64-manylinux2014 x86_64-musllinux aarch64-musllinux
 
 # What is tested with a wheel takes the one that `wheel` or `dist` made last.
 a-wheel:

@@ -19,7 +19,8 @@ class BuildLibrary(BuildHookInterface):
         built = Path(os.environ.get("CARGO_TARGET_DIR", root / "target")) / "wheel"
         if shutil.which("cargo") is None:
             raise SystemExit("cargo is missing: install Rust (https://rustup.rs)")
-        # For an older C library than this machine's, as `x86_64-unknown-linux-gnu.2.17`: by zig, which has them all.
+        # For another C library or processor than this machine's, as `x86_64-unknown-linux-gnu.2.17`: by zig, which has them
+        # all. `wheel/cross` says which, and with which binary tools.
         target = os.environ.get("PEP788_ZIG_TARGET", "")
         cargo = ["cargo-zigbuild", "rustc", "--target", target] if target else ["cargo", "rustc"]
         made = built / target.partition(".")[0] / "release"
@@ -54,7 +55,7 @@ class BuildLibrary(BuildHookInterface):
         build_data["force_include"][str(root / "wheel/pep788.pth")] = "pep788.pth"
         build_data["pure_python"] = False
         # No Python is linked, so it is for any. `auditwheel` finds out which systems it is for.
-        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        platform = os.environ.get("PEP788_ZIG_PLATFORM") or sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["tag"] = "py3-none-" + platform
 
     def fill_in(self, name, folder, prefix, within):

@@ -125,6 +125,7 @@ fn block_signals() {
 
 /// glibc's count of the process's threads; null where it is not known. The last one to end ends the
 /// process.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 static THREADS: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Looks up what the end of a thread takes. Not done there: a thread may wait for it that has the
