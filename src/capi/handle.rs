@@ -10,7 +10,7 @@
 //! | 2 to 5 | the process that took it, as a count of forks | 0: views survive a fork |
 //! | 6 to 9 | which of the interpreters that had the record | the same; 0 for "main" in any run |
 //!
-//! With `PEP788_TRACE=1`, the address of a guard or strong reference is that of its slip (`trace`),
+//! With `PEP788_TRACE=1`, the address of a guard or strong reference is that of its slip (`thread/slip.rs`),
 //! which leads to the record, and bits 6 to 9 are the life of the slip. Whoever decodes a handle
 //! meets that case where it has found that the address is not a record's.
 //!

@@ -68,7 +68,7 @@ impl House {
         self.tallies.iter().any(|tally| tally.of(owner(index)) != 0)
     }
 
-    /// Waits as `finalize.rs` does, and ends what the gates protect.
+    /// Waits as `exit/wait.rs` does, and ends what the gates protect.
     fn finalize(&self, indices: &[usize], honour_views: bool) {
         let gates = indices.iter().map(|index| &self.gates[*index]);
         let tallied = || indices.iter().any(|index| self.tallied(*index));

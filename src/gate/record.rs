@@ -21,7 +21,7 @@ pub(crate) type Address = *mut c_void;
 /// A record's memory is never given back, only used again for another interpreter. So reading
 /// one through a stale handle is defined, and `life` tells that the handle is stale.
 ///
-/// A handle may lead to a slip instead (`trace`), which begins like this.
+/// A handle may lead to a slip instead (`thread/slip.rs`), which begins like this.
 #[repr(C, align(1024))]
 pub(crate) struct Record {
     /// [`STAMP`] plus how often the record was given to a new interpreter.
@@ -38,7 +38,7 @@ pub(crate) struct Record {
     pub(crate) callbacks: AtomicUsize,
     /// How many views there are. They keep the record from another interpreter.
     views: AtomicUsize,
-    /// When one of its thread states last dropped what it held by itself: see `daemon.rs`, which alone
+    /// When one of its thread states last dropped what it held by itself: see `attach/holding.rs`, which alone
     /// writes and reads it. 0: never.
     pub(crate) dropped: AtomicU64,
     /// The main interpreter's. Views of it outlive `Py_FinalizeEx`, and may come before

@@ -1,17 +1,8 @@
-//! `PyGILState_Ensure` and `PyGILState_Release` as the library has them, and what others use in their place.
+//! `PyGILState_Ensure` as the library has it; `release.rs` has `PyGILState_Release`.
 //!
-//! They do what CPython's do, by functions that it exports, and count calls where CPython counts them: so a call may begin in
+//! The two do what CPython's do, by functions that it exports, and count calls where CPython counts them: so a call may begin in
 //! one's Ensure and end in the other's Release. What they do besides: an Ensure in a thread with nothing attached holds
-//! the interpreter ([`super::hold`]), and where it is too late for that, the thread is ended ([`crate::exit::late`]).
-//!
-//! Some attach by themselves, with `PyEval_AcquireThread`:
-//!
-//! - pybind11's `gil_scoped_acquire`, here a *scope*: in a new thread it makes a thread state, sets the count in it to 0,
-//!   attaches it, and at its end counts down to 0 again and calls `PyThreadState_DeleteCurrent`.
-//! - cffi keeps the thread state that its first Ensure made, by counting one call more. Up to 2.0 it attached that
-//!   by `PyEval_RestoreThread` from then on, which is not redirected: so it goes, for which cffi is prepared.
-//!
-//! Where the calls of other libraries that attach by themselves end is not known. For them nothing is changed.
+//! the interpreter (`enter.rs`, `thread/legacy.rs`), and where it is too late for that, the thread is ended (`exit/late.rs`).
 
 use std::ffi::c_int;
 

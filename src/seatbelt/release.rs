@@ -22,7 +22,7 @@ fn release_by_key(before: c_int) {
     }
 }
 
-/// As [`ensure_seeing`].
+/// `state` is attached to this thread, and known to `PyGILState`; or NULL, and nothing is attached.
 #[inline(always)]
 fn release_seeing(before: c_int, state: *mut PyThreadState) {
     if state.is_null() {

@@ -1,5 +1,14 @@
 //! What others use in place of `PyGILState_Ensure`: `PyThreadState_New`, `PyEval_AcquireThread` and
-//! `PyThreadState_DeleteCurrent`. See `ensure.rs`.
+//! `PyThreadState_DeleteCurrent`.
+//!
+//! These attach by themselves, with `PyEval_AcquireThread`:
+//!
+//! - pybind11's `gil_scoped_acquire`, here a *scope*: in a new thread it makes a thread state, sets the count in it to 0,
+//!   attaches it, and at its end counts down to 0 again and calls `PyThreadState_DeleteCurrent`.
+//! - cffi keeps the thread state that its first Ensure made, by counting one call more. Up to 2.0 it attached that
+//!   by `PyEval_RestoreThread` from then on, which is not redirected: so it goes, for which cffi is prepared.
+//!
+//! Where the calls of other libraries that attach by themselves end is not known. For them nothing is changed.
 
 use super::call::{attach, count, delete, while_alive, State, ACQUIRE, DELETE, NEW};
 use crate::exit::late;

@@ -65,7 +65,7 @@ impl Hold {
         }
     }
 
-    /// The same, where tracing is known to be off: wherever there is a [`Glance`].
+    /// The same, where tracing is known to be off: wherever there is a `Glance` (`python/glance.rs`).
     #[inline(always)]
     pub(crate) fn tallied_untraced(tally: &Tally, record: &'static Record) -> Option<Hold> {
         let entered = record.enter_by(tally, &LOBBY);
