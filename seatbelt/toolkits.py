@@ -13,7 +13,7 @@ def make(python, name):
     """Has a module of this folder, such as `owner_nanobind`, where the Python finds it. Raises `packages.Missing`."""
     folder = packages.folder(python)
     os.makedirs(folder, exist_ok=True)
-    toolkit = {"pybind11": pybind11, "nanobind": nanobind, "cython": cython, "cffi": cffi, "pyo3": pyo3}[name.split("_")[-1]]
+    toolkit = {"pybind11": pybind11, "nanobind": nanobind, "cython": cython, "cffi": cffi, "pyo3": pyo3, "swig": swig}[name.split("_")[-1]]
     toolkit(python, name, folder)
 
 
@@ -41,6 +41,21 @@ def cython(python, name, folder):
     if done.returncode != 0:
         raise packages.Missing("Cython failed: " + packages.last_line(done.stderr))
     compile_module(python, name, folder, [source], [SOURCES])
+
+
+def swig(python, name, folder):
+    """C++ and Python that are for all Pythons, by the SWIG of PyPI."""
+    tools, made = os.path.join(packages.OUT, "swig"), os.path.join(packages.OUT, name)
+    if not os.path.exists(tools):
+        packages.pip([sys.executable, "-m", "pip"], "install", "--target", tools, "swig")
+    os.makedirs(made, exist_ok=True)
+    source = os.path.join(made, name + "_wrap.cc")
+    done = packages.run([sys.executable, os.path.join(tools, "bin", "swig"), "-c++", "-python", "-outdir", made, "-o", source,
+                         os.path.join(SOURCES, name + ".i")], PYTHONPATH=tools)
+    if done.returncode != 0:
+        raise packages.Missing("SWIG failed: " + packages.last_line(done.stderr))
+    shutil.copy(os.path.join(made, name + ".py"), folder)
+    compile_module(python, "_" + name, folder, [source], [SOURCES])
 
 
 def cffi(python, name, folder):

@@ -1,6 +1,6 @@
 """Daemon threads of Python in a function that lets go of the GIL and takes it back; by each toolkit for extensions."""
 # kind: D
-# toolkits: pybind11 nanobind cython cffi pyo3
+# toolkits: pybind11 nanobind cython cffi pyo3 swig
 # status: 7
 import importlib
 import sys

@@ -1,6 +1,6 @@
 """Threads that call back, stopped and joined by an exit callback that is older than they are; by each toolkit for extensions."""
 # kind: A
-# toolkits: pybind11 nanobind cython cffi pyo3
+# toolkits: pybind11 nanobind cython cffi pyo3 swig
 # status: 7
 import atexit
 import importlib

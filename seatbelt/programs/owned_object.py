@@ -1,6 +1,6 @@
 """An object of the main module that owns threads which call back, and joins them as it goes; by each toolkit for extensions."""
 # kind: B
-# toolkits: pybind11 nanobind cython cffi pyo3
+# toolkits: pybind11 nanobind cython cffi pyo3 swig
 # status: 1
 import importlib
 import sys

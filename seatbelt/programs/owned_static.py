@@ -3,7 +3,7 @@
 Not by PyO3: `JoinHandle::join` panics where a thread left no result (docs/semantics.md).
 """
 # kind: C
-# toolkits: pybind11 nanobind cython cffi
+# toolkits: pybind11 nanobind cython cffi swig
 # status: 7
 import importlib
 import sys
