@@ -87,7 +87,7 @@ pub(crate) fn view_of_the_dying(
 }
 
 /// Opens the main interpreter's gate, if this is a new run of the runtime.
-pub(super) fn open_main(py: &'static Api) -> Result<(), Refusal> {
+pub(crate) fn open_main(py: &'static Api) -> Result<(), Refusal> {
     let mut registry = registry();
     // SAFETY: neither needs a thread state.
     let (initialized, address) =

@@ -7,7 +7,7 @@ use crate::gate::gate::Claim;
 use crate::gate::record::Record;
 use crate::gate::registry::{main, LOBBY};
 use crate::interpreter::first_use;
-use crate::interpreter::records::known_at;
+use crate::interpreter::records::{known_at, open_main};
 use crate::python::{self, states, Api, PyInterpreterState, PyThreadState};
 use crate::thread::birth;
 use crate::thread::legacy::Until;
@@ -159,6 +159,9 @@ pub(super) fn while_alive<T>(py: &'static Api, work: impl FnOnce() -> T) -> Opti
     if main.gate.is_closed() {
         // Unless it is alive again.
         first_use::prepare_main(py);
+    } else if main.interpreter().is_null() {
+        // Before the first use in this run: that opens the door anew, and forgets who was counted there.
+        let _ = open_main(py);
     }
     trying_to_hold(main, |stays| (stays || !states::get().are_going()).then(work))
 }
@@ -166,10 +169,12 @@ pub(super) fn while_alive<T>(py: &'static Api, work: impl FnOnce() -> T) -> Opti
 /// Does something quick, with the interpreter held if it is not too late. It is told whether the interpreter stays
 /// meanwhile: because of that, or as this thread conducts the exit.
 pub(super) fn trying_to_hold<T>(record: &'static Record, work: impl FnOnce(bool) -> T) -> T {
+    let life = record.life();
     let held = record.legacy.enter(Claim::Holder, &LOBBY);
     let stays = held || Thread::known().is_some_and(|thread| thread.legacy.finalizes(record));
     let done = work(stays);
-    if held {
+    // Another run of Python, or another interpreter that has the record now, has not counted it.
+    if held && record.life() == life {
         let _ = record.legacy.leave(&LOBBY);
     }
     done
