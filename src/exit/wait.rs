@@ -16,7 +16,7 @@ use crate::gate::record::Record;
 use crate::gate::registry::main;
 use crate::python::atexit::LateCallbacks;
 use crate::python::threading::{self, JoinedByExit};
-use crate::python::{self, switch_interval, Api};
+use crate::python::{self, streams, switch_interval, Api};
 use crate::support::clock::clock;
 use crate::support::say::say;
 use crate::support::settings;
@@ -98,6 +98,10 @@ pub(super) unsafe fn wait_for_guards(
         }
         if let Some(late) = late_callbacks {
             late.end(|callback| run(py, callback));
+        }
+        if are_protected() && record.is_main() {
+            // Last of all, so that nobody begins to write before finalization. With the bound on, as it may have to wait.
+            streams::wait_for_writers(py);
         }
         // Others go on with the GIL of a subinterpreter. What still wants the main one's is in the way of its end.
         if let Some(interval) = interval.filter(|_| !record.is_main()) {

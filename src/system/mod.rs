@@ -9,3 +9,4 @@ pub(crate) mod tasks;
 pub(crate) mod stack;
 pub(crate) mod symbols;
 pub(crate) mod worker;
+pub(crate) mod waits;
