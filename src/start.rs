@@ -48,14 +48,15 @@ extern "C" fn at_load() {
     if is_asked_for {
         fork::watch();
     }
-    if has_python() {
+    let has_python = has_python();
+    if has_python {
         settings::complain_of_names();
     }
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     if is_asked_for {
-        arrival::ask(!has_python());
+        arrival::ask(!has_python);
     }
-    if is_asked_for && has_python() {
+    if is_asked_for && has_python {
         match python::get().ok_or(Why::NoPython).and_then(protect::switch_on) {
             Ok(()) | Err(Why::NoPython) => {}
             Err(why) => {

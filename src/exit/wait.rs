@@ -11,12 +11,14 @@ use super::crowd::{calm_crowd, next_look};
 use super::drain::{close, covers, guards_out, honours_views, wait_detached};
 use super::linger::linger;
 use super::report::{Awaited, Report};
-use super::stragglers::{a_thread_is_late, another_is_leaving, pause, run, run_holding, LEAVING};
+use super::stragglers::{
+    a_thread_is_late, another_is_leaving, pause, run, run_holding, wait_for_writers, LEAVING,
+};
 use crate::gate::record::Record;
 use crate::gate::registry::main;
 use crate::python::atexit::LateCallbacks;
 use crate::python::threading::{self, JoinedByExit};
-use crate::python::{self, streams, switch_interval, Api};
+use crate::python::{self, switch_interval, Api};
 use crate::support::clock::clock;
 use crate::support::say::say;
 use crate::support::settings;
@@ -101,7 +103,7 @@ pub(super) unsafe fn wait_for_guards(
         }
         if are_protected() && record.is_main() {
             // Last of all, so that nobody begins to write before finalization. With the bound on, as it may have to wait.
-            streams::wait_for_writers(py);
+            wait_for_writers(py);
         }
         // Others go on with the GIL of a subinterpreter. What still wants the main one's is in the way of its end.
         if let Some(interval) = interval.filter(|_| !record.is_main()) {

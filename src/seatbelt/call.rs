@@ -113,11 +113,7 @@ pub(super) fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadStat
 }
 
 /// A thread state, with one call counted, in an interpreter that is held.
-pub(super) fn make_in(
-    py: &'static Api,
-    thread: &Thread,
-    record: &'static Record,
-) -> *mut PyThreadState {
+fn make_in(py: &'static Api, thread: &Thread, record: &'static Record) -> *mut PyThreadState {
     // SAFETY: needs no thread state.
     let main = unsafe { py.PyInterpreterState_Main() };
     make(py, thread, if record.is_main() { main } else { record.interpreter() })
@@ -142,12 +138,12 @@ pub(super) fn make(
 }
 
 #[cold]
-pub(super) fn no_memory() -> ! {
+fn no_memory() -> ! {
     python::fatal(ENSURE, "Couldn't create thread-state for new thread");
 }
 
 /// The record of the interpreter of `own`, if that is one that the library knows.
-pub(super) fn record_of(py: &'static Api, own: *mut PyThreadState) -> Option<&'static Record> {
+fn record_of(py: &'static Api, own: *mut PyThreadState) -> Option<&'static Record> {
     // SAFETY: a thread's last state is not deleted behind its back, but by the end of its interpreter.
     let interpreter = while_alive(py, || unsafe { py.PyThreadState_GetInterpreter(own) })?;
     known_at(py, interpreter)
@@ -168,7 +164,7 @@ pub(super) fn while_alive<T>(py: &'static Api, work: impl FnOnce() -> T) -> Opti
 
 /// Does something quick, with the interpreter held if it is not too late. It is told whether the interpreter stays
 /// meanwhile: because of that, or as this thread conducts the exit.
-pub(super) fn trying_to_hold<T>(record: &'static Record, work: impl FnOnce(bool) -> T) -> T {
+fn trying_to_hold<T>(record: &'static Record, work: impl FnOnce(bool) -> T) -> T {
     let life = record.life();
     let held = record.legacy.enter(Claim::Holder, &LOBBY);
     let stays = held || Thread::known().is_some_and(|thread| thread.legacy.finalizes(record));

@@ -21,10 +21,10 @@ pub(super) fn enter(
     record: &'static Record,
     is_known: bool,
 ) -> bool {
-    thread.legacy.set_knocks(true);
+    thread.legacy.seen.set_knocks(true);
     let may_come_in = knock(py, thread, record, is_known);
     if may_come_in {
-        thread.legacy.set_knocks(false);
+        thread.legacy.seen.set_knocks(false);
     }
     may_come_in
 }

@@ -88,15 +88,11 @@ pub(crate) fn switch_on(py: &'static Api) -> Result<(), Why> {
     }
     let copy = patch::redirect(&redirections, &for_copies(), patch::Runners::AnyThread)
         .map_err(Why::Patch)?;
-    match copy {
-        Some(copy) => copies::hand_on_to(&copy),
+    if let Some(copy) = copy {
+        copies::hand_on_to(&copy);
+    } else {
         #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
-        None => views::redirect(views, patch::Runners::AnyThread),
-        #[cfg(not(all(
-            target_os = "linux",
-            any(target_arch = "x86_64", target_arch = "aarch64")
-        )))]
-        None => {}
+        views::redirect(views, patch::Runners::AnyThread);
     }
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     imports::redirect();

@@ -8,7 +8,6 @@
 use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use super::call::request_install;
 use crate::exit::wait::closed_for;
@@ -83,7 +82,6 @@ unsafe fn unless_late(function: usize, view: usize) -> usize {
 
 /// Not for a thread that is attached: it is in a call, and may need the guard to come out of it.
 fn is_too_late(py: &Api) -> bool {
-    let grace = settings::get().drain_grace;
-    let is_over = |closed: Duration| grace.is_some_and(|grace| closed > grace);
-    closed_for().is_some_and(is_over) && attached(py).is_null()
+    let Some(closed) = closed_for() else { return false };
+    settings::get().drain_grace.is_some_and(|grace| closed > grace) && attached(py).is_null()
 }

@@ -3,9 +3,9 @@
 //! Imports `support`. Read `generation`, then what you need.
 
 pub(crate) mod generation;
-pub(crate) mod names;
 #[cfg(target_os = "linux")]
 pub(crate) mod tasks;
+pub(crate) mod names;
 pub(crate) mod stack;
 pub(crate) mod symbols;
 pub(crate) mod worker;

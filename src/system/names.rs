@@ -20,8 +20,7 @@ pub(crate) fn this_name() -> ShortText<16> {
 /// The calling thread's number: what debuggers and `threading.Thread.native_id` know it by.
 pub(crate) fn this_id() -> u64 {
     #[cfg(target_os = "linux")]
-    // SAFETY: takes nothing.
-    return unsafe { libc::syscall(libc::SYS_gettid) } as u64;
+    return super::tasks::this_thread() as u64;
     #[cfg(not(target_os = "linux"))]
     {
         let mut id = 0;

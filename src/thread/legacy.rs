@@ -1,5 +1,4 @@
-//! What a thread has to do with `PyGILState`: its hold on an interpreter while it is inside `PyGILState_Ensure`, and what
-//! others see of that.
+//! What a thread has to do with `PyGILState`: its hold on an interpreter while it is inside `PyGILState_Ensure`.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -249,11 +248,6 @@ impl Legacy {
     /// The interpreter that it holds, if it does.
     pub(crate) fn held(&self) -> Option<&'static Record> {
         self.hold().map(|hold| hold.record)
-    }
-
-    /// It comes to the door, or goes on from there.
-    pub(crate) fn set_knocks(&self, knocks: bool) {
-        self.seen.set_knocks(knocks);
     }
 
     /// From now on this thread conducts the exit of `record`.

@@ -79,7 +79,7 @@ impl Seen {
     }
 
     /// It comes to the door, or goes on from there.
-    pub(super) fn set_knocks(&self, knocks: bool) {
+    pub(crate) fn set_knocks(&self, knocks: bool) {
         self.knocks.store(knocks, Ordering::Relaxed);
     }
 
@@ -107,7 +107,7 @@ impl Seen {
     }
 
     /// The interpreter that it holds. A record is never freed.
-    pub(super) fn held(&self) -> Option<&'static Record> {
+    fn held(&self) -> Option<&'static Record> {
         if self.quick.is_there() {
             return Some(main());
         }
@@ -116,19 +116,19 @@ impl Seen {
     }
 
     #[inline(never)]
-    pub(super) fn note_time(&self) {
+    fn note_time(&self) {
         self.before.store(self.last.load(Ordering::Relaxed), Ordering::Relaxed);
         self.last.store(coarse_clock(), Ordering::Relaxed);
     }
 
-    pub(super) fn note_id(&self) {
+    fn note_id(&self) {
         self.id.store(this_id(), Ordering::Relaxed);
         // SAFETY: no preconditions.
         self.thread.store(unsafe { libc::pthread_self() } as usize, Ordering::Relaxed);
     }
 
     /// Whether it holds an interpreter: where the exit goes on, it is left behind inside.
-    pub(super) fn is_inside(&self) -> bool {
+    fn is_inside(&self) -> bool {
         self.held().is_some()
     }
 

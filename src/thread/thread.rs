@@ -13,6 +13,8 @@ use crate::gate::record::Record;
 use crate::gate::tally::{Tally, ROLL};
 use crate::support::kept::Kept;
 use crate::support::memory::try_box;
+#[cfg(target_os = "linux")]
+use crate::system::tasks;
 
 pub(crate) struct Thread {
     /// What it holds by itself; other threads read it.
@@ -194,8 +196,8 @@ unsafe extern "C" fn forget(thread: *mut c_void) {
 /// The kernel's numbers of this process and this thread.
 #[cfg(target_os = "linux")]
 fn this_thread() -> [i32; 2] {
-    // SAFETY: no preconditions. Not by `gettid`, which glibc has from 2.30 on only.
-    unsafe { [libc::getpid(), libc::syscall(libc::SYS_gettid) as i32] }
+    // SAFETY: no preconditions.
+    [unsafe { libc::getpid() }, tasks::this_thread()]
 }
 
 /// Not known.
