@@ -42,42 +42,57 @@ impl Call for Ensure {
 
     #[inline(always)]
     unsafe fn seeing(current: *mut PyThreadState, handle: usize) -> usize {
-        ensure_seeing(current, handle)
-    }
-
-    #[inline(always)]
-    fn any(handle: usize) -> usize {
-        ensure_any(handle)
-    }
-}
-
-/// There is a [`Glance`], and `current` is attached to this thread, and known to `PyGILState`; or NULL,
-/// and nothing is attached.
-#[inline(always)]
-fn ensure_seeing(current: *mut PyThreadState, handle: usize) -> usize {
-    if !handle::is_good(handle, Kind::Guard) {
-        return ensure_uncommonly(current, handle);
-    }
-    // SAFETY: it is good.
-    let record = unsafe { handle::record_of(handle) };
-    let Some(thread) = Thread::known() else { return ensure_any(handle) };
-    // A guard that is not open is reported by the other way.
-    if record.gate.guards() == 0 {
-        return ensure_any(handle);
-    }
-    if current.is_null() {
-        // SAFETY: there is a glance, and nothing is attached.
-        return unsafe { ensure_detached(thread, record) };
-    }
-    // SAFETY: there is a glance, and it is attached.
-    unsafe {
-        if is_of(current, record.interpreter()) {
-            if let Some(token) = attach::reuse(thread, record, current, None, Receipt::Token) {
-                return token;
+        if !handle::is_good(handle, Kind::Guard) {
+            return ensure_uncommonly(current, handle);
+        }
+        // SAFETY: it is good.
+        let record = unsafe { handle::record_of(handle) };
+        let Some(thread) = Thread::known() else { return Ensure::any(handle) };
+        // A guard that is not open is reported by the other way.
+        if record.gate.guards() == 0 {
+            return Ensure::any(handle);
+        }
+        if current.is_null() {
+            // SAFETY: there is a glance, and nothing is attached.
+            return unsafe { ensure_detached(thread, record) };
+        }
+        // SAFETY: there is a glance, and it is attached.
+        unsafe {
+            if is_of(current, record.interpreter()) {
+                if let Some(token) = attach::reuse(thread, record, current, None, Receipt::Token) {
+                    return token;
+                }
             }
         }
+        Ensure::any(handle)
     }
-    ensure_any(handle)
+
+    #[inline(never)]
+    fn any(handle: usize) -> usize {
+        let py = start::api(ENSURE);
+        if handle == 0 {
+            python::fatal(
+                ENSURE,
+                "the PyInterpreterGuard, or PyInterpreterRef, is NULL; was its creation checked?",
+            );
+        }
+        if handle::is_draft(handle) {
+            return if ensure_ref(py, ENSURE, handle) { DONE } else { FAILED };
+        }
+        if let Some(native) = native(py) {
+            // SAFETY: an untagged handle is the interpreter's own.
+            return unsafe { (native.PyThreadState_Ensure)(handle) };
+        }
+        let guard = decode(ENSURE, handle, Kind::Guard);
+        if guard.inherited {
+            // Of a parent process: it says which interpreter, and no more.
+            return if guard.gone { 0 } else { ensure_by_name(py, guard.record) };
+        }
+        open_or_fatal(ENSURE, &guard, Kind::Guard);
+        let Some(thread) = Thread::this() else { return 0 };
+        // SAFETY: the caller's guard keeps the interpreter alive.
+        unsafe { attach::ensure(py, thread, guard.record, None, Receipt::Token) }.unwrap_or(0)
+    }
 }
 
 /// # Safety
@@ -89,7 +104,7 @@ unsafe fn ensure_detached(thread: &Thread, record: &'static Record) -> usize {
         .unwrap_or(0)
 }
 
-/// As [`ensure_seeing`], of a handle that is no good guard: it may be a draft reference.
+/// As `Ensure::seeing`, of a handle that is no good guard: it may be a draft reference.
 #[inline(never)]
 fn ensure_uncommonly(current: *mut PyThreadState, handle: usize) -> usize {
     if handle::is_good(handle, Kind::StrongRef) {
@@ -98,34 +113,7 @@ fn ensure_uncommonly(current: *mut PyThreadState, handle: usize) -> usize {
             return if done { DONE } else { FAILED };
         }
     }
-    ensure_any(handle)
-}
-
-#[inline(never)]
-fn ensure_any(handle: usize) -> usize {
-    let py = start::api(ENSURE);
-    if handle == 0 {
-        python::fatal(
-            ENSURE,
-            "the PyInterpreterGuard, or PyInterpreterRef, is NULL; was its creation checked?",
-        );
-    }
-    if handle::is_draft(handle) {
-        return if ensure_ref(py, ENSURE, handle) { DONE } else { FAILED };
-    }
-    if let Some(native) = native(py) {
-        // SAFETY: an untagged handle is the interpreter's own.
-        return unsafe { (native.PyThreadState_Ensure)(handle) };
-    }
-    let guard = decode(ENSURE, handle, Kind::Guard);
-    if guard.inherited {
-        // Of a parent process: it says which interpreter, and no more.
-        return if guard.gone { 0 } else { ensure_by_name(py, guard.record) };
-    }
-    open_or_fatal(ENSURE, &guard, Kind::Guard);
-    let Some(thread) = Thread::this() else { return 0 };
-    // SAFETY: the caller's guard keeps the interpreter alive.
-    unsafe { attach::ensure(py, thread, guard.record, None, Receipt::Token) }.unwrap_or(0)
+    Ensure::any(handle)
 }
 
 const ENSURE: &str = "PyThreadState_Ensure";
@@ -151,55 +139,44 @@ impl Call for EnsureFromView {
 
     #[inline(always)]
     unsafe fn seeing(current: *mut PyThreadState, handle: usize) -> usize {
-        ensure_from_view_seeing(current, handle)
-    }
-
-    #[inline(always)]
-    fn any(handle: usize) -> usize {
-        ensure_from_view(handle)
-    }
-}
-
-/// As [`ensure_seeing`].
-#[inline(always)]
-fn ensure_from_view_seeing(current: *mut PyThreadState, handle: usize) -> usize {
-    if !handle::is_good(handle, Kind::View) {
-        return ensure_from_view(handle);
-    }
-    // SAFETY: it is good.
-    let record = unsafe { handle::record_of(handle) };
-    let Some(thread) = Thread::known() else { return ensure_from_view(handle) };
-    if !record.is_installed() {
-        return ensure_from_view(handle);
-    }
-    if current.is_null() {
-        // SAFETY: there is a glance, and nothing is attached.
-        return unsafe { ensure_view_detached(thread, record, handle) };
-    }
-    // SAFETY: there is a glance, and it is attached.
-    if unsafe { is_of(current, record.interpreter()) } {
-        if let Some(hold) = Hold::tallied_untraced(&thread.tally, record) {
-            // SAFETY: attached and fitting.
-            let token =
-                unsafe { attach::reuse(thread, record, current, Some(hold), Receipt::Token) };
-            if let Some(token) = token {
-                return token;
-            }
-            let _ = hold.give_back_by(&thread.tally);
+        if !handle::is_good(handle, Kind::View) {
+            return EnsureFromView::any(handle);
         }
+        // SAFETY: it is good.
+        let record = unsafe { handle::record_of(handle) };
+        let Some(thread) = Thread::known() else { return EnsureFromView::any(handle) };
+        if !record.is_installed() {
+            return EnsureFromView::any(handle);
+        }
+        if current.is_null() {
+            // SAFETY: there is a glance, and nothing is attached.
+            return unsafe { ensure_view_detached(thread, record, handle) };
+        }
+        // SAFETY: there is a glance, and it is attached.
+        if unsafe { is_of(current, record.interpreter()) } {
+            if let Some(hold) = Hold::tallied_untraced(&thread.tally, record) {
+                // SAFETY: attached and fitting.
+                let token =
+                    unsafe { attach::reuse(thread, record, current, Some(hold), Receipt::Token) };
+                if let Some(token) = token {
+                    return token;
+                }
+                let _ = hold.give_back_by(&thread.tally);
+            }
+        }
+        EnsureFromView::any(handle)
     }
-    ensure_from_view(handle)
-}
 
-#[inline(never)]
-fn ensure_from_view(handle: usize) -> usize {
-    const NAME: &str = "PyThreadState_EnsureFromView";
-    let py = start::api(NAME);
-    if let Some(native) = native(py) {
-        // SAFETY: the view is the interpreter's own.
-        return unsafe { (native.PyThreadState_EnsureFromView)(handle) };
+    #[inline(never)]
+    fn any(handle: usize) -> usize {
+        const NAME: &str = "PyThreadState_EnsureFromView";
+        let py = start::api(NAME);
+        if let Some(native) = native(py) {
+            // SAFETY: the view is the interpreter's own.
+            return unsafe { (native.PyThreadState_EnsureFromView)(handle) };
+        }
+        ensure_by_name(py, decode(NAME, handle, Kind::View).record)
     }
-    ensure_by_name(py, decode(NAME, handle, Kind::View).record)
 }
 
 /// By a view, or by what serves like one.
@@ -219,7 +196,7 @@ fn ensure_by_name(py: &'static Api, record: &'static Record) -> usize {
 #[inline(never)]
 unsafe fn ensure_view_detached(thread: &Thread, record: &'static Record, handle: usize) -> usize {
     let Some(hold) = Hold::tallied_untraced(&thread.tally, record) else {
-        return ensure_from_view(handle);
+        return EnsureFromView::any(handle);
     };
     // SAFETY: as this function says, and the hold keeps the interpreter alive.
     let ensured = unsafe {
@@ -292,29 +269,24 @@ impl Call for Release {
         unsafe { release_at_a_glance(current, token) }
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn any(token: usize) {
-        release_any(token);
+        let py = start::api(RELEASE);
+        match native(py) {
+            // SAFETY: a token of the interpreter's own Ensure. The draft dialect has its
+            // Pep788_Release where the interpreter has this function itself.
+            Some(native) => unsafe { (native.PyThreadState_Release)(token) },
+            None => release::release(py, RELEASE, token),
+        }
     }
 }
 
 const RELEASE: &str = "PyThreadState_Release";
 
-#[inline(never)]
-fn release_any(token: usize) {
-    let py = start::api(RELEASE);
-    match native(py) {
-        // SAFETY: a token of the interpreter's own Ensure. The draft dialect has its
-        // Pep788_Release where the interpreter has this function itself.
-        Some(native) => unsafe { (native.PyThreadState_Release)(token) },
-        None => release::release(py, RELEASE, token),
-    }
-}
-
 /// A draft Ensure in the commonest way. `None`: not this way.
 ///
 /// # Safety
-/// As for [`ensure_seeing`], and the handle is a good strong reference.
+/// As for [`Call::seeing`], and the handle is a good strong reference.
 unsafe fn ensure_ref_seeing(current: *mut PyThreadState, handle: usize) -> Option<bool> {
     // SAFETY: it is good.
     let record = unsafe { handle::record_of(handle) };
