@@ -13,7 +13,9 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 TARGET = os.path.abspath(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")))
+# As mdbook expects it: the pages in `src`.
 STAGE = os.path.join(TARGET, "book-source")
+PAGES = os.path.join(STAGE, "src")
 BOOK = os.path.join(TARGET, "book")
 
 # Pages that are not in docs/ under their own name.
@@ -45,8 +47,8 @@ def read(path):
 
 def pages():
     """Where each page comes from, by its name."""
-    found = {name: name for name in sorted(os.listdir(os.path.join(ROOT, "docs"))) if name.endswith(".md")}
-    sources = {name: os.path.join(ROOT, "docs", source) for name, source in found.items()}
+    docs = os.path.join(ROOT, "docs")
+    sources = {name: os.path.join(docs, name) for name in os.listdir(docs) if name.endswith(".md")}
     sources.update({name: os.path.join(ROOT, source) for name, source in ELSEWHERE.items()})
     listed = set(re.findall(r"\]\(([\w-]+\.md)\)", read(os.path.join(HERE, "SUMMARY.md"))))
     known = set(sources) | set(HEADERS)
@@ -70,7 +72,7 @@ def page_of(text, source, sources):
         if path in names:
             return "[%s](%s%s)" % (words, names[path], "#" + anchor if anchor else "")
         if mark:
-            shutil.copy(path, STAGE)
+            shutil.copy(path, PAGES)
             return "![%s](%s)" % (words, os.path.basename(path))
         name = os.path.relpath(path, ROOT)
         return words if name in words else "%s (`%s`)" % (words, name)
@@ -130,20 +132,17 @@ def main():
         fail("mdbook is missing: cargo install mdbook --no-default-features --features search")
     shutil.rmtree(STAGE, ignore_errors=True)
     shutil.rmtree(BOOK, ignore_errors=True)
-    os.makedirs(STAGE)
+    os.makedirs(PAGES)
     sources = pages()
     texts = {name: page_of(read(source), source, sources) for name, source in sources.items()}
     texts.update({name: reference(*what) for name, what in HEADERS.items()})
     texts["SUMMARY.md"] = read(os.path.join(HERE, "SUMMARY.md"))
     for name, text in texts.items():
-        with open(os.path.join(STAGE, name), "w", encoding="utf-8") as file:
+        with open(os.path.join(PAGES, name), "w", encoding="utf-8") as file:
             file.write(text)
-    root = os.path.join(TARGET, "book-root")
-    os.makedirs(root, exist_ok=True)
     for name in "book.toml", "wide.css":
-        shutil.copy(os.path.join(HERE, name), root)
-    environment = dict(os.environ, MDBOOK_BOOK__SRC=os.path.relpath(STAGE, root), MDBOOK_BUILD__BUILD_DIR=BOOK)
-    done = subprocess.run([mdbook, "build", root], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        shutil.copy(os.path.join(HERE, name), STAGE)
+    done = subprocess.run([mdbook, "build", "--dest-dir", BOOK, STAGE], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0 or re.search(r"WARN|ERROR", done.stdout):
         fail("mdbook says:\n" + done.stdout)
     print("book: %d pages in %s" % (check_links(), os.path.join(os.path.relpath(BOOK), "index.html")))

@@ -33,27 +33,19 @@ def nanobind(python, name, folder):
 
 def cython(python, name, folder):
     """C++ that is for all Pythons, by this machine's own."""
-    tools, source = os.path.join(packages.OUT, "cython"), os.path.join(packages.OUT, name + ".cc")
-    if not os.path.exists(tools):
-        packages.pip([sys.executable, "-m", "pip"], "install", "--target", tools, "Cython")
-    done = packages.run([sys.executable, "-m", "cython", "--cplus", os.path.join(SOURCES, name + ".pyx"), "-o", source],
-                        PYTHONPATH=tools)
-    if done.returncode != 0:
-        raise packages.Missing("Cython failed: " + packages.last_line(done.stderr))
+    source = os.path.join(packages.OUT, name + ".cc")
+    build("Cython failed", [sys.executable, "-m", "cython", "--cplus", os.path.join(SOURCES, name + ".pyx"), "-o", source],
+          PYTHONPATH=tools_from_pypi("Cython"))
     compile_module(python, name, folder, [source], [SOURCES])
 
 
 def swig(python, name, folder):
     """C++ and Python that are for all Pythons, by the SWIG of PyPI."""
-    tools, made = os.path.join(packages.OUT, "swig"), os.path.join(packages.OUT, name)
-    if not os.path.exists(tools):
-        packages.pip([sys.executable, "-m", "pip"], "install", "--target", tools, "swig")
+    tools, made = tools_from_pypi("swig"), os.path.join(packages.OUT, name)
     os.makedirs(made, exist_ok=True)
     source = os.path.join(made, name + "_wrap.cc")
-    done = packages.run([sys.executable, os.path.join(tools, "bin", "swig"), "-c++", "-python", "-outdir", made, "-o", source,
-                         os.path.join(SOURCES, name + ".i")], PYTHONPATH=tools)
-    if done.returncode != 0:
-        raise packages.Missing("SWIG failed: " + packages.last_line(done.stderr))
+    build("SWIG failed", [sys.executable, os.path.join(tools, "bin", "swig"), "-c++", "-python", "-outdir", made, "-o", source,
+                          os.path.join(SOURCES, name + ".i")], PYTHONPATH=tools)
     shutil.copy(os.path.join(made, name + ".py"), folder)
     compile_module(python, "_" + name, folder, [source], [SOURCES])
 
@@ -68,10 +60,8 @@ def pyo3(python, name, folder):
     if python.free_threaded:
         raise packages.Missing("it is built for the stable ABI, which free-threaded Pythons do not have")
     target = os.path.join(packages.OUT, name)
-    done = packages.run(["cargo", "build", "--release", "--locked", "--manifest-path", os.path.join(SOURCES, name, "Cargo.toml")],
-                        CARGO_TARGET_DIR=target)
-    if done.returncode != 0:
-        raise packages.Missing("%s is not built: %s" % (name, packages.last_line(done.stderr)))
+    build(name + " is not built", ["cargo", "build", "--release", "--locked", "--manifest-path", os.path.join(SOURCES, name, "Cargo.toml")],
+          CARGO_TARGET_DIR=target)
     shutil.copy(os.path.join(target, "release", "lib%s.so" % name), os.path.join(folder, name + ".abi3.so"))
 
 
@@ -84,6 +74,18 @@ def compile_module(python, name, folder, sources, include):
     command = ["c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-fvisibility=hidden",
                *("-I" + path for path in include), *python.facts["cflags"].split(), *sources,
                "-o", os.path.join(folder, name + ".so")]
-    done = packages.run(python.command(*command))
+    build(name + " does not compile", python.command(*command))
+
+
+def build(failure, command, **environment):
+    done = packages.run(command, **environment)
     if done.returncode != 0:
-        raise packages.Missing("%s does not compile: %s" % (name, packages.last_line(done.stderr)))
+        raise packages.Missing("%s: %s" % (failure, packages.last_line(done.stderr)))
+
+
+def tools_from_pypi(package):
+    """The folder of a package that this machine's own Python runs."""
+    tools = os.path.join(packages.OUT, package.lower())
+    if not os.path.exists(tools):
+        packages.pip([sys.executable, "-m", "pip"], "install", "--target", tools, package)
+    return tools
