@@ -14,7 +14,9 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #ifdef COUNT
 #  include <valgrind/callgrind.h>
@@ -400,11 +402,44 @@ static void protect_or_die(void)
     is_protected = 1;
 }
 
-static void measure_all(int rounds, int most_threads, const int *cores)
+static void measure_with_others(int rounds, int most_threads, const int *cores)
 {
-    for (int threads = 0; threads <= most_threads; threads++) {
+    for (int threads = 1; threads <= most_threads; threads++) {
         /* Two at once are looked at less often: they take the longest. */
         measure(threads == 2 ? rounds / 7 : rounds, threads, cores);
+    }
+}
+
+static void print_measured(void)
+{
+    for (struct row *row = rows; row < rows + ROWS; row++) {
+        for (int threads = 0; has(row) && threads <= 2; threads++) {
+            if (row->ns[threads] != 0) {
+                printf("%s,%s,%s,%d,%.2f\n", states[row->state].name, row->caller, row->pair,
+                       threads, row->ns[threads]);
+            }
+        }
+    }
+    fflush(stdout);
+}
+
+/* The main thread's own protected pairs, in a copy of the process: this one is not to be protected yet, and later it is one
+ * that has had other threads, whose locks are dearer for good. */
+static void measure_protected_alone(int rounds, const int *cores)
+{
+    PyOS_BeforeFork();
+    pid_t copy = fork();
+    if (copy == 0) {
+        PyOS_AfterFork_Child();
+        protect_or_die();
+        measure(rounds, 0, cores);
+        print_measured();
+        _exit(0);
+    }
+    PyOS_AfterFork_Parent();
+    int status = 1;
+    if (copy < 0 || waitpid(copy, &status, 0) != copy || status != 0) {
+        die("the copy of the process failed");
     }
 }
 
@@ -442,17 +477,13 @@ int main(int argc, char **argv)
         count(cores);
     } else {
         int rounds = argc > 3 ? atoi(argv[3]) : 7;
-        measure_all(rounds, found, cores);
+        measure(rounds, 0, cores);
+        measure_protected_alone(rounds, cores);
+        measure_with_others(rounds, found, cores);
+        print_measured();
         protect_or_die();
-        measure_all(rounds, found, cores);
-        for (struct row *row = rows; row < rows + ROWS; row++) {
-            for (int threads = 0; threads <= 2; threads++) {
-                if (row->ns[threads] != 0) {
-                    printf("%s,%s,%s,%d,%.2f\n", states[row->state].name, row->caller, row->pair,
-                           threads, row->ns[threads]);
-                }
-            }
-        }
+        measure_with_others(rounds, found, cores);
+        print_measured();
     }
     close_all();
     return Py_FinalizeEx();

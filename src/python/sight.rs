@@ -72,18 +72,17 @@ pub(crate) fn own(py: &'static Api) -> *mut PyThreadState {
     own_by_place().unwrap_or_else(|| unsafe { py.PyGILState_GetThisThreadState() })
 }
 
-/// Whether a thread state is of this interpreter. `None`: that cannot be seen.
+/// Whether a thread state is of this interpreter.
 ///
 /// # Safety
-/// `state` is alive.
+/// `state` is alive, and [`attached`] or [`attached_by_key`] has seen something: then `learn` looked where it has its interpreter.
 #[inline(always)]
 pub(crate) unsafe fn is_of(
     state: *mut PyThreadState,
     interpreter: *mut PyInterpreterState,
-) -> Option<bool> {
-    let is_known = PLACE.load(Ordering::Relaxed) != 0 || !HOLDER.load(Ordering::Relaxed).is_null();
-    // SAFETY: alive, says the caller, and `learn` looked where it has its interpreter.
-    is_known.then(|| unsafe { glance::is_of(state, interpreter) })
+) -> bool {
+    // SAFETY: says the caller.
+    unsafe { glance::is_of(state, interpreter) }
 }
 
 /// `end_is_seen`: [`forget_run`] will be called at the end of this run of Python.

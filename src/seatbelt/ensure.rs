@@ -41,7 +41,7 @@ fn ensure_seeing(state: *mut PyThreadState) -> c_int {
     LOCKED
 }
 
-/// With nothing attached.
+/// With nothing attached, which `sight` has seen.
 #[inline(never)]
 fn ensure_detached() -> c_int {
     let Some(thread) = Thread::known() else { return ensure_somehow() };
@@ -51,8 +51,9 @@ fn ensure_detached() -> c_int {
     let py = python::get_or_fatal(ENSURE);
     let own = sight::own(py);
     let main = main();
-    // SAFETY: a thread's last state is not deleted behind its back, but by the end of its interpreter.
-    if own.is_null() || unsafe { sight::is_of(own, main.interpreter()) } != Some(true) {
+    // SAFETY: a thread's last state is not deleted behind its back, but by the end of its interpreter. And it was seen that
+    // nothing is attached.
+    if own.is_null() || !unsafe { sight::is_of(own, main.interpreter()) } {
         return ensure_uncommonly(py, thread, own);
     }
     let count = count_in_sight(own);

@@ -114,7 +114,6 @@ impl Legacy {
     fn set_hold(&self, hold: Option<Hold>) {
         self.hold.set(hold);
         self.seen.holds(hold.map(|hold| hold.record));
-        self.seen.quick.clear();
     }
 
     /// Takes a hold on the main interpreter for an Ensure of a thread that has none, where no exit has begun. `false`: not
@@ -122,12 +121,8 @@ impl Legacy {
     #[inline(always)]
     pub(crate) fn enter_quickly(&self, tally: &Tally) -> bool {
         let main = main();
-        // A hold of another life, or of a parent process, is still to be given back.
-        !self.seen.quick.is_there()
-            && self.hold.get().is_none()
-            && self.seen.is_known()
-            && main.is_installed()
-            && main.enter_legacy_by(tally, &LOBBY)
+        // Not free: a hold of another life, or of a parent process, is still to be given back.
+        self.seen.quick.is_free() && main.is_installed() && main.enter_legacy_by(tally, &LOBBY)
     }
 
     /// Notes that hold. `counted`: the calls counted in the thread state with that Ensure.
@@ -145,7 +140,7 @@ impl Legacy {
     /// Gives such a hold back.
     #[inline(always)]
     pub(crate) fn leave_quickly(&self, tally: &Tally) {
-        self.seen.quick.clear();
+        self.seen.quick.free();
         self.seen.gives_back();
         main().legacy.leave_by(tally, &LOBBY);
     }

@@ -12,8 +12,14 @@ use crate::support::sync::{lock, Mutex, MutexGuard};
 use crate::system::names::{this_id, thread_name};
 
 /// A hold on the main interpreter, in the thread's tally, that one Ensure took and nothing else has been done to: the life of
-/// the record, and the calls counted in the thread state with that Ensure; or zeros. Only the thread writes it.
+/// the record, and the calls counted in the thread state with that Ensure. Otherwise `FREE` or `BARRED`. Only the thread
+/// writes it.
 pub(super) struct Quick(AtomicU64);
+
+/// The thread may take such a hold: it has no other hold, and is among [`THREADS`].
+const FREE: u64 = 0;
+/// It may not. No calls are counted in this.
+const BARRED: u64 = 1 << 63;
 
 // Relaxed: for the thread itself, and for what is told to people.
 impl Quick {
@@ -22,14 +28,25 @@ impl Quick {
         self.0.store((life as u64) << 32 | u64::from(counted as u32), Ordering::Relaxed);
     }
 
+    /// There is none, and the thread may take one again.
     #[inline(always)]
-    pub(super) fn clear(&self) {
-        self.0.store(0, Ordering::Relaxed);
+    pub(super) fn free(&self) {
+        self.0.store(FREE, Ordering::Relaxed);
+    }
+
+    /// There is none, and the thread may take none.
+    fn bar(&self) {
+        self.0.store(BARRED, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    pub(super) fn is_free(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == FREE
     }
 
     #[inline(always)]
     pub(super) fn is_there(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != 0
+        self.counted() != 0
     }
 
     #[inline(always)]
@@ -55,9 +72,9 @@ pub(crate) struct Seen {
     id: AtomicU64,
     /// Its `pthread_t`.
     thread: AtomicUsize,
-    /// How often it gave one back.
-    times: AtomicU64,
-    /// When it last did, by `coarse_clock`, and when before that; 0: never. Of those who do it often, every fourth time.
+    /// After so many more are given back, the time is noted.
+    until_noted: AtomicU64,
+    /// When it last gave one back, by `coarse_clock`, and when before that; 0: never. Of those who do it often, not every time.
     last: AtomicU64,
     before: AtomicU64,
     /// Whether it is at the door, or was told that it is too late.
@@ -67,11 +84,11 @@ pub(crate) struct Seen {
 impl Seen {
     pub(super) fn new() -> Seen {
         Seen {
-            quick: Quick(AtomicU64::new(0)),
+            quick: Quick(AtomicU64::new(BARRED)),
             holds: AtomicPtr::new(null_mut()),
             id: AtomicU64::new(0),
             thread: AtomicUsize::new(0),
-            times: AtomicU64::new(0),
+            until_noted: AtomicU64::new(1),
             last: AtomicU64::new(0),
             before: AtomicU64::new(0),
             knocks: AtomicBool::new(false),
@@ -91,17 +108,23 @@ impl Seen {
     }
 
     // Relaxed, here and below: for what is told to people.
+    /// From now on the thread has this hold, or none, and not a quick one.
     #[inline]
     pub(super) fn holds(&self, record: Option<&'static Record>) {
+        if record.is_none() && self.is_known() {
+            self.quick.free();
+        } else {
+            self.quick.bar();
+        }
         let record = record.map_or(null_mut(), |record| std::ptr::from_ref(record).cast_mut());
         self.holds.store(record, Ordering::Relaxed);
     }
 
     #[inline]
     pub(super) fn gives_back(&self) {
-        let times = self.times.load(Ordering::Relaxed) + 1;
-        self.times.store(times, Ordering::Relaxed);
-        if times % 4 == 0 || times < 8 {
+        let left = self.until_noted.load(Ordering::Relaxed) - 1;
+        self.until_noted.store(left, Ordering::Relaxed);
+        if left == 0 {
             self.note_time();
         }
     }
@@ -115,10 +138,15 @@ impl Seen {
         unsafe { self.holds.load(Ordering::Relaxed).as_ref() }
     }
 
+    /// Looking at the clock takes as long as a third of a call. A thread that calls several times in one step of the clock does it
+    /// less often.
     #[inline(never)]
     fn note_time(&self) {
-        self.before.store(self.last.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.last.store(coarse_clock(), Ordering::Relaxed);
+        const OF_MANY: u64 = 16;
+        let (last, now) = (self.last.load(Ordering::Relaxed), coarse_clock());
+        self.before.store(last, Ordering::Relaxed);
+        self.last.store(now, Ordering::Relaxed);
+        self.until_noted.store(if last == now { OF_MANY } else { 1 }, Ordering::Relaxed);
     }
 
     fn note_id(&self) {
@@ -163,7 +191,9 @@ pub(crate) fn hold_threads() -> MutexGuard<'static, Vec<&'static Seen>> {
 pub(crate) fn forget_parent(all: &mut Vec<&'static Seen>, own: Option<&'static Seen>) {
     if let Some(own) = own {
         // It was in the tally, which is empty now.
-        own.quick.clear();
+        if own.quick.is_there() {
+            own.quick.free();
+        }
     }
     all.retain(|other| own.is_some_and(|own| std::ptr::eq(*other, own)));
     if let Some(own) = own.filter(|own| own.is_known()) {
