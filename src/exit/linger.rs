@@ -9,7 +9,7 @@ use crate::thread::seen;
 use crate::thread::thread::Thread;
 
 /// Whether a thread runs, or is about to, that is not at the door, nor Python's own; for as long as there is time.
-fn one_runs(pythons: &[u64], over: Instant) -> bool {
+pub(super) fn one_runs(pythons: &[u64], over: Instant) -> bool {
     #[cfg(target_os = "linux")]
     {
         let is_at_the_door = |id: libc::pid_t| {

@@ -1,7 +1,7 @@
 //! How an interpreter's exit waits, and what becomes of threads that come too late.
 //!
 //! Imports `attach` and what is below it. Read `callback` (when an exit waits), `wait`, then `drain` and `stragglers`; after
-//! the door has closed: `late`, `linger`, `bound`.
+//! the door has closed: `late`, `linger`, `bound`, `writers`.
 
 pub(crate) mod late;
 pub(crate) mod calls;
@@ -13,5 +13,6 @@ pub(crate) mod bound;
 mod crowd;
 mod drain;
 mod stragglers;
+mod writers;
 pub(crate) mod wait;
 pub(crate) mod callback;

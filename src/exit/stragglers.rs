@@ -10,10 +10,8 @@ use crate::attach::release::release;
 use crate::gate::record::Record;
 use crate::gate::registry::registry;
 use crate::python::atexit::LateCallback;
-use crate::python::streams::flush;
 use crate::python::threading::{self, JoinedByExit, NotTold};
 use crate::python::{Api, Owned};
-use crate::system::waits::how_often_this_thread_waited;
 use crate::thread::attached::attached;
 use crate::thread::thread::Thread;
 use crate::trace::note::another_hold;
@@ -95,31 +93,6 @@ pub(super) unsafe fn pause(py: &'static Api) {
         let state = py.PyEval_SaveThread();
         std::thread::sleep(A_MOMENT);
         py.PyEval_RestoreThread(state);
-    }
-}
-
-/// Has other threads come to the end of what they write to `sys.stdout` and `sys.stderr`, while they can attach still.
-///
-/// A daemon thread that writes has the stream's lock, and gives up the GIL. If finalization begins meanwhile, the thread never
-/// comes back, and CPython ends the process, as it cannot have the lock itself: "could not acquire lock for
-/// <_io.BufferedWriter ...> at interpreter shutdown". A thread may also have been waiting for the lock. So this flushes
-/// until it need not wait for anybody, and there is nothing to write, which gives up no GIL: then nobody has the lock.
-///
-/// # Safety
-/// The calling thread is attached.
-pub(super) unsafe fn wait_for_writers(py: &'static Api) {
-    const ROUNDS: usize = 100;
-    for _ in 0..ROUNDS {
-        // SAFETY: attached, says the caller.
-        unsafe {
-            flush(py);
-            let before = how_often_this_thread_waited();
-            flush(py);
-            if how_often_this_thread_waited() == before {
-                return;
-            }
-            pause(py);
-        }
     }
 }
 

@@ -11,9 +11,8 @@ use super::crowd::{calm_crowd, next_look};
 use super::drain::{close, covers, guards_out, honours_views, wait_detached};
 use super::linger::linger;
 use super::report::{Awaited, Report};
-use super::stragglers::{
-    a_thread_is_late, another_is_leaving, pause, run, run_holding, wait_for_writers, LEAVING,
-};
+use super::stragglers::{a_thread_is_late, another_is_leaving, pause, run, run_holding, LEAVING};
+use super::writers::wait_for_writers;
 use crate::gate::record::Record;
 use crate::gate::registry::main;
 use crate::python::atexit::LateCallbacks;

@@ -205,6 +205,7 @@ api! {
         fn PyCallable_Check(object: *mut PyObject) -> c_int;
         fn PyModule_GetDict(module: *mut PyObject) -> *mut PyObject;
         fn PySys_GetObject(name: *const c_char) -> *mut PyObject;
+        fn PySys_SetObject(name: *const c_char, value: *mut PyObject) -> c_int;
         fn PyUnicode_FromString(text: *const c_char) -> *mut PyObject;
         fn PyUnicode_AsUTF8AndSize(text: *mut PyObject, length: *mut isize) -> *const c_char;
         fn PyFloat_FromDouble(value: f64) -> *mut PyObject;
