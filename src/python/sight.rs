@@ -6,7 +6,7 @@
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
-use super::api::{Api, PyInterpreterState, PyThreadState};
+use super::api::{Api, PyThreadState};
 use super::current::{current_word, PER_THREAD};
 use super::gilstate_slot::gilstate_key;
 use super::{glance, word};
@@ -70,19 +70,6 @@ fn own_by_place() -> Option<*mut PyThreadState> {
 pub(crate) fn own(py: &'static Api) -> *mut PyThreadState {
     // SAFETY: reads thread-local storage only.
     own_by_place().unwrap_or_else(|| unsafe { py.PyGILState_GetThisThreadState() })
-}
-
-/// Whether a thread state is of this interpreter.
-///
-/// # Safety
-/// `state` is alive, and [`attached`] or [`attached_by_key`] has seen something: then `learn` looked where it has its interpreter.
-#[inline(always)]
-pub(crate) unsafe fn is_of(
-    state: *mut PyThreadState,
-    interpreter: *mut PyInterpreterState,
-) -> bool {
-    // SAFETY: says the caller.
-    unsafe { glance::is_of(state, interpreter) }
 }
 
 /// `end_is_seen`: [`forget_run`] will be called at the end of this run of Python.

@@ -12,7 +12,7 @@ use super::call::{
 use super::copies;
 use crate::exit::late;
 use crate::gate::registry::main;
-use crate::python::{self, sight, Api, PyThreadState};
+use crate::python::{self, is_of, sight, Api, PyThreadState};
 use crate::thread::thread::Thread;
 
 pub(super) unsafe extern "C" fn ensure() -> c_int {
@@ -51,9 +51,9 @@ fn ensure_detached() -> c_int {
     let py = python::get_or_fatal(ENSURE);
     let own = sight::own(py);
     let main = main();
-    // SAFETY: a thread's last state is not deleted behind its back, but by the end of its interpreter. And it was seen that
-    // nothing is attached.
-    if own.is_null() || !unsafe { sight::is_of(own, main.interpreter()) } {
+    // SAFETY: a thread's last state is not deleted behind its back, but by the end of its interpreter. It has that where it is
+    // expected: `sight` has looked there before it saw anything.
+    if own.is_null() || !unsafe { is_of(own, main.interpreter()) } {
         return ensure_uncommonly(py, thread, own);
     }
     let count = count_in_sight(own);

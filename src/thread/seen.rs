@@ -107,8 +107,8 @@ impl Seen {
         }
     }
 
-    // Relaxed, here and below: for what is told to people.
     /// From now on the thread has this hold, or none, and not a quick one.
+    // Relaxed, here and below: for what is told to people.
     #[inline]
     pub(super) fn holds(&self, record: Option<&'static Record>) {
         if record.is_none() && self.is_known() {
@@ -138,8 +138,7 @@ impl Seen {
         unsafe { self.holds.load(Ordering::Relaxed).as_ref() }
     }
 
-    /// Looking at the clock takes as long as a third of a call. A thread that calls several times in one step of the clock does it
-    /// less often.
+    /// A look at the clock costs some nanoseconds. A thread that calls several times in one step of the clock takes it less often.
     #[inline(never)]
     fn note_time(&self) {
         const OF_MANY: u64 = 16;
@@ -198,7 +197,8 @@ pub(crate) fn forget_parent(all: &mut Vec<&'static Seen>, own: Option<&'static S
     all.retain(|other| own.is_some_and(|own| std::ptr::eq(*other, own)));
     if let Some(own) = own.filter(|own| own.is_known()) {
         own.note_id();
-        own.holds(None);
+        // Its hold is the parent's, and nobody is told of it. The thread still has to give it back: it stays barred.
+        own.holds.store(null_mut(), Ordering::Relaxed);
     }
 }
 
