@@ -371,6 +371,47 @@ SCENARIO(any_nesting_of_isolated_ones, "The same where each interpreter has a GI
     CHECK_INT(log_count("travelled"), 4);
 }
 
+static pthread_barrier_t step;
+
+/* Into the one subinterpreter from the other, again and again, in step with a thread that goes the other way. */
+static void to_and_from(int which, int length)
+{
+    PyThreadStateToken *token = PyThreadState_Ensure(guards[which]);
+    CHECK(token != NULL);
+    CHECK_PTR(attached_interpreter(), interpreters[which]);
+    if (length > 1) {
+        pthread_barrier_wait(&step);
+        to_and_from(3 - which, length - 1);
+        CHECK_PTR(attached_interpreter(), interpreters[which]);
+    }
+    PyThreadState_Release(token);
+}
+
+static void go_in_step(void *which)
+{
+    to_and_from(*(int *)which, 100);
+    log_event("went");
+}
+
+// pythons: >=3.12
+SCENARIO(each_into_the_others_interpreter,
+         "Two threads that each Ensure where the other one is: without a GIL, the thread state that has no place left in its "
+         "interpreter stops all threads of that one, and neither stands still for the other while it does so itself")
+{
+    CHECK_INT(pthread_barrier_init(&step, NULL, 2), 0);
+    begin_travels(sub_new_isolated);
+    int first[2] = {1, 2};
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++) {
+        threads[i] = thread_start(go_in_step, &first[i]);
+    }
+    for (int i = 0; i < 2; i++) {
+        py_thread_join(threads[i]);
+    }
+    end_travels();
+    CHECK_INT(log_count("went"), 2);
+}
+
 static void travel_from_python(void)
 {
     PyThreadState *own = PyThreadState_Get();

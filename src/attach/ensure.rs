@@ -195,15 +195,20 @@ unsafe fn create(
     outer: *mut PyThreadState,
     usual: *mut PyThreadState,
 ) -> Option<(*mut PyThreadState, Way)> {
-    // SAFETY: held. `outer` is attached to this thread, so this thread may detach it. The new state is nobody else's.
+    // SAFETY: held. `outer` is attached to this thread, so this thread may detach it, and attach it again. The new state is
+    // nobody else's.
     unsafe {
+        if !outer.is_null() {
+            // Not PyThreadState_Swap: interpreters may have a GIL each. Before the new one is made: without a GIL that
+            // may stop the threads of its interpreter, and one of those may want to stop the threads of this one.
+            py.PyEval_SaveThread();
+        }
         let state = make(py, thread, record);
         if state.is_null() {
+            if !outer.is_null() {
+                py.PyEval_RestoreThread(outer);
+            }
             return None;
-        }
-        if !outer.is_null() {
-            // Not PyThreadState_Swap: interpreters may have a GIL each.
-            py.PyEval_SaveThread();
         }
         let slot = if usual.is_null() { None } else { GilstateSlot::replace(py, state) };
         py.PyEval_RestoreThread(state);
