@@ -54,22 +54,24 @@ impl Change {
         self.at + self.length
     }
 
-    /// All at once where they are within one aligned word: a thread that could not be stopped, and comes back from a
-    /// system call just now, finds the old ones or the new ones.
+    /// All at once where one store can: a thread that could not be stopped, and comes back from a system call just now,
+    /// finds the old bytes or the new ones. One store cannot where the bytes are on both sides of a [`BLOCK`]'s end. Compilers
+    /// put no function so, unless they are told to save space.
     ///
     /// # Safety
     /// It can be written to.
     pub(super) unsafe fn write(&self) {
-        let offset = self.at % 8;
-        if offset + self.length > 8 {
+        let block_ends = self.at - self.at % BLOCK + BLOCK;
+        if self.end() > block_ends {
             // SAFETY: says the caller.
             return unsafe {
                 (self.at as *mut u8).copy_from_nonoverlapping(self.bytes.as_ptr(), self.length)
             };
         }
-        let word = self.at - offset;
+        let word = self.at.min(block_ends - 8);
+        let offset = self.at - word;
         let mut bytes = [0; 8];
-        // SAFETY: an aligned word of a page that can be written to; nobody else writes there now.
+        // SAFETY: the word is in the same page, which can be written to; nobody else writes there now. It is within a block.
         unsafe {
             (word as *const u8).copy_to_nonoverlapping(bytes.as_mut_ptr(), 8);
             bytes[offset..offset + self.length].copy_from_slice(&self.bytes[..self.length]);
@@ -96,16 +98,20 @@ impl Change {
     }
 }
 
-/// Writes a word of code, which is aligned, in one step. Not by an atomic, as ThreadSanitizer has nothing to note that for
-/// code.
+/// Within this many bytes, at their multiples, [`store`] writes a word in one step: x86-64 can at any address of a cache line,
+/// aarch64 at multiples of the word's size.
+const BLOCK: usize = if cfg!(target_arch = "x86_64") { 64 } else { 8 };
+
+/// Writes a word of code in one step. Not by an atomic, as ThreadSanitizer has nothing to note that for code, and an atomic has
+/// to be aligned.
 ///
 /// # Safety
-/// The word can be written to.
+/// The word can be written to, and is within a [`BLOCK`].
 unsafe fn store(at: usize, word: u64) {
-    // SAFETY: says the caller. Both store an aligned word as a whole.
+    // SAFETY: says the caller. An exchange locks the cache line; the other one stores an aligned word.
     unsafe {
         #[cfg(target_arch = "x86_64")]
-        std::arch::asm!("mov qword ptr [{}], {}", in(reg) at, in(reg) word, options(nostack, preserves_flags));
+        std::arch::asm!("xchg qword ptr [{}], {}", in(reg) at, inout(reg) word => _, options(nostack, preserves_flags));
         #[cfg(target_arch = "aarch64")]
         std::arch::asm!("str {1}, [{0}]", in(reg) at, in(reg) word, options(nostack, preserves_flags));
     }

@@ -235,9 +235,12 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     std::arch::global_asm!(
         ".text",
+        // As CPython's functions are. With the landing pad the jump is not within an aligned word.
+        ".balign 16",
         ".globl pep788_victim",
         ".hidden pep788_victim",
         "pep788_victim:",
+        "endbr64",
         "push rbp",
         "push rbx",
         "push r12",
