@@ -488,6 +488,13 @@ static sigset_t block_all_signals(void)
     return all;
 }
 
+/* Those too that the C library lets nobody block. */
+static void block_every_signal(void)
+{
+    unsigned long every = ~0UL;
+    CHECK_INT(syscall(SYS_rt_sigprocmask, SIG_BLOCK, &every, NULL, sizeof every), 0);
+}
+
 static void blocked_signals(void *unused)
 {
     (void)unused;
@@ -1385,6 +1392,45 @@ SCENARIO(views_without_a_pause,
     PyInterpreterView_Close(view);
 }
 
+static void call_without_signals(void *counted)
+{
+    block_all_signals();
+    while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+        __atomic_fetch_add((long *)counted, 1, __ATOMIC_RELAXED);
+    }
+}
+
+static void change_group_all_the_time(void *counted)
+{
+    while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+        CHECK_INT(setgid(getgid()), 0);
+        __atomic_fetch_add((long *)counted, 1, __ATOMIC_RELAXED);
+    }
+}
+
+// repeat: 20
+// emulated: no, the emulator has signals of its own
+SCENARIO(busy_threads_that_block_signals,
+         "A thread that blocks all signals and runs is stopped as well, by the C library's own signal. Calls of setgid, "
+         "for which the C library uses it, go on meanwhile and afterwards")
+{
+    static long counted[2];
+    py_init();
+    pthread_t threads[2] = {thread_start(call_without_signals, &counted[0]), thread_start(change_group_all_the_time, &counted[1])};
+    for (int i = 0; i < 2; i++) {
+        wait_for_one_more(&counted[i]);
+    }
+    protect();
+    for (int i = 0; i < 2; i++) {
+        wait_for_one_more(&counted[i]);
+    }
+    __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+    for (int i = 0; i < 2; i++) {
+        thread_join(threads[i]);
+    }
+    py_finalize();
+}
+
 /* --- Without means ---------------------------------------------------------------------------------------- */
 
 static atomic_bool spins;
@@ -1392,9 +1438,7 @@ static atomic_bool spins;
 static void spin_without_signals(void *unused)
 {
     (void)unused;
-    sigset_t all;
-    sigfillset(&all);
-    CHECK_INT(pthread_sigmask(SIG_BLOCK, &all, NULL), 0);
+    block_every_signal();
     atomic_store(&spins, true);
     while (atomic_load(&spins)) {
     }

@@ -310,16 +310,28 @@ mod tests {
                     }
                 });
             }
-            // One that cannot be stopped, and is in system calls most of the time.
+            // One that blocks all signals that one can.
             scope.spawn(|| {
-                // SAFETY: valid places, filled in before they are read; and no preconditions.
+                // SAFETY: valid places, filled in before they are read.
                 unsafe {
                     let mut all = std::mem::zeroed();
                     libc::sigfillset(&mut all);
                     libc::pthread_sigmask(libc::SIG_BLOCK, &all, std::ptr::null_mut());
+                }
+                while !stop.load(Relaxed) {
+                    let got = std::hint::black_box(victim as extern "C" fn() -> usize)();
+                    assert!(got == 1 || got == 2, "{got}");
+                }
+            });
+            // One that blocks all signals, so that it cannot be stopped, and is in system calls most of the time.
+            scope.spawn(|| {
+                let all = u64::MAX;
+                let none = std::ptr::null::<u64>();
+                // SAFETY: as many bytes of signals as the kernel has; and no preconditions.
+                unsafe {
+                    let how = libc::SIG_BLOCK;
+                    libc::syscall(libc::SYS_rt_sigprocmask, how, &all, none, size_of::<u64>());
                     while !stop.load(Relaxed) {
-                        let got = std::hint::black_box(victim as extern "C" fn() -> usize)();
-                        assert!(got == 1 || got == 2, "{got}");
                         libc::usleep(50);
                     }
                 }

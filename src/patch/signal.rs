@@ -83,7 +83,9 @@ pub(crate) fn take_signal(handler: Handler) -> Option<c_int> {
             }
             action.sa_sigaction = handler;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
-            libc::sigfillset(&mut action.sa_mask);
+            // Those of the C library too, which `sigfillset` leaves out: where the thread was must not be taken for where its
+            // handler is.
+            (&raw mut action.sa_mask).write_bytes(u8::MAX, 1);
             libc::sigaction(*signal, &action, std::ptr::null_mut()) == 0
         }
     })
@@ -91,14 +93,22 @@ pub(crate) fn take_signal(handler: Handler) -> Option<c_int> {
 
 pub(crate) type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
+/// Whether [`send`] sent it.
+///
+/// # Safety
+/// It is what the kernel gave a handler.
+pub(super) unsafe fn is_ours(info: *const libc::siginfo_t) -> bool {
+    // SAFETY: says the caller. A queued signal names who sent it.
+    unsafe { (*info).si_code == libc::SI_QUEUE && (*info).si_pid() == libc::getpid() }
+}
+
 pub(super) extern "C" fn handle(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: what the kernel gives a handler; only signals of our own have a round in their value.
     unsafe {
         let value = (*info).si_value().sival_ptr as usize;
         let (round, place) = ((value >> 16) as u32, value & 0xffff);
-        let is_ours = (*info).si_code == libc::SI_QUEUE && (*info).si_pid() == libc::getpid();
         // Acquire: what is banned comes with the round.
-        if !is_ours || round == 0 || ROUND.load(Ordering::Acquire) != round || place >= MOST {
+        if !is_ours(info) || round == 0 || ROUND.load(Ordering::Acquire) != round || place >= MOST {
             return;
         }
         let errno = *libc::__errno_location();

@@ -1,8 +1,8 @@
 //! Has all other threads of the process stand still, away from a few instructions.
 //!
 //! Each is sent a signal, whose handler notes where the thread was and waits. One that was inside
-//! the instructions goes on, and is sent another. A thread that blocks the signal cannot be stopped: it
-//! must be in a system call, which is outside of any code, as the kernel tells (`/proc`). It is looked at once more when the
+//! the instructions goes on, and is sent another. To a thread that blocks the signal goes one that glibc lets nobody block
+//! (`reserved.rs`). A thread that blocks both, by the bare system call, cannot be stopped: it must be in a system call, which is outside of any code, as the kernel tells (`/proc`). It is looked at once more when the
 //! change is made: if it has left the call meanwhile, the change is undone and made again later. (What is left: it returns,
 //! comes to the very instructions and runs them, all while they change. And one that was interrupted inside them by another
 //! signal may be in that one's handler, in a system call.)
@@ -16,6 +16,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::reserved::{self, Borrowed};
 use super::signal::{
     handle, note, send, take_signal, NoSignals, BANNED, INSIDE, MOST, OUTSIDE, PLACES, ROUND,
 };
@@ -84,16 +85,19 @@ pub(super) fn with_all_stopped<E>(
     }
     let signal = take_signal(handle).ok_or(Why::NoMeans)?;
     static NEXT: AtomicU32 = AtomicU32::new(1);
+    let _let_go = LetGo;
+    // Given back while they stand still: what glibc sent meanwhile waits for them, and goes to glibc.
+    let reserved = Borrowed::take();
     let mut others = Others {
-        signal,
+        signals: [Some(signal), reserved.is_some().then_some(reserved::SIGNAL)],
         round: NEXT.fetch_add(1, Ordering::Relaxed),
         deadline: Instant::now() + PATIENCE,
         sent: Ids::none(),
+        by: [0; MOST],
         blocking: Ids::none(),
     };
     // Release: what is banned comes before.
     ROUND.store(others.round, Ordering::Release);
-    let _let_go = LetGo;
     loop {
         others.stop()?;
         let changed = change();
@@ -171,11 +175,14 @@ impl Ids {
 
 /// The other threads of the process, in a round.
 struct Others {
-    signal: c_int,
+    /// The one of ours, and the one that is borrowed.
+    signals: Signals,
     round: u32,
     deadline: Instant,
     /// Those that were sent a signal: each has the place of the same index.
     sent: Ids,
+    /// Which signal that was. Inside its handler a thread seems to take the other one.
+    by: [c_int; MOST],
     /// Those that block signals, and were in a system call.
     blocking: Ids,
 }
@@ -198,7 +205,7 @@ impl Others {
                 if id == this_thread() || self.sent.all().contains(&id) {
                     continue;
                 }
-                match look_at(id, self.signal)? {
+                match look_at(id, self.signals)? {
                     Seen::Gone => {}
                     Seen::Blocks { in_system_call: true } => {
                         if self.blocking.is_full() {
@@ -207,11 +214,12 @@ impl Others {
                         self.blocking.push(id);
                     }
                     Seen::Blocks { in_system_call: false } => restless = Some(id),
-                    Seen::Takes => {
+                    Seen::Takes(signal) => {
                         if self.sent.is_full() {
                             return Err(Why::TooMany);
                         }
-                        if send(id, self.signal, self.round, self.sent.count) {
+                        if send(id, signal, self.round, self.sent.count) {
+                            self.by[self.sent.count] = signal;
                             self.sent.push(id);
                             any_new = true;
                         } else {
@@ -234,12 +242,12 @@ impl Others {
                     continue;
                 }
                 // Its end may have come before the signal.
-                if !matches!(look_at(*id, self.signal)?, Seen::Gone) {
+                if !matches!(look_at(*id, self.signals)?, Seen::Gone) {
                     restless = Some(*id);
                     if noted == note(self.round, INSIDE) {
                         // Relaxed: sending it orders that.
                         PLACES[place].store(0, Ordering::Relaxed);
-                        if !send(*id, self.signal, self.round, place) {
+                        if !send(*id, self.by[place], self.round, place) {
                             PLACES[place].store(noted, Ordering::Relaxed);
                         }
                     }
@@ -261,9 +269,9 @@ impl Others {
 
     /// Of those that could not be stopped: one that is not known to be in a system call any more.
     fn any_has_left_its_call(&self) -> Option<libc::pid_t> {
-        let is_in_it = |id| match look_at(id, self.signal) {
+        let is_in_it = |id| match look_at(id, self.signals) {
             Ok(Seen::Gone | Seen::Blocks { in_system_call: true }) => true,
-            Ok(Seen::Takes | Seen::Blocks { in_system_call: false }) | Err(_) => false,
+            Ok(Seen::Takes(_) | Seen::Blocks { in_system_call: false }) | Err(_) => false,
         };
         self.blocking.all().iter().copied().find(|id| !is_in_it(*id))
     }
@@ -280,13 +288,18 @@ fn sync_code() {
     }
 }
 
+type Signals = [Option<c_int>; 2];
+
 enum Seen {
-    Takes,
-    Blocks { in_system_call: bool },
+    /// This signal.
+    Takes(c_int),
+    Blocks {
+        in_system_call: bool,
+    },
     Gone,
 }
 
-fn look_at(id: libc::pid_t, signal: c_int) -> Result<Seen, Why> {
+fn look_at(id: libc::pid_t, signals: Signals) -> Result<Seen, Why> {
     let mut buffer = [0; 4096];
     let status = match read(id, "status", &mut buffer) {
         Ok(status) => status,
@@ -307,8 +320,9 @@ fn look_at(id: libc::pid_t, signal: c_int) -> Result<Seen, Why> {
     let blocked = field(status, b"SigBlk:")
         .and_then(|digits| std::str::from_utf8(digits).ok())
         .and_then(|digits| u64::from_str_radix(digits, 16).ok());
-    if blocked.is_some_and(|blocked| blocked >> (signal - 1) & 1 == 0) {
-        return Ok(Seen::Takes);
+    let is_open = |signal: &c_int| blocked.is_some_and(|it| it >> (*signal - 1) & 1 == 0);
+    if let Some(signal) = signals.into_iter().flatten().find(is_open) {
+        return Ok(Seen::Takes(signal));
     }
     // For good: so it stands in nobody's way.
     let in_system_call = number.is_some() || is_the_kernels(id);

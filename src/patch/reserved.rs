@@ -1,0 +1,83 @@
+//! The signal that glibc keeps for itself, borrowed: no thread blocks it by `pthread_sigmask`.
+//!
+//! glibc sends it to all threads when a program calls `setuid` and the like, and leaves it out where a thread blocks
+//! signals. So it stops a thread that blocks all others. While it is borrowed, what glibc sends is passed on to glibc. glibc ignores
+//! what this library sends, where it comes late. Other C libraries block theirs at times: there nothing is borrowed.
+
+use std::ffi::{c_int, c_ulong, c_void};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::signal::{handle, is_ours, Handler};
+
+/// `SIGSETXID` of glibc's sources.
+pub(super) const SIGNAL: c_int = 33;
+
+/// As the kernel has it. The C library's function refuses this signal.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Action {
+    handler: usize,
+    flags: c_ulong,
+    restorer: usize,
+    mask: u64,
+}
+
+/// glibc's handler.
+static GLIBCS: AtomicUsize = AtomicUsize::new(0);
+
+/// Given back when dropped.
+pub(super) struct Borrowed(Action);
+
+impl Borrowed {
+    /// `None`: it is not glibc's, or cannot be had.
+    pub(super) fn take() -> Option<Borrowed> {
+        if !cfg!(target_env = "gnu") {
+            return None;
+        }
+        let mut before = Action::default();
+        let takes_three = libc::SA_SIGINFO as c_ulong;
+        let is_glibcs = exchange(None, Some(&mut before))
+            && before.handler != libc::SIG_DFL
+            && before.handler != libc::SIG_IGN
+            && before.flags & takes_three != 0;
+        if !is_glibcs {
+            return None;
+        }
+        // Relaxed: the kernel orders it before the first call of the handler.
+        GLIBCS.store(before.handler, Ordering::Relaxed);
+        let mine = Action {
+            handler: handle_or_pass_on as Handler as usize,
+            // The thread's own stack may be a small one of a runtime's.
+            flags: before.flags | (libc::SA_RESTART | libc::SA_ONSTACK) as c_ulong,
+            mask: u64::MAX,
+            ..before
+        };
+        exchange(Some(&mine), None).then_some(Borrowed(before))
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        exchange(Some(&self.0), None);
+    }
+}
+
+extern "C" fn handle_or_pass_on(number: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: what the kernel gives a handler goes to a handler; glibc's is one of this type, as `take` saw by its flags.
+    unsafe {
+        if is_ours(info) {
+            handle(number, info, context);
+        } else {
+            let glibcs = GLIBCS.load(Ordering::Relaxed);
+            std::mem::transmute::<usize, Handler>(glibcs)(number, info, context);
+        }
+    }
+}
+
+/// `false`: refused.
+fn exchange(new: Option<&Action>, old: Option<&mut Action>) -> bool {
+    let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
+    let old = old.map_or(std::ptr::null_mut(), std::ptr::from_mut);
+    // SAFETY: records as the kernel has them, of signals of this many bytes.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, SIGNAL, new, old, size_of::<u64>()) == 0 }
+}
