@@ -75,7 +75,9 @@ def page_of(text, source, sources):
             shutil.copy(path, PAGES)
             return "![%s](%s)" % (words, os.path.basename(path))
         name = os.path.relpath(path, ROOT)
-        return words if name in words else "%s (`%s`)" % (words, name)
+        # A text that is the file's own name is replaced.
+        bare = words.strip("`")
+        return "`%s`" % name if name.endswith(bare) else words if name in words else "%s (`%s`)" % (words, name)
 
     return LINK.sub(relinked, text)
 

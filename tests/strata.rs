@@ -288,6 +288,24 @@ fn what_for(module: &Module) -> String {
     }
 }
 
+/// In lines that a page has room for. All but the first are indented.
+fn wrapped(text: &str, indent: usize) -> String {
+    const WIDTH: usize = 100;
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("there is one");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if indent + line.len() + 1 + word.len() <= WIDTH {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines.join(&format!("\n{}", " ".repeat(indent)))
+}
+
 fn picture() -> String {
     let all = modules(&source());
     let places = places(&all);
@@ -308,13 +326,14 @@ fn picture() -> String {
             .collect();
         let slash = if layer.is_folder() { "/" } else { ".rs" };
         let _ = writeln!(picture, "{}{slash}", layer.path[0]);
-        let _ = writeln!(picture, "    {}", what_for(layer));
+        let _ = writeln!(picture, "    {}", wrapped(&what_for(layer), 4));
         if !uses.is_empty() {
-            let _ = writeln!(picture, "    imports {}", uses.join(", "));
+            let _ =
+                writeln!(picture, "    {}", wrapped(&format!("imports {}", uses.join(", ")), 4));
         }
         for file in files.iter().filter(|file| file.path.len() == 2) {
-            let _ =
-                writeln!(picture, "    {:<18} {}", format!("{}.rs", file.path[1]), what_for(file));
+            let text = wrapped(&what_for(file), 23);
+            let _ = writeln!(picture, "    {:<18} {text}", format!("{}.rs", file.path[1]));
         }
     }
     picture
