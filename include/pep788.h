@@ -43,14 +43,14 @@
 #if PY_VERSION_HEX < 0x030F0000 || (defined(Py_LIMITED_API) && Py_LIMITED_API+0 < 0x030F0000)
 
 /**
- * A guard keeps its interpreter from finalizing until it is closed: `Py_FinalizeEx`,
+ * A guard keeps its interpreter from finalizing until the guard is closed. `Py_FinalizeEx`,
  * `Py_EndInterpreter` and the end of a script wait for it.
  */
 typedef struct PyInterpreterGuard PyInterpreterGuard;
 
 /**
- * A view names an interpreter without keeping it from finalizing. It is promoted to a guard, or
- * attached to, for as long as that is safe, and refused from then on.
+ * A view names an interpreter and does not keep it from finalizing. As long as it is safe, a thread can
+ * take a guard by a view, or attach by it. After that both are refused.
  */
 typedef struct PyInterpreterView PyInterpreterView;
 
@@ -70,14 +70,16 @@ extern "C" {
  *
  * Returns a guard, to be closed with PyInterpreterGuard_Close() once, by any thread.
  *
- * Fails with NULL and an exception: PythonFinalizationError (RuntimeError before 3.13) once the
- * interpreter gives no more guards (to threads inside an Ensure, as long as it waits), MemoryError
- * when out of memory, and at the first use what an import hook or audit hook raised that refuses to
- * import atexit.
+ * Fails with NULL and an exception:
+ * - PythonFinalizationError (RuntimeError before 3.13): the interpreter is finalizing and gives no more
+ *   guards. Threads inside an Ensure get them as long as the exit waits.
+ * - MemoryError: out of memory.
+ * - At the first use, the exception of an import hook or audit hook that refuses to import atexit.
  *
  * Contract: PEP 788, PyInterpreterGuard_FromCurrent.
  */
-PEP788_MUST_USE PyInterpreterGuard *PyInterpreterGuard_FromCurrent(void);
+PEP788_MUST_USE
+PyInterpreterGuard *PyInterpreterGuard_FromCurrent(void);
 
 /**
  * Guards the interpreter that a view names. The view stays valid, and stays the caller's.
@@ -86,16 +88,16 @@ PEP788_MUST_USE PyInterpreterGuard *PyInterpreterGuard_FromCurrent(void);
  *
  * Returns a guard, to be closed with PyInterpreterGuard_Close() once, by any thread.
  *
- * Fails with NULL and no exception: the interpreter is gone, is finalizing and honours views no
- * longer (PEP788_DRAIN_GRACE_MS, in milliseconds), or there is no memory.
+ * Fails with NULL and no exception: the interpreter is gone, or it is finalizing and
+ * PEP788_DRAIN_GRACE_MS (milliseconds) have passed, or out of memory.
  *
  * Contract: PEP 788, PyInterpreterGuard_FromView.
  */
 PEP788_MUST_USE PyInterpreterGuard *PyInterpreterGuard_FromView(PyInterpreterView *view);
 
 /**
- * Closes a guard. When the last one of an interpreter is closed, it may finalize; a thread that
- * is still attached to it is then a daemon thread.
+ * Closes a guard. When the last guard of an interpreter is closed, the interpreter may finalize. A thread
+ * that is still attached to it is then a daemon thread.
  *
  * Caller: any thread, attached or not. Cannot fail. Closing more guards than were taken is a
  * fatal error. In a forked child, closing a guard of the parent does nothing.
@@ -111,27 +113,28 @@ void PyInterpreterGuard_Close(PyInterpreterGuard *guard);
  *
  * Returns a view, to be closed with PyInterpreterView_Close() once, by any thread, at any time.
  *
- * Fails with NULL and an exception: MemoryError when out of memory, and at the first use what an import
- * hook or audit hook raised that refuses to import atexit.
+ * Fails with NULL and an exception:
+ * - MemoryError: out of memory.
+ * - At the first use, the exception of an import hook or audit hook that refuses to import atexit.
  *
  * Contract: PEP 788, PyInterpreterView_FromCurrent.
  */
-PEP788_MUST_USE
-PyInterpreterView *PyInterpreterView_FromCurrent(void);
+PEP788_MUST_USE PyInterpreterView *PyInterpreterView_FromCurrent(void);
 
 /**
- * A view of the main interpreter, for callbacks that are given nothing to find theirs by. Code
- * that uses it cannot work in subinterpreters.
+ * A view of the main interpreter. It is for callbacks that have no argument by which they could find their
+ * interpreter. Code that uses it cannot work in subinterpreters.
  *
- * Caller: any thread, attached or not, also before Py_Initialize(). The view names "main": it is
- * good again after Py_FinalizeEx() and another Py_Initialize().
+ * Caller: any thread, attached or not, also before Py_Initialize(). The view names "main": after
+ * Py_FinalizeEx() and another Py_Initialize() it can be used again.
  *
- * Returns a view, to be closed with PyInterpreterView_Close() once. This library's cannot fail; the
- * interpreter's own (3.15) returns NULL, without an exception, when out of memory.
+ * Returns a view, to be closed with PyInterpreterView_Close() once. This library's function cannot fail.
+ * The interpreter's own (3.15) returns NULL, without an exception, when out of memory.
  *
  * Contract: PEP 788, PyInterpreterView_FromMain.
  */
-PEP788_MUST_USE PyInterpreterView *PyInterpreterView_FromMain(void);
+PEP788_MUST_USE
+PyInterpreterView *PyInterpreterView_FromMain(void);
 
 /**
  * Closes a view.
@@ -145,22 +148,25 @@ void PyInterpreterView_Close(PyInterpreterView *view);
 /**
  * Attaches the calling thread to the interpreter of a guard.
  *
- * Caller: any thread, attached or not. Each success is undone by one PyThreadState_Release() in
- * the same thread, the latest first. The thread keeps what is attached if that is of the guard's
- * interpreter; else, with nothing attached, it attaches the thread state it used last
- * (PyGILState_GetThisThreadState()) if that is; else a new one, which lives until the Release.
- * PyGILState_Ensure() inside reuses the attached thread state, and the other way round.
+ * Caller: any thread, attached or not. One PyThreadState_Release() in the same thread undoes each success, the
+ * latest first. PyGILState_Ensure() inside reuses the attached thread state, and the other way round.
  *
- * The guard stays the caller's and must stay open until the Release: after it is closed, the
+ * Which thread state is attached then:
+ * 1. The attached one, if it is of that interpreter.
+ * 2. Else, with nothing attached, the one that this thread used last (PyGILState_GetThisThreadState()), if it is
+ *    of that interpreter.
+ * 3. Else a new one, which the Release deletes.
+ *
+ * The guard stays the caller's, and must stay open until the Release. After it is closed, the
  * interpreter may finalize, and the thread is a daemon thread.
  *
- * Returns a token for the Release. Fails with NULL and no exception, only when out of memory;
- * what was attached before is attached again. In a forked child, a guard of the parent serves like
- * a view.
+ * Returns a token for the Release. Fails with NULL and no exception: out of memory. Then what was attached
+ * before is attached again. In a forked child, a guard of the parent is taken as a view.
  *
  * Contract: PEP 788, PyThreadState_Ensure.
  */
-PEP788_MUST_USE PyThreadStateToken *PyThreadState_Ensure(PyInterpreterGuard *guard);
+PEP788_MUST_USE
+PyThreadStateToken *PyThreadState_Ensure(PyInterpreterGuard *guard);
 
 /**
  * Attaches the calling thread to the interpreter of a view, and guards it until the Release.
@@ -169,12 +175,12 @@ PEP788_MUST_USE PyThreadStateToken *PyThreadState_Ensure(PyInterpreterGuard *gua
  * PyThreadState_Ensure().
  *
  * Returns a token for PyThreadState_Release(). Fails with NULL and no exception: the interpreter
- * is gone, is finalizing and honours views no longer (PEP788_DRAIN_GRACE_MS, in milliseconds),
- * or there is no memory.
+ * is gone, or it is finalizing and PEP788_DRAIN_GRACE_MS (milliseconds) have passed, or out of memory.
  *
  * Contract: PEP 788, PyThreadState_EnsureFromView.
  */
-PEP788_MUST_USE PyThreadStateToken *PyThreadState_EnsureFromView(PyInterpreterView *view);
+PEP788_MUST_USE
+PyThreadStateToken *PyThreadState_EnsureFromView(PyInterpreterView *view);
 
 /**
  * Undoes this thread's most recent Ensure: exactly what was attached before it is attached again.

@@ -172,8 +172,7 @@ PyInterpreterWeakRef PyInterpreterWeakRef_Dup(PyInterpreterWeakRef wref);
  * handler that may have interrupted this library.
  *
  * Returns 0 and sets `*ref`. Fails with -1, no exception, and zero in `*ref`: the interpreter is
- * gone, or is finalizing and honours weak references no longer (PEP788_DRAIN_GRACE_MS, in
- * milliseconds).
+ * gone, or it is finalizing and PEP788_DRAIN_GRACE_MS (milliseconds) have passed.
  *
  * Contract: PEP 788, draft of May 2025.
  */
@@ -189,16 +188,20 @@ int PyInterpreterWeakRef_AsStrong(PyInterpreterWeakRef wref, PyInterpreterRef *r
 void PyInterpreterWeakRef_Close(PyInterpreterWeakRef wref);
 
 /**
- * Attaches the calling thread to the interpreter of a strong reference, and forms a reference of
- * its own, which the Release drops. The caller's stays the caller's.
+ * Attaches the calling thread to the interpreter of a strong reference. It takes a reference of its own, which
+ * the Release drops. The caller's reference stays the caller's.
  *
- * Caller: any thread, attached or not. Each success is undone by one PyThreadState_Release() in
- * the same thread, the latest first. The thread keeps what is attached if that is of the
- * reference's interpreter; else, with nothing attached, it attaches the thread state it used last
- * (PyGILState_GetThisThreadState()) if that is; else a new one, which lives until the Release.
+ * Caller: any thread, attached or not. One PyThreadState_Release() in the same thread undoes each success, the
+ * latest first.
  *
- * Returns 0. Fails with -1 and no exception: the interpreter is done waiting for references, or
- * there is no memory; what was attached before is attached again.
+ * Which thread state is attached then:
+ * 1. The attached one, if it is of that interpreter.
+ * 2. Else, with nothing attached, the one that this thread used last (PyGILState_GetThisThreadState()), if it is
+ *    of that interpreter.
+ * 3. Else a new one, which the Release deletes.
+ *
+ * Returns 0. Fails with -1 and no exception: the interpreter waits for references no more, or out of memory.
+ * Then what was attached before is attached again.
  *
  * Contract: PEP 788, draft of May 2025.
  */

@@ -22,21 +22,22 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * Has this library serve PyGILState_Ensure() and PyGILState_Release() from now on, for all code of the process,
- * CPython's own included. A thread with nothing attached then holds the interpreter from Ensure to
- * Release: its end waits for that, for PEP788_GILSTATE_WAIT_MS at most (3000 milliseconds unless
- * the environment says otherwise). Once it is too late, such a thread is ended in
- * Ensure without unwinding, instead of crashing; so is one that comes back by PyEval_RestoreThread() or otherwise. Whoever joins
- * it goes on. All else about the two is as it was.
+ * Switches the seatbelt on. From now on this library serves PyGILState_Ensure() and PyGILState_Release(), for
+ * all code of the process, CPython's own included. A thread with nothing attached then holds the
+ * interpreter from Ensure to Release. The interpreter's end waits for that, PEP788_GILSTATE_WAIT_MS at most
+ * (3000 milliseconds, unless the environment says otherwise). A thread that comes too late is ended in
+ * Ensure without unwinding, instead of crashing. So is a thread that comes back by PyEval_RestoreThread() or in
+ * another way. A thread that joins it goes on. In all other respects the two functions do what they did.
  *
  * Caller: any thread, attached or not, also before Py_Initialize(). Other threads may be
- * inside the two functions, or call them at the same time. All of them are stopped for a moment (2 seconds, before it is given up) by a real-time signal that is not in
- * use, so a system call that such signals interrupt (poll, sleep) may return early in them, with EINTR.
+ * inside the two functions, or call them at the same time. All other threads are stopped for a moment, by
+ * a real-time signal that is not in use. So a system call that signals interrupt (poll, sleep) may
+ * return early in them, with EINTR. If they cannot be stopped within 2 seconds, the function fails.
  *
- * Returns 0, also if it is on already. There is no way back.
+ * Returns 0, also if the seatbelt is on already. It cannot be switched off.
  *
  * Fails with -1, no exception, and a line on stderr that says why: the code must not be changed in this
- * process, the processor is unknown, there is no CPython. Then nothing has changed.
+ * process, the processor is unknown, or there is no CPython. Then nothing has changed.
  *
  * Contract: this library's own. PEP788_GILSTATE=protect in the environment does the same when the
  * library is loaded.
@@ -44,20 +45,21 @@ extern "C" {
 int Pep788_ProtectGILState(void);
 
 /**
- * Whether PyGILState_Ensure(), for a thread with nothing attached that comes too late, does not return
- * (`hang` not 0, as it is at first: the thread is ended), or returns a value of which PyGILState_Failed() says so. For the whole
- * process; has an effect under Pep788_ProtectGILState() only.
+ * Chooses what PyGILState_Ensure() does for a thread with nothing attached that comes too late. If `hang` is not
+ * 0, Ensure does not return: the thread is ended. That is so at first. If `hang` is 0, Ensure returns a value
+ * for which PyGILState_Failed() returns 1. The choice is for the whole process. It has an effect only after
+ * Pep788_ProtectGILState().
  *
  * Caller: any thread, attached or not, at any time.
  *
- * Contract: an alternative of the discussion of PEP 788. All code of the process that calls
- * PyGILState_Ensure() has to look at what it returns, if `hang` is 0.
+ * Contract: an alternative from the discussion of PEP 788. If `hang` is 0, all code of the process that calls
+ * PyGILState_Ensure() has to check what it returns.
  */
 void PyGILState_SetHangDuringFini(int hang);
 
 /**
- * Whether PyGILState_Ensure() failed: nothing is attached, and no Python code may be run. To release
- * it is not needed, and has no effect.
+ * Whether PyGILState_Ensure() failed. Then nothing is attached, and the thread may not run Python code. It
+ * need not call PyGILState_Release(), which has no effect then.
  *
  * Caller: any thread. Returns 1 or 0.
  *
@@ -66,14 +68,14 @@ void PyGILState_SetHangDuringFini(int hang);
 int PyGILState_Failed(PyGILState_STATE state);
 
 /**
- * Which interpreter PyGILState_Ensure() of the calling thread attaches to, from now on, when the
- * thread has no thread state yet; NULL: the main one, as at first. Once that interpreter is gone, or too late,
- * Ensure does what it does after the end of the main one.
+ * Chooses the interpreter that PyGILState_Ensure() attaches the calling thread to, when the
+ * thread has no thread state yet. NULL is the main interpreter, as at first. When that interpreter finalizes or is gone,
+ * Ensure does what it does when the main one is gone.
  *
- * Caller: any thread, under Pep788_ProtectGILState(). The interpreter must be alive: attached to the thread, or
+ * Caller: any thread, after Pep788_ProtectGILState(). The interpreter must be alive: attached to the thread, or
  * guarded.
  *
- * Returns 0. Fails with -1 and no exception: Pep788_ProtectGILState() is not on, it is no interpreter, it is too
+ * Returns 0. Fails with -1 and no exception: the seatbelt is not on, `interp` is no interpreter, it is too
  * late to attach, or out of memory.
  *
  * Contract: an alternative of the discussion of PEP 788.
@@ -81,12 +83,15 @@ int PyGILState_Failed(PyGILState_STATE state);
 int PyGILState_SetInterpreter(PyInterpreterState *interp);
 
 /**
- * Has `callback` called once, with `tstate` and `arg`, when the end of the interpreter of `tstate` begins to wait: in the
- * thread that finalizes, attached to the interpreter that ends. There the program can tell its threads to
- * come to an end. Not called if `tstate` is cleared before; but its thread may delete it while the
- * callback gives up the GIL, or at any time where there is none: so `tstate` is for telling it from others. The main interpreter's end calls those of all
- * interpreters; a thread state has one callback, and NULL takes it back. If it returns other than
- * 0 with an exception set, that is reported as unraisable, and the exit goes on.
+ * Registers `callback`, to be called once, with `tstate` and `arg`, when the end of the interpreter of `tstate` begins to
+ * wait. It is called in the thread that finalizes, attached to the interpreter that ends. The program can tell
+ * its threads there to stop. The end of the main interpreter calls the callbacks of all interpreters. A thread
+ * state has one callback; NULL removes it. If the callback returns a value other than 0 with an exception set, the
+ * exception is reported as unraisable, and the exit goes on.
+ *
+ * The callback is not called if `tstate` is cleared before. But the thread of `tstate` may delete it while the
+ * callback gives up the GIL, or at any time where there is no GIL. So the callback may compare `tstate`, and
+ * not use it.
  *
  * Caller: `tstate` is attached to it; a fatal error otherwise.
  *

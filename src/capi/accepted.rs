@@ -10,14 +10,14 @@ use crate::python::native;
 use crate::start;
 use crate::thread::attached::attached_or_fatal;
 
-/// A guard keeps its interpreter from finalizing until it is closed: `Py_FinalizeEx`,
+/// A guard keeps its interpreter from finalizing until the guard is closed. `Py_FinalizeEx`,
 /// `Py_EndInterpreter` and the end of a script wait for it.
 pub struct PyInterpreterGuard {
     _opaque: [u8; 0],
 }
 
-/// A view names an interpreter without keeping it from finalizing. It is promoted to a guard, or
-/// attached to, for as long as that is safe, and refused from then on.
+/// A view names an interpreter and does not keep it from finalizing. As long as it is safe, a thread can
+/// take a guard by a view, or attach by it. After that both are refused.
 pub struct PyInterpreterView {
     _opaque: [u8; 0],
 }
@@ -31,10 +31,11 @@ pub type PyThreadStateToken = std::ffi::c_void;
 ///
 /// Returns a guard, to be closed with PyInterpreterGuard_Close() once, by any thread.
 ///
-/// Fails with NULL and an exception: PythonFinalizationError (RuntimeError before 3.13) once the
-/// interpreter gives no more guards (to threads inside an Ensure, as long as it waits), MemoryError
-/// when out of memory, and at the first use what an import hook or audit hook raised that refuses to
-/// import atexit.
+/// Fails with NULL and an exception:
+/// - PythonFinalizationError (RuntimeError before 3.13): the interpreter is finalizing and gives no more
+///   guards. Threads inside an Ensure get them as long as the exit waits.
+/// - MemoryError: out of memory.
+/// - At the first use, the exception of an import hook or audit hook that refuses to import atexit.
 ///
 /// Contract: PEP 788, PyInterpreterGuard_FromCurrent.
 #[must_use]
@@ -73,8 +74,8 @@ unsafe fn guard_from_current_slowly() -> *mut PyInterpreterGuard {
 ///
 /// Returns a guard, to be closed with PyInterpreterGuard_Close() once, by any thread.
 ///
-/// Fails with NULL and no exception: the interpreter is gone, is finalizing and honours views no
-/// longer (PEP788_DRAIN_GRACE_MS, in milliseconds), or there is no memory.
+/// Fails with NULL and no exception: the interpreter is gone, or it is finalizing and
+/// PEP788_DRAIN_GRACE_MS (milliseconds) have passed, or out of memory.
 ///
 /// Contract: PEP 788, PyInterpreterGuard_FromView.
 #[must_use]
@@ -111,8 +112,8 @@ unsafe fn guard_from_view_slowly(view: *mut PyInterpreterView) -> *mut PyInterpr
     }
 }
 
-/// Closes a guard. When the last one of an interpreter is closed, it may finalize; a thread that
-/// is still attached to it is then a daemon thread.
+/// Closes a guard. When the last guard of an interpreter is closed, the interpreter may finalize. A thread
+/// that is still attached to it is then a daemon thread.
 ///
 /// Caller: any thread, attached or not. Cannot fail. Closing more guards than were taken is a
 /// fatal error. In a forked child, closing a guard of the parent does nothing.
@@ -149,8 +150,9 @@ unsafe fn guard_close_slowly(guard: *mut PyInterpreterGuard) {
 ///
 /// Returns a view, to be closed with PyInterpreterView_Close() once, by any thread, at any time.
 ///
-/// Fails with NULL and an exception: MemoryError when out of memory, and at the first use what an import
-/// hook or audit hook raised that refuses to import atexit.
+/// Fails with NULL and an exception:
+/// - MemoryError: out of memory.
+/// - At the first use, the exception of an import hook or audit hook that refuses to import atexit.
 ///
 /// Contract: PEP 788, PyInterpreterView_FromCurrent.
 #[must_use]
@@ -174,14 +176,14 @@ pub(crate) unsafe fn view_from_current() -> *mut PyInterpreterView {
     unsafe { view_current(py, state, Kind::View) as *mut PyInterpreterView }
 }
 
-/// A view of the main interpreter, for callbacks that are given nothing to find theirs by. Code
-/// that uses it cannot work in subinterpreters.
+/// A view of the main interpreter. It is for callbacks that have no argument by which they could find their
+/// interpreter. Code that uses it cannot work in subinterpreters.
 ///
-/// Caller: any thread, attached or not, also before Py_Initialize(). The view names "main": it is
-/// good again after Py_FinalizeEx() and another Py_Initialize().
+/// Caller: any thread, attached or not, also before Py_Initialize(). The view names "main": after
+/// Py_FinalizeEx() and another Py_Initialize() it can be used again.
 ///
-/// Returns a view, to be closed with PyInterpreterView_Close() once. This library's cannot fail; the
-/// interpreter's own (3.15) returns NULL, without an exception, when out of memory.
+/// Returns a view, to be closed with PyInterpreterView_Close() once. This library's function cannot fail.
+/// The interpreter's own (3.15) returns NULL, without an exception, when out of memory.
 ///
 /// Contract: PEP 788, PyInterpreterView_FromMain.
 #[must_use]
@@ -228,18 +230,20 @@ pub(crate) unsafe fn view_close(view: *mut PyInterpreterView) {
 
 /// Attaches the calling thread to the interpreter of a guard.
 ///
-/// Caller: any thread, attached or not. Each success is undone by one PyThreadState_Release() in
-/// the same thread, the latest first. The thread keeps what is attached if that is of the guard's
-/// interpreter; else, with nothing attached, it attaches the thread state it used last
-/// (PyGILState_GetThisThreadState()) if that is; else a new one, which lives until the Release.
-/// PyGILState_Ensure() inside reuses the attached thread state, and the other way round.
+/// Caller: any thread, attached or not. One PyThreadState_Release() in the same thread undoes each success, the
+/// latest first. PyGILState_Ensure() inside reuses the attached thread state, and the other way round.
 ///
-/// The guard stays the caller's and must stay open until the Release: after it is closed, the
+/// Which thread state is attached then:
+/// 1. The attached one, if it is of that interpreter.
+/// 2. Else, with nothing attached, the one that this thread used last (PyGILState_GetThisThreadState()), if it is
+///    of that interpreter.
+/// 3. Else a new one, which the Release deletes.
+///
+/// The guard stays the caller's, and must stay open until the Release. After it is closed, the
 /// interpreter may finalize, and the thread is a daemon thread.
 ///
-/// Returns a token for the Release. Fails with NULL and no exception, only when out of memory;
-/// what was attached before is attached again. In a forked child, a guard of the parent serves like
-/// a view.
+/// Returns a token for the Release. Fails with NULL and no exception: out of memory. Then what was attached
+/// before is attached again. In a forked child, a guard of the parent is taken as a view.
 ///
 /// Contract: PEP 788, PyThreadState_Ensure.
 #[cfg(cbindgen)]
@@ -256,8 +260,7 @@ pub unsafe extern "C" fn PyThreadState_Ensure(
 /// PyThreadState_Ensure().
 ///
 /// Returns a token for PyThreadState_Release(). Fails with NULL and no exception: the interpreter
-/// is gone, is finalizing and honours views no longer (PEP788_DRAIN_GRACE_MS, in milliseconds),
-/// or there is no memory.
+/// is gone, or it is finalizing and PEP788_DRAIN_GRACE_MS (milliseconds) have passed, or out of memory.
 ///
 /// Contract: PEP 788, PyThreadState_EnsureFromView.
 #[cfg(cbindgen)]

@@ -181,7 +181,7 @@ struct Others {
     deadline: Instant,
     /// Those that were sent a signal: each has the place of the same index.
     sent: Ids,
-    /// Which signal that was. Inside its handler a thread seems to take the other one.
+    /// Which signal that was.
     by: [c_int; MOST],
     /// Those that block signals, and were in a system call.
     blocking: Ids,
@@ -236,20 +236,37 @@ impl Others {
                 return Err(Why::Untold(error));
             }
             for (place, id) in self.sent.all().iter().enumerate() {
-                // Acquire: pairs with the handler.
+                // Acquire, here and below: pairs with the handler.
                 let noted = PLACES[place].load(Ordering::Acquire);
                 if noted == note(self.round, OUTSIDE) {
                     continue;
                 }
-                // Its end may have come before the signal.
-                if !matches!(look_at(*id, self.signals)?, Seen::Gone) {
-                    restless = Some(*id);
-                    if noted == note(self.round, INSIDE) {
-                        // Relaxed: sending it orders that.
-                        PLACES[place].store(0, Ordering::Relaxed);
-                        if !send(*id, self.by[place], self.round, place) {
-                            PLACES[place].store(noted, Ordering::Relaxed);
-                        }
+                let seen = look_at(*id, self.signals)?;
+                // Its end may have come before the signal, or it may have begun to block it before that came. The handler makes
+                // system calls too, but not before its note.
+                let blocks = matches!(seen, Seen::Blocks { in_system_call: true })
+                    && PLACES[place].load(Ordering::Acquire) == noted
+                    && noted != note(self.round, INSIDE);
+                if blocks {
+                    if self.blocking.is_full() {
+                        return Err(Why::TooMany);
+                    }
+                    self.blocking.push(*id);
+                }
+                if blocks || matches!(seen, Seen::Gone) {
+                    continue;
+                }
+                restless = Some(*id);
+                if noted == note(self.round, INSIDE) {
+                    // Relaxed: sending it orders that.
+                    PLACES[place].store(0, Ordering::Relaxed);
+                    if !send(*id, self.by[place], self.round, place) {
+                        PLACES[place].store(noted, Ordering::Relaxed);
+                    }
+                } else if let Seen::Takes(signal) = seen {
+                    // The same, and it takes the other one. It is not in the handler, which blocks both.
+                    if signal != self.by[place] && send(*id, signal, self.round, place) {
+                        self.by[place] = signal;
                     }
                 }
             }
@@ -330,5 +347,7 @@ fn look_at(id: libc::pid_t, signals: Signals) -> Result<Seen, Why> {
 }
 
 fn number_of(digits: &[u8]) -> Option<libc::c_long> {
-    std::str::from_utf8(digits).ok()?.trim().parse().ok()
+    let number = std::str::from_utf8(digits).ok()?.trim().parse().ok();
+    // -1: it waits in the kernel, but for a page of memory.
+    number.filter(|number| *number >= 0)
 }
