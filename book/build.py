@@ -86,13 +86,15 @@ def reference(title, header):
     """The functions and types of a header: what is declared, and its comment."""
     text = read(os.path.join(ROOT, header))
     parts = ["# %s\n\n`#include <%s>`. What the words mean is in [What is promised](semantics.md).\n" % (title, os.path.basename(header))]
-    for comment, code in re.findall(r"/\*\*\n(.*?)\*/\n(.*?;)\n", text, re.S):
-        # Of a structure, up to its end.
-        name = re.search(r"(\w+)\s*(?:\(|;|\{)", code.replace("PEP788_MUST_USE", ""))
+    # A constant, or a declaration: of a structure, up to its end.
+    for comment, code in re.findall(r"/\*\*\n(.*?)\*/\n(#define[^\n]*\n|(?:(?!/\*\*).)*?;\n)", text, re.S):
+        code = re.sub(r"PEP788_MUST_USE\s+", "", code).strip()
+        name = re.search(r"#define (\w+)", code) or re.search(r"(\w+)\s*(?:\(|;|\{)", code)
         said = re.sub(r"^ \* ?", "", comment, flags=re.M).strip()
-        parts.append("## `%s`\n\n```c\n%s\n```\n\n%s\n" % (name[1], code.replace("PEP788_MUST_USE ", ""), said))
-    if len(parts) == 1:
-        fail("nothing is found in " + header)
+        parts.append("## `%s`\n\n```c\n%s\n```\n\n%s\n" % (name[1], code, said))
+    for name in re.findall(r"^(?:\w+ )+\**(\w+)\(", text, re.M):
+        if not any(part.startswith("## `%s`" % name) for part in parts):
+            fail("%s: %s has no section" % (header, name))
     return "\n".join(parts)
 
 
