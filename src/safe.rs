@@ -24,7 +24,7 @@ pub struct View(NonNull<PyInterpreterView>);
 
 // SAFETY: a view may be used and closed by any thread, and by several at once.
 unsafe impl Send for View {}
-// SAFETY: as above.
+// SAFETY: the functions that take a view may be called by several threads at once.
 unsafe impl Sync for View {}
 
 impl View {
@@ -109,7 +109,7 @@ pub struct Guard(NonNull<PyInterpreterGuard>);
 
 // SAFETY: a guard may be used and closed by any thread, and used by several at once.
 unsafe impl Send for Guard {}
-// SAFETY: as above.
+// SAFETY: the functions that take a guard may be called by several threads at once.
 unsafe impl Sync for Guard {}
 
 impl Guard {

@@ -45,7 +45,7 @@ impl Call for Ensure {
         if !handle::is_good(handle, Kind::Guard) {
             return ensure_uncommonly(current, handle);
         }
-        // SAFETY: it is good.
+        // SAFETY: the handle was just compared with the record's own, so it leads to a record.
         let record = unsafe { handle::record_of(handle) };
         let Some(thread) = Thread::known() else { return Ensure::any(handle) };
         // A guard that is not open is reported by the other way.
@@ -142,7 +142,7 @@ impl Call for EnsureFromView {
         if !handle::is_good(handle, Kind::View) {
             return EnsureFromView::any(handle);
         }
-        // SAFETY: it is good.
+        // SAFETY: the handle was just compared with the record's own, so it leads to a record.
         let record = unsafe { handle::record_of(handle) };
         let Some(thread) = Thread::known() else { return EnsureFromView::any(handle) };
         if !record.is_installed() {
@@ -288,7 +288,7 @@ const RELEASE: &str = "PyThreadState_Release";
 /// # Safety
 /// As for [`Call::seeing`], and the handle is a good strong reference.
 unsafe fn ensure_ref_seeing(current: *mut PyThreadState, handle: usize) -> Option<bool> {
-    // SAFETY: it is good.
+    // SAFETY: the handle is good, says the caller, so it leads to a record, and records are never freed.
     let record = unsafe { handle::record_of(handle) };
     let thread = Thread::known().filter(|_| record.gate.guards() != 0)?;
     // SAFETY: there is a glance, and it is attached.

@@ -22,8 +22,8 @@ pub type PyGILState_STATE = c_int;
 ///
 /// Caller: any thread, attached or not, also before Py_Initialize(). Other threads may be
 /// inside the two functions, or call them at the same time. All other threads are stopped for a moment, by
-/// a real-time signal that is not in use. So a system call that signals interrupt (poll, sleep) may
-/// return early in them, with EINTR. If they cannot be stopped within 2 seconds, the function fails.
+/// a real-time signal that is not in use, or by glibc's own one (33) if they block that. So a system call that signals
+/// interrupt (poll, sleep) may return early in them, with EINTR. If they cannot be stopped within 2 seconds, the function fails.
 ///
 /// Returns 0, also if the seatbelt is on already. It cannot be switched off.
 ///

@@ -177,7 +177,7 @@ pub(super) fn decode(function: &str, handle: usize, kind: Kind) -> Handle {
     if !is_good(handle, kind) {
         return look_closely(function, handle, kind);
     }
-    // SAFETY: it is good.
+    // SAFETY: the handle is good, so it leads to a record, and records are never freed.
     let record = unsafe { record_of(handle) };
     Handle { record, inherited: false, gone: false, is_traced: false }
 }

@@ -33,7 +33,7 @@ pub(super) fn guard_named(view: usize, view_kind: Kind, kind: Kind) -> Option<us
     if !handle::is_good(view, view_kind) {
         return None;
     }
-    // SAFETY: it is good.
+    // SAFETY: the handle is good, so it leads to a record, and records are never freed.
     take(unsafe { handle::record_of(view) }, kind)
 }
 
@@ -52,6 +52,6 @@ fn take(record: &'static Record, kind: Kind) -> Option<usize> {
 pub(super) fn close(handle: usize, kind: Kind) -> bool {
     Glance::get().is_some()
         && handle::is_good(handle, kind)
-        // SAFETY: it is good.
+        // SAFETY: the handle is good, so it leads to a record, and records are never freed.
         && unsafe { handle::record_of(handle) }.gate.leave(&LOBBY).is_ok()
 }

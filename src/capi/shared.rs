@@ -19,12 +19,12 @@ pub(super) unsafe fn guard_current(
     // SAFETY: attached, says the caller.
     let record = match unsafe { of(py, state) } {
         Ok(record) => record,
-        // SAFETY: as above.
+        // SAFETY: attached, says the caller.
         Err(refusal) => return unsafe { raise(py, refusal) },
     };
     match record.take_guard(py) {
         Ok(()) => encode(record, kind),
-        // SAFETY: as above.
+        // SAFETY: attached, says the caller.
         Err(refusal) => unsafe { raise(py, refusal) },
     }
 }
@@ -45,12 +45,12 @@ pub(super) unsafe fn view_current(
             Some(record)
         }
         Err(Refusal::Unavailable) => view_of_the_dying(py, state),
-        // SAFETY: as above.
+        // SAFETY: attached, says the caller.
         Err(refusal) => return unsafe { raise(py, refusal) },
     };
     match record {
         Some(record) => encode(record, kind),
-        // SAFETY: as above.
+        // SAFETY: attached, says the caller.
         None => unsafe { raise(py, Refusal::OutOfMemory) },
     }
 }

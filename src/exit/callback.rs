@@ -156,7 +156,7 @@ unsafe fn record_of(
 unsafe fn one_less(py: &'static Api, capsule: *mut PyObject, name: &CStr) -> bool {
     // Locked before the look at the ticket: only so the record stays in that life.
     let _registry = registry();
-    // SAFETY: says the caller.
+    // SAFETY: the capsule is one of `install`'s, and attached, says the caller.
     let Some(record) = (unsafe { record_of(py, capsule, name) }) else { return false };
     let before = record.callbacks.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| {
         // Zero: the record's interpreter was given up before.
@@ -186,7 +186,7 @@ unsafe extern "C" fn all_have_run(capsule: *mut PyObject) {
 /// # Safety
 /// Called attached, with a capsule made by `install`.
 pub(crate) unsafe fn given_up(py: &'static Api, capsule: *mut PyObject) -> bool {
-    // SAFETY: says the caller.
+    // SAFETY: attached, and the capsule is one of `install`'s, says the caller; that has such a context.
     unsafe {
         let joined = Owned::new(py, py.PyCapsule_GetContext(capsule).cast());
         let Some(record) = record_of(py, capsule, CAPSULE) else { return false };

@@ -32,7 +32,7 @@ pub(super) unsafe fn wait_for_writers(py: &'static Api) {
             pause(py);
         }
     }
-    // SAFETY: as above.
+    // SAFETY: attached, says the caller, and nothing here changes that for good.
     unsafe {
         streams::flush(py);
         streams::renew(py);

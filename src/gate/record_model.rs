@@ -216,7 +216,7 @@ fn a_ticket_of_an_interpreter_that_is_gone_is_told_by_the_life() {
         drop(registry);
         let early = newcomer.join().unwrap();
         viewer.join().unwrap();
-        // SAFETY: as above.
+        // SAFETY: a ticket of this house, whose records live as long as it.
         assert!(unsafe { Record::of_ticket(ticket as *mut _) }.is_none(), "dead, and not told");
         if early {
             assert_eq!(house.record.address(), address(SECOND), "the next one was buried");

@@ -38,7 +38,7 @@ pub(crate) unsafe fn of(
             return Ok(record);
         }
     }
-    // SAFETY: as above.
+    // SAFETY: `interpreter` is alive, as a thread state of it is attached.
     let record = unsafe { find_or_install(py, interpreter) }?;
     if let Some(thread) = thread {
         thread.last.set(Some(record));

@@ -63,7 +63,7 @@ impl Change {
     pub(super) unsafe fn write(&self) {
         let block_ends = self.at - self.at % BLOCK + BLOCK;
         if self.end() > block_ends {
-            // SAFETY: says the caller.
+            // SAFETY: the caller made the page writable, and nobody else writes there now.
             return unsafe {
                 (self.at as *mut u8).copy_from_nonoverlapping(self.bytes.as_ptr(), self.length)
             };

@@ -86,7 +86,7 @@ pub(crate) fn redirect(
     let mappings = mappings();
     for (index, &(entry, to)) in functions.iter().enumerate() {
         let stub = jump_at(page.address, index);
-        // SAFETY: as above; and the first bytes of a function, which is longer.
+        // SAFETY: nobody knows the page yet, and it is longer; and the first bytes of a function, which is longer.
         let code = unsafe {
             (stub as *mut [u8; 16]).write(jump_anywhere(to));
             (entry as *const [u8; 16]).read_unaligned()
@@ -97,7 +97,7 @@ pub(crate) fn redirect(
     }
     for (index, to) in for_copies.iter().enumerate() {
         let stub = jump_at(page.address, functions.len() + index);
-        // SAFETY: as above.
+        // SAFETY: nobody knows the page yet, and it is longer.
         unsafe { (stub as *mut [u8; 16]).write(jump_anywhere(*to)) };
     }
     page.make_executable()?;

@@ -107,7 +107,7 @@ impl<'a> Object<'a> {
     /// # Safety
     /// The object is loaded.
     pub(crate) unsafe fn address(&self, tag: DynamicTag) -> Option<usize> {
-        // SAFETY: says the caller.
+        // SAFETY: the object is loaded, says the caller, so its dynamic section can be read.
         let found = unsafe { self.entry(tag) }?;
         Some(if self.contains(found) { found } else { self.base.wrapping_add(found) })
     }

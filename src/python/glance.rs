@@ -69,7 +69,7 @@ impl Glance {
             holder().is_none() || glance.0.key.load(Ordering::Relaxed) != NO_KEY
         });
         if !known {
-            // SAFETY: as above.
+            // SAFETY: `state` is attached, says the caller.
             unsafe { look(py, state) };
         }
     }
@@ -187,7 +187,7 @@ unsafe fn look(py: &'static Api, state: *mut PyThreadState) {
         // SAFETY: attached, says the caller.
         places = unsafe { word::find(py, state) };
     } else {
-        // SAFETY: as above.
+        // SAFETY: attached, says the caller.
         let found = unsafe { current_word(py, state).zip(gilstate_key(py)) };
         let Some((word, found)) = found else { return };
         (holder, key) = (Some(word), found);

@@ -40,7 +40,7 @@ impl Owned {
 
     /// Calls it with one argument or none. `None`: failed, with the exception set.
     pub(crate) fn call(&self, argument: Option<&Owned>) -> Option<Owned> {
-        // SAFETY: as above.
+        // SAFETY: attached while an `Owned` lives, which keeps the object.
         unsafe {
             let arguments = tuple(self.py, argument.as_slice())?;
             Owned::new(self.py, self.py.PyObject_CallObject(self.object, arguments.object))
@@ -61,7 +61,7 @@ impl Owned {
 
     /// The items of a list.
     pub(crate) fn items(&self) -> impl Iterator<Item = Owned> + '_ {
-        // SAFETY: as above.
+        // SAFETY: attached while an `Owned` lives, which keeps the object.
         (0..unsafe { self.py.PyList_Size(self.object) }).filter_map(|index| self.item(index))
     }
 
@@ -113,7 +113,7 @@ impl Owned {
     }
 
     pub(crate) fn is_true(&self) -> bool {
-        // SAFETY: as above.
+        // SAFETY: attached while an `Owned` lives, which keeps the object.
         unsafe {
             let truth = self.py.PyObject_IsTrue(self.object);
             if truth < 0 {

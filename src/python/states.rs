@@ -170,7 +170,7 @@ impl States {
     /// # Safety
     /// The interpreter does not end meanwhile.
     pub(crate) unsafe fn make(&self, interpreter: *mut PyInterpreterState) -> *mut PyThreadState {
-        // SAFETY: says the caller.
+        // SAFETY: the interpreter does not end meanwhile, says the caller; the functions are CPython's, of these types.
         unsafe {
             match self.maker {
                 Maker::One(make) => make(interpreter, 0),
@@ -190,7 +190,7 @@ impl States {
     /// # Safety
     /// The thread state is attached to the calling thread, and cleared.
     pub(crate) unsafe fn delete_current(&self, state: *mut PyThreadState) -> bool {
-        // SAFETY: says the caller.
+        // SAFETY: attached and cleared, says the caller; the functions are CPython's, of these types.
         unsafe {
             match self.delete {
                 Some(Delete::Given(delete)) => delete(state),

@@ -199,7 +199,7 @@ impl Tables {
     /// # Safety
     /// The object is loaded, and stays so while the tables are used.
     unsafe fn of_python(object: &Object) -> Option<Tables> {
-        // SAFETY: says the caller.
+        // SAFETY: the object stays loaded, says the caller, so its dynamic section can be read.
         let tables = unsafe {
             Tables {
                 base: object.base(),

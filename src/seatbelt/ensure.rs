@@ -57,9 +57,9 @@ fn ensure_detached() -> c_int {
         return ensure_uncommonly(py, thread, own);
     }
     let count = count_in_sight(own);
-    // SAFETY: as above.
+    // SAFETY: `own` is this thread's and stays; its count is where `sight` saw it.
     let counted = unsafe { *count } + 1;
-    // SAFETY: as above.
+    // SAFETY: `own` is this thread's and stays; its count is where `sight` saw it.
     unsafe { *count = counted };
     // Whether there is Python code under it does not matter: who counts calls of its own in a thread state, as cffi
     // does, does so in one that an Ensure made; and that has none.

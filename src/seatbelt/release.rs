@@ -32,7 +32,7 @@ fn release_seeing(before: c_int, state: *mut PyThreadState) {
     // SAFETY: attached to this thread.
     let counted = unsafe { *count };
     if before == LOCKED && counted != 1 {
-        // SAFETY: as above.
+        // SAFETY: `state` is attached to this thread, which alone changes its count.
         unsafe { *count = counted - 1 };
         return;
     }

@@ -14,7 +14,7 @@ pub(crate) struct Mutex<T> {
 
 // SAFETY: `data` is reached by one thread at a time, the one that has locked `raw`.
 unsafe impl<T: Send> Send for Mutex<T> {}
-// SAFETY: the same.
+// SAFETY: only who has the lock reaches the value.
 unsafe impl<T: Send> Sync for Mutex<T> {}
 
 pub(crate) struct MutexGuard<'a, T>(&'a Mutex<T>);
@@ -60,7 +60,7 @@ pub(crate) struct Condvar(UnsafeCell<libc::pthread_cond_t>);
 
 // SAFETY: made to be used by several threads.
 unsafe impl Send for Condvar {}
-// SAFETY: the same.
+// SAFETY: pthread's condition variables are for several threads at once.
 unsafe impl Sync for Condvar {}
 
 impl Condvar {

@@ -123,7 +123,7 @@ impl Return {
                 options(noreturn),
             )
         }
-        // SAFETY: as above.
+        // SAFETY: the words are those of a frame of this thread that has not returned, as the unwinder gave them.
         #[cfg(target_arch = "aarch64")]
         unsafe {
             std::arch::asm!(
