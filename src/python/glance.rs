@@ -9,8 +9,9 @@ use super::native::native;
 use super::word;
 use crate::support::kept::Kept;
 
-/// Where a thread state has its interpreter, in words: so in every version up to now, and looked at
-/// before it is believed.
+/// Where a thread state has its interpreter, in words: `interp` of `struct _ts`, after `prev` and `next`
+/// (`Include/cpython/pystate.h`: 3.9.18 line 54, 3.10.13 line 65, 3.11.7 line 87, 3.12.1 line 120, 3.13.0 line 64, 3.14.10 and
+/// 3.15.2 line 71). It is compared with what CPython says before it is believed.
 const INTERPRETER: usize = 2;
 
 /// What was learned of this process's CPython.

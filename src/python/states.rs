@@ -18,13 +18,17 @@ enum Parts {
     One(&'static CStr),
 }
 
-/// In bytes. It is `gilstate_counter` of `cpython/pystate.h`, which pybind11 and cffi write too: so it does not move
-/// within a minor version.
+/// In bytes. It is `gilstate_counter` of `struct _ts` in `Include/cpython/pystate.h`, which pybind11 and cffi write too: so it
+/// does not move within a minor version. At the end of each line, where it is in that file.
 fn counter(version: u16) -> Option<usize> {
     match version {
-        0x0309 | 0x030a | 0x030f => Some(160),
-        0x030b | 0x030d | 0x030e => Some(136),
-        0x030c => Some(120),
+        0x0309 => Some(160), // 3.9.18: line 92
+        0x030a => Some(160), // 3.10.13: line 103
+        0x030b => Some(136), // 3.11.7: line 129
+        0x030c => Some(120), // 3.12.1: line 178
+        0x030d => Some(136), // 3.13.0: line 142
+        0x030e => Some(136), // 3.14.10: line 149
+        0x030f => Some(160), // 3.15.2: line 162
         _ => None,
     }
 }
