@@ -68,6 +68,7 @@ lint:
 	$(CARGO) fmt --check
 	rustfmt --check --edition 2021 examples/*/src/lib.rs tests/rust_api/src/lib.rs
 	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
 	$(CARGO) test --quiet --test strata
 
 check: check-rust check-c

@@ -2,7 +2,7 @@
 //!
 //! A thread that writes has the lock of the stream's buffer, and gives up the GIL meanwhile. If finalization begins then, the
 //! thread does not come back. CPython cannot have the lock when it flushes the stream, and ends the process: "could not acquire
-//! lock for <_io.BufferedWriter name='<stderr>'> at interpreter shutdown, possibly due to daemon threads".
+//! lock for `<_io.BufferedWriter name='<stderr>'>` at interpreter shutdown, possibly due to daemon threads".
 
 use std::time::{Duration, Instant};
 
