@@ -1410,6 +1410,7 @@ static void change_group_all_the_time(void *counted)
 
 // repeat: 20
 // emulated: no, the emulator has signals of its own
+// sanitize: not thread, the library does not use that signal there
 SCENARIO(busy_threads_that_block_signals,
          "A thread that blocks all signals and runs is stopped as well, by the C library's own signal. Calls of setgid, "
          "for which the C library uses it, go on meanwhile and afterwards")

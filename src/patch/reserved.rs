@@ -31,7 +31,8 @@ pub(super) struct Borrowed(Action);
 impl Borrowed {
     /// `None`: it is not glibc's, or cannot be had.
     pub(super) fn take() -> Option<Borrowed> {
-        if !cfg!(target_env = "gnu") {
+        // ThreadSanitizer has a thread of its own, which does not block this signal, and must not run what is instrumented.
+        if !cfg!(target_env = "gnu") || cfg!(pep788_pthread_locks) {
             return None;
         }
         let mut before = Action::default();
