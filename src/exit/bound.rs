@@ -1,14 +1,14 @@
-//! The exit is bounded. A thread that ended late, or that CPython hung, may have had a lock that a destructor
-//! waits for. So when the door of the main interpreter has closed, a thread of ours watches: if the process does not come
-//! to its end in time, it says where the exit is, and which threads came too late, and ends the process.
+//! The exit is bounded. A thread that ended late, or that CPython hung, may have a lock that a destructor
+//! waits for. So when the gate of the main interpreter has closed, a thread of the library watches. If the process does not come
+//! to its end in time, that thread says where the exit is and which threads came too late, and ends the process.
 //!
-//! *With its own status*: `exit` tells that to a function of ours (`on_exit`). As long as CPython has not called
+//! *With its own status*: `exit` tells that to a function of the library (`on_exit`). As long as CPython has not called
 //! `exit`, the status is in a variable of `Py_RunMain`, or of `Py_Exit`. So a copy of the process, in which
-//! no other thread is, goes on there as if finalization had come to its end, up to that function, and tells.
-//! If that fails, the status is a guess, and is called one.
+//! no other thread is, goes on there as if finalization had come to its end. It goes on up to that function, and tells the status.
+//! If that fails, the status is a guess, and the report says so.
 //!
 //! A program that only embeds Python goes on when Python is gone. It is told, if it is still in
-//! finalization or in `exit`, and never ended.
+//! finalization or in `exit`, and it is never ended.
 
 use std::ffi::{c_int, c_void};
 use std::fmt::Write as _;

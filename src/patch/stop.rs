@@ -1,14 +1,16 @@
 //! Has all other threads of the process stand still, away from a few instructions.
 //!
-//! Each is sent a signal, whose handler notes where the thread was and waits. One that was inside
-//! the instructions goes on, and is sent another. To a thread that blocks the signal goes one that glibc lets nobody block
-//! (`reserved.rs`). A thread that blocks both, by the bare system call, cannot be stopped: it must be in a system call, which is outside of any code, as the kernel tells (`/proc`). It is looked at once more when the
-//! change is made: if it has left the call meanwhile, the change is undone and made again later. (What is left: it returns,
-//! comes to the very instructions and runs them, all while they change. And one that was interrupted inside them by another
-//! signal may be in that one's handler, in a system call.)
+//! Each thread is sent a signal. The handler notes where the thread was, and waits. A thread that was inside
+//! the instructions goes on, and is sent another signal. A thread that blocks the signal is sent one that glibc lets no thread block
+//! (`reserved.rs`). A thread that blocks both, by the bare system call, cannot be stopped. It must be in a system call, which is
+//! outside of any code, as the kernel tells (`/proc`). The library looks at it once more when the change is made. If it has left the
+//! call meanwhile, the change is undone, and made again later.
 //!
-//! While they stand still, they may have any lock: of the allocator, of the loader. So what happens then
-//! does without: only system calls, and memory that was there before.
+//! Two cases are left. Such a thread returns, comes to these very instructions and runs them, all while they change. And a thread that
+//! another signal interrupted inside them is in the handler of that signal, in a system call.
+//!
+//! Threads that stand still may have any lock: of the allocator, of the loader. So nothing that happens meanwhile takes a lock or
+//! allocates. It makes system calls, and uses memory that was there before.
 
 use std::ffi::c_int;
 use std::fmt;

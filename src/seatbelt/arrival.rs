@@ -1,19 +1,19 @@
 //! A CPython that comes late: a host of plugins loads it (`dlopen`) when this library is there already.
 //!
-//! *The word of it* is the loader's. It calls a function that does nothing, for debuggers, before and after it maps or
-//! unmaps objects (`r_brk` of `<link.h>`). If the seatbelt is asked for and there is no CPython, a jump to
-//! us is written there. So we learn of CPython under the loader's lock, before anybody can have called it.
+//! *How the library learns of it.* The loader calls a function that does nothing, for debuggers, before and after it maps or
+//! unmaps objects (`r_brk` of `<link.h>`). If the seatbelt is asked for and there is no CPython, the library writes a jump
+//! there. So it learns of CPython under the loader's lock, before any thread can have called CPython.
 //!
-//! *Its code* is redirected at once. No thread runs it yet, so none has to stand still. glibc before 2.41 tells of
-//! objects that are not yet relocated: nothing is called in them, no slot is written, and names
-//! are looked up in their own tables, as the loader would not find them.
+//! *CPython's code* is redirected at once. No thread runs it yet, so no thread has to stand still. glibc before 2.41 makes the call
+//! when objects are not relocated yet. So nothing is called in them, no slot is written, and names are looked up in their own
+//! tables, because the loader would not find them.
 //!
-//! *The rest* follows at the first call that comes to us, or when the loader maps something else: then
-//! CPython is relocated. From that first call on CPython stays loaded. If it is unloaded before, it is forgotten, and the next one waited
-//! for.
+//! *The rest* follows at the first call that comes to the library, or when the loader maps another object: CPython
+//! is relocated by then. From that first call on CPython stays loaded. If it is unloaded before, the library forgets it, and waits
+//! for the next one.
 //!
-//! One in a namespace of its own (`dlmopen`) is not seen here. Neither is one that the kernel keeps us from: then the
-//! end of the process tells of it.
+//! A CPython in a namespace of its own (`dlmopen`) is not seen here. If the kernel forbids the jump, the
+//! end of the process says so.
 
 use std::ffi::{c_int, c_void, CStr};
 use std::ptr::null_mut;

@@ -1,12 +1,12 @@
 //! A thread that CPython itself finds to be too late: it comes back by `PyEval_RestoreThread`, `PyEval_AcquireLock`,
 //! `PyThreadState_Swap`, or by its evaluation loop, which takes the GIL back. Up to 3.13 CPython calls
-//! `pthread_exit` for it, and then `pause`: both come here (`patch/slots.rs`), and the thread is
+//! `pthread_exit` for such a thread, and later `pause`. Both calls come here (`patch/slots.rs`), and the thread is
 //! ended by `exit/late.rs`.
 //!
-//! By the way: `pthread_create`. A program whose only threads are Python's never calls what else is redirected, but its
-//! exit is to be bounded too. So when it starts a thread, the exit callback is asked for.
+//! `pthread_create` comes here too. A program whose only threads are Python's calls nothing else that is redirected, but its
+//! exit is to be bounded as well. So when it starts a thread, the exit callback is asked for.
 //!
-//! Whoever else calls the two through the same slots is left alone: a thread that ends as it should, `signal.pause()`, and
+//! Other callers of the two functions through the same slots are left alone: a thread that ends as it should, `signal.pause()`, and
 //! the code of a program that CPython is linked into.
 
 use std::ffi::{c_int, c_void, CStr};
