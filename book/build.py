@@ -75,9 +75,9 @@ def page_of(text, source, sources):
             shutil.copy(path, PAGES)
             return "![%s](%s)" % (words, os.path.basename(path))
         name = os.path.relpath(path, ROOT)
-        # A text that is the file's own name is replaced.
-        bare = words.strip("`")
-        return "`%s`" % name if name.endswith(bare) else words if name in words else "%s (`%s`)" % (words, name)
+        if name.endswith(words.strip("`")):
+            return "`%s`" % name
+        return words if name in words else "%s (`%s`)" % (words, name)
 
     return LINK.sub(relinked, text)
 
@@ -86,15 +86,19 @@ def reference(title, header):
     """The functions and types of a header: what is declared, and its comment."""
     text = read(os.path.join(ROOT, header))
     parts = ["# %s\n\n`#include <%s>`. What the words mean is in [What is promised](semantics.md).\n" % (title, os.path.basename(header))]
+    names = set()
     # A constant, or a declaration: of a structure, up to its end.
     for comment, code in re.findall(r"/\*\*\n(.*?)\*/\n(#define[^\n]*\n|(?:(?!/\*\*).)*?;\n)", text, re.S):
         code = re.sub(r"PEP788_MUST_USE\s+", "", code).strip()
         name = re.search(r"#define (\w+)", code) or re.search(r"(\w+)\s*(?:\(|;|\{)", code)
         said = re.sub(r"^ \* ?", "", comment, flags=re.M).strip()
         parts.append("## `%s`\n\n```c\n%s\n```\n\n%s\n" % (name[1], code, said))
-    for name in re.findall(r"^(?:\w+ )+\**(\w+)\(", text, re.M):
-        if not any(part.startswith("## `%s`" % name) for part in parts):
-            fail("%s: %s has no section" % (header, name))
+        names.add(name[1])
+    if not names:
+        fail("nothing is found in " + header)
+    missing = set(re.findall(r"^(?:\w+ )+\**(\w+)\(", text, re.M)) - names
+    if missing:
+        fail("%s: no section for %s" % (header, ", ".join(sorted(missing))))
     return "\n".join(parts)
 
 

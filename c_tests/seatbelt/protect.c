@@ -1395,14 +1395,14 @@ SCENARIO(views_without_a_pause,
 static void call_without_signals(void *counted)
 {
     block_all_signals();
-    while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+    while (!is_stopped()) {
         __atomic_fetch_add((long *)counted, 1, __ATOMIC_RELAXED);
     }
 }
 
 static void change_group_all_the_time(void *counted)
 {
-    while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+    while (!is_stopped()) {
         CHECK_INT(setgid(getgid()), 0);
         __atomic_fetch_add((long *)counted, 1, __ATOMIC_RELAXED);
     }

@@ -1,7 +1,7 @@
 //! The signal that glibc keeps for itself, borrowed: no thread blocks it by `pthread_sigmask`.
 //!
-//! glibc sends it to all threads when a program calls `setuid` and the like, and leaves it out where a thread blocks
-//! signals. So it stops a thread that blocks all others. While it is borrowed, what glibc sends is passed on to glibc. glibc ignores
+//! glibc sends it to all threads when a program calls `setuid` and the like, and takes it out of what a thread asks to
+//! block. So it stops a thread that blocks all others. While it is borrowed, what glibc sends is passed on to glibc. glibc ignores
 //! what this library sends, where it comes late. Other C libraries block theirs at times: there nothing is borrowed.
 
 use std::ffi::{c_int, c_ulong, c_void};

@@ -165,13 +165,10 @@ impl Ids {
         &self.ids[..self.count]
     }
 
-    fn is_full(&self) -> bool {
-        self.count == MOST
-    }
-
-    fn push(&mut self, id: libc::pid_t) {
-        self.ids[self.count] = id;
+    fn push(&mut self, id: libc::pid_t) -> Result<(), Why> {
+        *self.ids.get_mut(self.count).ok_or(Why::TooMany)? = id;
         self.count += 1;
+        Ok(())
     }
 }
 
@@ -195,83 +192,16 @@ impl Others {
         // A thread may have been made after it was looked for, by one that stood still only then.
         let mut was_quiet = false;
         loop {
-            let mut restless = None;
-            // Threads may come, as long as there is one that runs.
-            let mut any_new = false;
             self.blocking = Ids::none();
-            let mut tasks = Tasks::open().map_err(|error| match error {
-                libc::ENOENT => Why::NoMeans,
-                error => Why::Untold(error),
-            })?;
-            for id in &mut tasks {
-                if id == this_thread() || self.sent.all().contains(&id) {
-                    continue;
-                }
-                match look_at(id, self.signals)? {
-                    Seen::Gone => {}
-                    Seen::Blocks { in_system_call: true } => {
-                        if self.blocking.is_full() {
-                            return Err(Why::TooMany);
-                        }
-                        self.blocking.push(id);
-                    }
-                    Seen::Blocks { in_system_call: false } => restless = Some(id),
-                    Seen::Takes(signal) => {
-                        if self.sent.is_full() {
-                            return Err(Why::TooMany);
-                        }
-                        if send(id, signal, self.round, self.sent.count) {
-                            self.by[self.sent.count] = signal;
-                            self.sent.push(id);
-                            any_new = true;
-                        } else {
-                            let error = last_error();
-                            if matches!(error, libc::EPERM | libc::EACCES | libc::ENOSYS) {
-                                return Err(Why::NoSignals(error));
-                            }
-                            restless = Some(id);
-                        }
-                    }
+            let before = self.sent.count;
+            let mut restless = self.send_to_new()?;
+            for place in 0..self.sent.count {
+                if !self.is_settled(place)? {
+                    restless = Some(self.sent.ids[place]);
                 }
             }
-            if let Some(error) = tasks.error {
-                return Err(Why::Untold(error));
-            }
-            for (place, id) in self.sent.all().iter().enumerate() {
-                // Acquire, here and below: pairs with the handler.
-                let noted = PLACES[place].load(Ordering::Acquire);
-                if noted == note(self.round, OUTSIDE) {
-                    continue;
-                }
-                let seen = look_at(*id, self.signals)?;
-                // Its end may have come before the signal, or it may have begun to block it before that came. The handler makes
-                // system calls too, but not before its note.
-                let blocks = matches!(seen, Seen::Blocks { in_system_call: true })
-                    && PLACES[place].load(Ordering::Acquire) == noted
-                    && noted != note(self.round, INSIDE);
-                if blocks {
-                    if self.blocking.is_full() {
-                        return Err(Why::TooMany);
-                    }
-                    self.blocking.push(*id);
-                }
-                if blocks || matches!(seen, Seen::Gone) {
-                    continue;
-                }
-                restless = Some(*id);
-                if noted == note(self.round, INSIDE) {
-                    // Relaxed: sending it orders that.
-                    PLACES[place].store(0, Ordering::Relaxed);
-                    if !send(*id, self.by[place], self.round, place) {
-                        PLACES[place].store(noted, Ordering::Relaxed);
-                    }
-                } else if let Seen::Takes(signal) = seen {
-                    // The same, and it takes the other one. It is not in the handler, which blocks both.
-                    if signal != self.by[place] && send(*id, signal, self.round, place) {
-                        self.by[place] = signal;
-                    }
-                }
-            }
+            // Threads may come, as long as there is one that runs.
+            let any_new = self.sent.count > before;
             match restless {
                 None if !any_new && was_quiet => return Ok(()),
                 None if !any_new => {
@@ -284,6 +214,80 @@ impl Others {
             };
             was_quiet = false;
         }
+    }
+
+    /// Sends a signal to each thread that has not been sent one. Gives one that runs, and takes none.
+    fn send_to_new(&mut self) -> Result<Option<libc::pid_t>, Why> {
+        let mut restless = None;
+        let mut tasks = Tasks::open().map_err(|error| match error {
+            libc::ENOENT => Why::NoMeans,
+            error => Why::Untold(error),
+        })?;
+        for id in &mut tasks {
+            if id == this_thread() || self.sent.all().contains(&id) {
+                continue;
+            }
+            match look_at(id, self.signals)? {
+                Seen::Gone => {}
+                Seen::Blocks { in_system_call: true } => self.blocking.push(id)?,
+                Seen::Blocks { in_system_call: false } => restless = Some(id),
+                Seen::Takes(signal) => {
+                    let place = self.sent.count;
+                    self.sent.push(id)?;
+                    if send(id, signal, self.round, place) {
+                        self.by[place] = signal;
+                    } else {
+                        let error = last_error();
+                        self.sent.count = place;
+                        if matches!(error, libc::EPERM | libc::EACCES | libc::ENOSYS) {
+                            return Err(Why::NoSignals(error));
+                        }
+                        restless = Some(id);
+                    }
+                }
+            }
+        }
+        tasks.error.map_or(Ok(restless), |error| Err(Why::Untold(error)))
+    }
+
+    /// Whether the thread that has this place stands still outside, is gone, or blocks signals in a system call. If not, it is
+    /// sent another signal where that helps.
+    fn is_settled(&mut self, place: usize) -> Result<bool, Why> {
+        let id = self.sent.ids[place];
+        // Acquire, here and below: pairs with the handler.
+        let noted = PLACES[place].load(Ordering::Acquire);
+        if noted == note(self.round, OUTSIDE) {
+            return Ok(true);
+        }
+        let was_inside = noted == note(self.round, INSIDE);
+        match look_at(id, self.signals)? {
+            // Its end may have come before the signal.
+            Seen::Gone => return Ok(true),
+            // It may have begun to block the signal before that came. The handler makes system calls too, but not before its note.
+            Seen::Blocks { in_system_call: true }
+                if !was_inside && PLACES[place].load(Ordering::Acquire) == noted =>
+            {
+                self.blocking.push(id)?;
+                return Ok(true);
+            }
+            // The same, and it takes the other one. It is not in the handler, which blocks both.
+            Seen::Takes(signal)
+                if !was_inside
+                    && signal != self.by[place]
+                    && send(id, signal, self.round, place) =>
+            {
+                self.by[place] = signal;
+            }
+            _ => {}
+        }
+        if was_inside {
+            // Relaxed: sending it orders that.
+            PLACES[place].store(0, Ordering::Relaxed);
+            if !send(id, self.by[place], self.round, place) {
+                PLACES[place].store(noted, Ordering::Relaxed);
+            }
+        }
+        Ok(false)
     }
 
     /// Of those that could not be stopped: one that is not known to be in a system call any more.
