@@ -1,8 +1,8 @@
 //! The layers of `src`: imports go down only.
 //!
 //! `src/lib.rs` lists the layers from the lowest to the highest, and each `mod.rs` the files of its folder in the same way.
-//! A file may import from what is listed before it. `docs/design.md` has the same picture, which this test compares;
-//! `make strata` (`PEP788_WRITE_STRATA=1`) writes it.
+//! A file may import from what is listed before it. `docs/design.md` lists the same layers, and `docs/strata.svg` draws them.
+//! This test compares both; `make strata` (`PEP788_WRITE_STRATA=1`) writes them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -306,37 +306,131 @@ fn wrapped(text: &str, indent: usize) -> String {
     lines.join(&format!("\n{}", " ".repeat(indent)))
 }
 
-fn picture() -> String {
+/// A layer, as the pictures show it.
+struct Layer {
+    /// With `/` or `.rs`.
+    name: String,
+    what_for: String,
+    /// The names of the layers that its files import from, the highest first.
+    uses: Vec<String>,
+    /// The name and the purpose of each of its files. Empty for a layer that is one file.
+    files: Vec<(String, String)>,
+}
+
+/// The highest comes first.
+fn layers() -> Vec<Layer> {
     let all = modules(&source());
     let places = places(&all);
-    let mut picture = String::new();
-    let layers: Vec<_> = all.iter().filter(|module| module.path.len() == 1).collect();
-    for layer in layers.iter().rev() {
+    let layers: Vec<_> = all.iter().filter(|module| module.path.len() == 1).rev().collect();
+    let describe = |layer: &&Module| {
         let files: Vec<_> =
             all.iter().filter(|m| m.path[0] == layer.path[0] && !m.is_folder()).collect();
-        let below: BTreeSet<_> =
-            files.iter().flat_map(|file| imported(file, &all, &places)).collect();
-        let uses: Vec<_> = layers
+        let below: BTreeSet<_> = files
             .iter()
-            .rev()
-            .map(|other| other.path[0].as_str())
-            .filter(|other| {
-                *other != layer.path[0] && below.iter().any(|at| all[*at].path[0] == *other)
-            })
+            .flat_map(|file| imported(file, &all, &places))
+            .map(|place| all[place].path[0].as_str())
             .collect();
+        let names = layers.iter().map(|other| other.path[0].as_str());
+        let uses = names.filter(|name| *name != layer.path[0] && below.contains(name));
         let slash = if layer.is_folder() { "/" } else { ".rs" };
-        let _ = writeln!(picture, "{}{slash}", layer.path[0]);
-        let _ = writeln!(picture, "    {}", wrapped(&what_for(layer), 4));
-        if !uses.is_empty() {
-            let _ =
-                writeln!(picture, "    {}", wrapped(&format!("imports {}", uses.join(", ")), 4));
+        let inside = files.iter().filter(|file| file.path.len() == 2);
+        Layer {
+            name: format!("{}{slash}", layer.path[0]),
+            what_for: what_for(layer),
+            uses: uses.map(str::to_owned).collect(),
+            files: inside.map(|file| (format!("{}.rs", file.path[1]), what_for(file))).collect(),
         }
-        for file in files.iter().filter(|file| file.path.len() == 2) {
-            let text = wrapped(&what_for(file), 23);
-            let _ = writeln!(picture, "    {:<18} {text}", format!("{}.rs", file.path[1]));
+    };
+    layers.iter().map(describe).collect()
+}
+
+/// The layers and their files, as text.
+fn list() -> String {
+    let mut list = String::new();
+    for layer in layers() {
+        let _ = writeln!(list, "{}", layer.name);
+        let _ = writeln!(list, "    {}", wrapped(&layer.what_for, 4));
+        if !layer.uses.is_empty() {
+            let uses = format!("imports {}", layer.uses.join(", "));
+            let _ = writeln!(list, "    {}", wrapped(&uses, 4));
+        }
+        for (name, what_for) in layer.files {
+            let _ = writeln!(list, "    {name:<18} {}", wrapped(&what_for, 23));
         }
     }
-    picture
+    list
+}
+
+/// The layers as a picture: one bar for each, and below its name a dot under each layer that it imports.
+fn drawing() -> String {
+    const BAR: usize = 30;
+    const TOP: usize = 96;
+    const COLUMN: usize = 26;
+    const DOTS: usize = 590;
+    let layers = layers();
+    let bare = |layer: &Layer| layer.name.trim_end_matches('/').trim_end_matches(".rs").to_owned();
+    let (width, height) = (DOTS + layers.len() * COLUMN + 14, TOP + layers.len() * BAR + 14);
+    let mut svg = format!(
+        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img"
+     aria-labelledby="title" font-family="Helvetica, Arial, sans-serif" font-size="13">
+  <title id="title">The layers of src, the highest first. A dot marks each layer that a layer imports; all dots are right of the diagonal, as imports go down only.</title>
+  <!-- Written by `make strata`. The card has a background of its own, so it can be read on any page. -->
+  <style>
+    .card {{ fill: #ffffff; stroke: #d0d7de }} .bar {{ fill: #eef2f7 }} .own {{ fill: #afb8c1 }} .dot {{ fill: #1f6feb }}
+    .text {{ fill: #1f2328 }} .soft {{ fill: #59636e }}
+    @media (prefers-color-scheme: dark) {{
+      .card {{ fill: #0d1117; stroke: #3d444d }} .bar {{ fill: #1c2128 }} .own {{ fill: #5b636d }} .dot {{ fill: #58a6ff }}
+      .text {{ fill: #f0f6fc }} .soft {{ fill: #9198a1 }}
+    }}
+  </style>
+  <rect class="card" x="0.5" y="0.5" width="{}" height="{}" rx="8"/>
+  <text class="soft" x="20" y="30">Each layer imports from those that have a dot in its row.</text>
+"##,
+        width - 1,
+        height - 1
+    );
+    for (row, layer) in layers.iter().enumerate() {
+        let (y, x) = (TOP + row * BAR, DOTS + row * COLUMN + COLUMN / 2);
+        let _ = write!(
+            svg,
+            r##"  <rect class="bar" x="12" y="{y}" width="{}" height="{}" rx="4"/>
+  <text class="text" x="20" y="{}" font-weight="bold">{}</text>
+  <text class="soft" x="120" y="{}" font-size="11">{}</text>
+  <rect class="own" x="{}" y="{}" width="10" height="10" rx="2"/>
+  <text class="text" transform="translate({x} {}) rotate(-50)" font-size="11">{}</text>
+"##,
+            width - 24,
+            BAR - 4,
+            y + 18,
+            layer.name,
+            y + 17,
+            in_short(&layer.what_for),
+            x - 5,
+            y + 8,
+            TOP - 8,
+            bare(layer),
+        );
+        for (column, other) in layers.iter().enumerate() {
+            if layer.uses.contains(&bare(other)) {
+                let x = DOTS + column * COLUMN + COLUMN / 2;
+                let _ =
+                    writeln!(svg, r##"  <circle class="dot" cx="{x}" cy="{}" r="4"/>"##, y + 13);
+            }
+        }
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+/// As much of a sentence as a bar has room for.
+fn in_short(text: &str) -> String {
+    const ROOM: usize = 84;
+    let text = text.replace('`', "").replace('&', "&amp;").replace('<', "&lt;");
+    if text.len() <= ROOM {
+        return text;
+    }
+    let end = text[..ROOM].rfind(' ').unwrap_or(ROOM);
+    format!("{} …", text[..end].trim_end_matches([',', ':', ';']))
 }
 
 #[test]
@@ -347,11 +441,15 @@ fn the_picture_is_current() {
     let text = std::fs::read_to_string(&path).expect("docs/design.md");
     let begin = text.find(BEGIN).expect("a place for the picture") + BEGIN.len();
     let end = begin + text[begin..].find(END).expect("its end");
-    let picture = picture();
+    let (list, drawing) = (list(), drawing());
+    let drawn = path.with_file_name("strata.svg");
     if std::env::var_os("PEP788_WRITE_STRATA").is_some() {
-        let new = format!("{}{picture}{}", &text[..begin], &text[end..]);
+        let new = format!("{}{list}{}", &text[..begin], &text[end..]);
         std::fs::write(&path, new).expect("docs/design.md");
+        std::fs::write(&drawn, drawing).expect("docs/strata.svg");
     } else {
-        assert!(text[begin..end] == picture, "docs/design.md is not current; run `make strata`");
+        assert!(text[begin..end] == list, "docs/design.md is not current; run `make strata`");
+        let now = std::fs::read_to_string(&drawn).unwrap_or_default();
+        assert!(now == drawing, "docs/strata.svg is not current; run `make strata`");
     }
 }
