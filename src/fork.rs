@@ -1,7 +1,7 @@
-//! Forks: the child starts afresh, and guards of the parent mean nothing in it.
+//! Handles forks: the child starts afresh, and guards of the parent mean nothing in it.
 //!
-//! All layers below have their part: the locks that a child may come to are held across the fork, so that the child finds
-//! whole data, and what is of the parent is forgotten.
+//! All layers below take part. The locks that a child may come to are held across the fork, so that the child finds
+//! whole data. What belongs to the parent is forgotten in the child.
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
@@ -22,7 +22,7 @@ use crate::thread::seen::{self, Seen};
 use crate::thread::slip::{self, Slips};
 use crate::thread::thread::{self, Thread};
 
-/// The locks.
+/// The locks that are held across a fork.
 struct Held {
     registry: MutexGuard<'static, Registry>,
     _lobby: MutexGuard<'static, ()>,
@@ -36,19 +36,19 @@ struct Held {
 }
 
 thread_local! {
-    /// Between `before` and `in_parent` or `in_child`, in the forking thread. Without a
-    /// destructor, so that a thread may fork while it ends.
+    /// Filled in between `before` and `in_parent` or `in_child`, in the forking thread. It has no destructor, so that
+    /// a thread may fork while it ends.
     static HELD: Cell<Option<ManuallyDrop<Held>>> = const { Cell::new(None) };
 }
 
-/// Has the library told of forks. Before the first lock is taken. `false`: out of memory.
+/// Registers the handlers for forks, before the library takes its first lock. Returns `false` if memory runs out.
 pub(crate) fn watch() -> bool {
     static WATCHED: AtomicBool = AtomicBool::new(false);
-    // Two threads may do it at once: handlers that find their work done do nothing. Not one after the other: the child of
-    // a fork in between would wait for a thread that it does not have.
+    // Two threads may do this at once, because handlers that find their work done do nothing. One thread does not
+    // wait for the other: the child of a fork in between would wait for a thread that it does not have.
     // Relaxed: the C library has a lock for its list.
     if !WATCHED.load(Ordering::Relaxed) {
-        // SAFETY: the handlers stay loaded: the library is linked with `nodelete`.
+        // SAFETY: the handlers stay loaded, because the library is linked with `nodelete`.
         let failed =
             unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } != 0;
         WATCHED.store(!failed, Ordering::Relaxed);
@@ -60,7 +60,7 @@ unsafe extern "C" fn before() {
     if generation::forks_here() {
         return;
     }
-    // First, as who has the switch waits for other threads.
+    // This lock is taken first, because a thread that has it waits for other threads.
     let switch = protect::hold_switch();
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     let bound = bound::hold_locks();
@@ -93,7 +93,7 @@ unsafe extern "C" fn in_parent() {
 }
 
 unsafe extern "C" fn in_child() {
-    // Only the forking thread lives on. It holds all locks, so nothing is half done.
+    // Only the forking thread lives on in the child. It holds all locks, so nothing is half done.
     let Some(mut held) = HELD.take() else { return };
     generation::begin_another();
     let own = Thread::known();

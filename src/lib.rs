@@ -1,28 +1,28 @@
 //! PEP 788 for every CPython: native threads that call into Python survive its end.
 //!
-//! A *guard* keeps an interpreter from finalizing; a *view* names one, and is promoted to a guard
-//! as long as that is safe; *Ensure* attaches the calling thread, *Release* restores what was
-//! attached before. CPython has these from 3.15 on, and this library gives them to 3.9 and later,
-//! in two dialects: the API that was accepted, and a draft of it with strong and weak references.
+//! A *guard* keeps an interpreter from finalizing. A *view* names an interpreter, and is promoted to a guard as long
+//! as that is safe. *Ensure* attaches the calling thread, and *Release* restores what was attached before. CPython
+//! has these from 3.15 on. This library brings them to 3.9 and later, in two dialects: the API that was accepted, and
+//! a draft of it with strong and weak references.
 //!
-//! The code is in layers, listed below from the lowest to the highest. Each imports only from those before it; the first
-//! lines of each folder's `mod.rs` say what the layer is for and in which order to read it.
+//! The code is in layers, which are listed below from the lowest to the highest. Each layer imports only from those
+//! before it. The first lines of each folder's `mod.rs` say what the layer is for, and in which order to read it.
 //!
-//! The way of a call: [`capi`] checks the arguments and finds what a handle stands for (a guard is a record's address and a
-//! few bits); `interpreter` finds the record of an interpreter, and makes one at the first use; `gate` says whether a guard
-//! may still be taken, and counts it; `attach` gives the thread its thread state, and notes the Ensure on the thread's stack
-//! (`thread`). [`View`], [`Guard`] and [`Attached`] are the same for Rust.
+//! The way of a call: [`capi`] checks the arguments, and finds what a handle stands for (a guard is a record's
+//! address and a few bits). `interpreter` finds the record of an interpreter, and makes one at the first use. `gate`
+//! says whether a guard may still be taken, and counts it. `attach` gives the thread its thread state, and notes the
+//! Ensure on the thread's stack (`thread`). [`View`], [`Guard`] and [`Attached`] are the same for Rust.
 //!
-//! The way of an exit: `exit` has a callback in the interpreter's own `atexit`, installed at the first use, which waits until
-//! the gate can be closed. `seatbelt` is for programs that know nothing of all this: on request it has CPython's
-//! `PyGILState_Ensure` and `PyGILState_Release` served by the library.
+//! The way of an exit: `exit` has a callback in the interpreter's own `atexit`, which is installed at the first use.
+//! The callback waits until the gate can be closed. `seatbelt` is for programs that know nothing of all this: on
+//! request the library serves CPython's `PyGILState_Ensure` and `PyGILState_Release`.
 //!
 //! `docs/design.md` has the picture and the reasons.
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
-// From the lowest layer to the highest: each imports from those above it in this list, never from one below
-// (`tests/strata.rs`).
+// The layers, from the lowest to the highest. Each layer imports from those above it in this list, never from one
+// below (`tests/strata.rs`).
 pub(crate) mod support;
 #[cfg(not(loom))]
 mod system;

@@ -1,5 +1,6 @@
-//! The accepted API for Rust: views, guards and attaching, with the rules of the C functions in
-//! types. It does what those functions do; so on 3.15 the interpreter's own serve here too.
+//! The accepted API for Rust: views, guards and attaching, with the rules of the C functions in types.
+//!
+//! It does what the C functions do. So on 3.15 the interpreter's own functions serve here too.
 
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
@@ -10,7 +11,7 @@ use crate::capi::{self, PyInterpreterGuard, PyInterpreterView};
 /// Names an interpreter without keeping it from finalizing.
 ///
 /// ```no_run
-/// // While attached; or `View::main()`, at any time.
+/// // This thread is attached. `View::main()` needs no attached thread.
 /// let view = pep788::View::current().expect("memory");
 /// std::thread::spawn(move || {
 ///     while let Some(_attached) = view.attach() {
@@ -28,39 +29,40 @@ unsafe impl Send for View {}
 unsafe impl Sync for View {}
 
 impl View {
-    /// A view of the current interpreter. Without an attached thread state this is a fatal error.
+    /// Makes a view of the current interpreter. If the thread has no attached thread state, this is a fatal error.
     ///
-    /// `None`, with a Python exception set, only when out of memory.
+    /// Returns `None`, with a Python exception set, if there is no memory, or if a hook refuses the import of `atexit` at the
+    /// first use.
     pub fn current() -> Option<View> {
-        // SAFETY: ends the process if the thread is not attached; otherwise always allowed.
+        // SAFETY: the function ends the process if the thread is not attached. Otherwise it may always be called.
         NonNull::new(unsafe { capi::view_from_current() }).map(View)
     }
 
-    /// A view of the main interpreter, for any thread at any time. Code that uses it cannot work
-    /// in subinterpreters. A process without Python, or without memory, is ended.
+    /// Makes a view of the main interpreter. Any thread may call this at any time. Code that uses it cannot work in
+    /// subinterpreters. The process ends if it has no Python, or no memory.
     pub fn main() -> View {
-        // SAFETY: any thread may call it.
+        // SAFETY: any thread may call this function.
         let view = NonNull::new(unsafe { capi::view_from_main() });
         View(view.unwrap_or_else(|| {
             std::alloc::handle_alloc_error(std::alloc::Layout::new::<*const ()>())
         }))
     }
 
-    /// Guards the interpreter; `None` if it is finalizing or gone.
+    /// Guards the interpreter. Returns `None` if the interpreter is finalizing or gone.
     pub fn guard(&self) -> Option<Guard> {
         // SAFETY: the view is open.
         NonNull::new(unsafe { capi::guard_from_view(self.as_ptr()) }).map(Guard)
     }
 
-    /// Attaches this thread, and guards the interpreter until the result is dropped; `None` if it is
-    /// finalizing or gone. The view need not stay.
+    /// Attaches this thread, and guards the interpreter until the result is dropped. Returns `None` if the
+    /// interpreter is finalizing or gone. The view may be dropped before the result.
     #[must_use = "the thread is attached only as long as the result is there"]
     pub fn attach(&self) -> Option<Attached<'static>> {
         // SAFETY: the view is open.
         Attached::new(unsafe { capi::ensure_of_view(self.as_ptr() as usize) })
     }
 
-    /// The view for C code. It stays this object's.
+    /// Returns the view for C code. This object keeps the view, and closes it.
     pub fn as_ptr(&self) -> *mut PyInterpreterView {
         self.0.as_ptr()
     }
@@ -70,10 +72,10 @@ impl View {
         std::mem::ManuallyDrop::new(self).as_ptr()
     }
 
-    /// Takes over a view of C code; `None` for NULL.
+    /// Takes over a view from C code. Returns `None` for NULL.
     ///
     /// # Safety
-    /// It is open, and nobody else closes it.
+    /// The view is open, and no other code closes it.
     pub unsafe fn from_raw(view: *mut PyInterpreterView) -> Option<View> {
         NonNull::new(view).map(View)
     }
@@ -81,12 +83,12 @@ impl View {
 
 impl Drop for View {
     fn drop(&mut self) {
-        // SAFETY: the view is open, and closed only here.
+        // SAFETY: the view is open, and it is closed only here.
         unsafe { capi::view_close(self.as_ptr()) }
     }
 }
 
-/// Keeps its interpreter from finalizing until it is dropped.
+/// Keeps its interpreter from finalizing until the guard is dropped.
 ///
 /// ```no_run
 /// let guard = pep788::Guard::current().expect("an interpreter that is not exiting");
@@ -96,7 +98,7 @@ impl Drop for View {
 /// });
 /// ```
 ///
-/// What is attached by a guard must be released while the guard is there:
+/// The result of [`attach`](Guard::attach) must be dropped before the guard:
 ///
 /// ```compile_fail,E0505
 /// let guard = pep788::Guard::current().unwrap();
@@ -113,22 +115,22 @@ unsafe impl Send for Guard {}
 unsafe impl Sync for Guard {}
 
 impl Guard {
-    /// Guards the current interpreter. Without an attached thread state this is a fatal error.
+    /// Guards the current interpreter. If the thread has no attached thread state, this is a fatal error.
     ///
-    /// `None`, with a Python exception set, once the interpreter gives no more guards.
+    /// Returns `None`, with a Python exception set, once the interpreter gives no more guards.
     pub fn current() -> Option<Guard> {
-        // SAFETY: ends the process if the thread is not attached; otherwise always allowed.
+        // SAFETY: the function ends the process if the thread is not attached. Otherwise it may always be called.
         NonNull::new(unsafe { capi::guard_from_current() }).map(Guard)
     }
 
-    /// Attaches this thread until the result is dropped; `None` only when out of memory.
+    /// Attaches this thread until the result is dropped. Returns `None` only if there is no memory.
     #[must_use = "the thread is attached only as long as the result is there"]
     pub fn attach(&self) -> Option<Attached<'_>> {
-        // SAFETY: the guard is open, and stays so as long as the result is there.
+        // SAFETY: the guard is open, and stays open as long as the result is there.
         Attached::new(unsafe { capi::ensure_of_guard(self.as_ptr() as usize) })
     }
 
-    /// The guard for C code. It stays this object's.
+    /// Returns the guard for C code. This object keeps the guard, and closes it.
     pub fn as_ptr(&self) -> *mut PyInterpreterGuard {
         self.0.as_ptr()
     }
@@ -138,10 +140,10 @@ impl Guard {
         std::mem::ManuallyDrop::new(self).as_ptr()
     }
 
-    /// Takes over a guard of C code; `None` for NULL.
+    /// Takes over a guard from C code. Returns `None` for NULL.
     ///
     /// # Safety
-    /// It is open, and nobody else closes it.
+    /// The guard is open, and no other code closes it.
     pub unsafe fn from_raw(guard: *mut PyInterpreterGuard) -> Option<Guard> {
         NonNull::new(guard).map(Guard)
     }
@@ -149,24 +151,25 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // SAFETY: the guard is open, and closed only here.
+        // SAFETY: the guard is open, and it is closed only here.
         unsafe { capi::guard_close(self.as_ptr()) }
     }
 }
 
-/// This thread is attached; when this is dropped, exactly what was attached before is again.
+/// Keeps this thread attached. When the value is dropped, exactly what was attached before is attached again.
 ///
-/// To be dropped the latest first, and with what it attached still attached; otherwise the process
-/// ends with a fatal error. Forgotten, it keeps the thread attached and the exit waiting.
+/// If there are several of these values, the latest must be dropped first. What it attached must still be attached
+/// then. Otherwise the process ends with a fatal error. If a value is forgotten (`std::mem::forget`), the thread
+/// stays attached and the exit waits.
 ///
-/// It belongs to its thread:
+/// The value cannot leave its thread:
 ///
 /// ```compile_fail,E0277
 /// let attached = pep788::View::main().attach();
 /// std::thread::spawn(move || drop(attached));
 /// ```
 ///
-/// Views and guards go anywhere:
+/// Views and guards may be sent to any thread:
 ///
 /// ```
 /// fn goes_anywhere<T: Send + Sync>() {}
@@ -176,12 +179,12 @@ impl Drop for Guard {
 #[derive(Debug)]
 pub struct Attached<'guard> {
     token: NonZeroUsize,
-    /// Of one thread, and no longer there than the guard.
+    /// Binds the value to one thread, and to the lifetime of the guard.
     bound: PhantomData<(*const (), &'guard Guard)>,
 }
 
 impl Attached<'_> {
-    /// Of the result of an Ensure, zero for a refusal.
+    /// Takes the result of an Ensure, which is zero for a refusal.
     fn new(token: usize) -> Option<Self> {
         NonZeroUsize::new(token).map(|token| Attached { token, bound: PhantomData })
     }
@@ -189,7 +192,7 @@ impl Attached<'_> {
 
 impl Drop for Attached<'_> {
     fn drop(&mut self) {
-        // SAFETY: ends the process if this is not the thread's innermost Ensure.
+        // SAFETY: the function ends the process if this is not the thread's innermost Ensure.
         unsafe { capi::release(self.token.get()) }
     }
 }

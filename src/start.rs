@@ -1,4 +1,4 @@
-//! The beginning: what is done when the library is loaded, and at its first call.
+//! What the library does when it is loaded, and at its first call.
 
 use std::sync::atomic::Ordering;
 
@@ -10,7 +10,8 @@ use crate::seatbelt::protect::{self, has_python, say_why_not, Why, TRIED};
 use crate::support::kept::Kept;
 use crate::support::settings;
 
-/// CPython's functions, for an exported function of that name; or a fatal error that says why there are none.
+/// Returns CPython's functions, for an exported function of that name. If there are none, ends the process with a
+/// fatal error that says why.
 #[inline]
 pub(crate) fn api(function: &str) -> &'static Api {
     match READY.get() {
@@ -19,20 +20,20 @@ pub(crate) fn api(function: &str) -> &'static Api {
     }
 }
 
-/// [`protect::protect_or_say`], for which there need be no CPython.
+/// Prepares for forks, and calls [`protect::protect_or_say`]. CPython need not be there.
 pub(crate) fn protect_or_say() -> bool {
     fork::watch();
     protect::protect_or_say()
 }
 
-/// Once the first call has done what it has to.
+/// CPython's functions, after the first call has done what it has to do.
 static READY: Kept<&'static Api> = Kept::new();
 
-/// Twice if two threads come at once.
+/// Does the work of the first call. It is done twice if two threads come at once.
 #[cold]
 fn begin(function: &str) -> &'static Api {
     let py = python::get_or_fatal(function);
-    // Before the first lock is taken.
+    // This comes before the first lock is taken.
     let is_told_of_forks = fork::watch();
     protect::at_first_call();
     if is_told_of_forks {
@@ -41,8 +42,8 @@ fn begin(function: &str) -> &'static Api {
     py
 }
 
-/// When the library is loaded: then, as a rule, nobody else runs yet. If there is no Python yet, it is waited for.
-/// The loader's lock is held, so no Python code may be run.
+/// Runs when the library is loaded. As a rule no other thread runs yet. If there is no Python yet, the library
+/// watches for one to come. The loader's lock is held, so this must not run Python code.
 extern "C" fn at_load() {
     let is_asked_for = protect::is_asked_for();
     if is_asked_for {

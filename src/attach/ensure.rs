@@ -1,4 +1,4 @@
-//! Ensure: which thread state a thread gets.
+//! Ensure: attaches a thread to an interpreter, with a thread state that it has or with a new one.
 
 use crate::gate::record::Record;
 use crate::python::{self, Api, Attached, GilstateSlot, Glance, PyThreadState};
@@ -9,18 +9,18 @@ use crate::thread::levels::{LetGo, Level, Way};
 use crate::thread::slip::is_off;
 use crate::thread::thread::Thread;
 
-/// Whether Ensure's caller has a token to show at Release.
+/// Whether the caller of Ensure has a token to show at Release.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Receipt {
     Token,
     None,
 }
 
-/// Notes an Ensure that found `state` attached. Returns its token. `None`: it needs more than that,
+/// Notes an Ensure that found `state` attached. Returns its token, or `None` if the Ensure needs more than that,
 /// which [`ensure`] does.
 ///
 /// # Safety
-/// `state` is of the record's interpreter, attached to this thread, and known to `PyGILState`.
+/// `state` belongs to the record's interpreter, is attached to this thread, and is known to `PyGILState`.
 #[inline(always)]
 pub(crate) unsafe fn reuse(
     thread: &Thread,
@@ -32,12 +32,12 @@ pub(crate) unsafe fn reuse(
     if !thread.levels.has_room() {
         return None;
     }
-    // SAFETY: room: `has_room` was just asked.
+    // SAFETY: room, because `has_room` returned `true`.
     Some(unsafe { note(thread, record, state, Way::Reused, hold, receipt) })
 }
 
-/// Attaches this thread, which has nothing attached, to the interpreter of `record`. Returns the
-/// Ensure's token. `None`: out of memory.
+/// Attaches this thread, which has nothing attached, to the interpreter of `record`. Returns the token of the Ensure,
+/// or `None` if memory runs out.
 ///
 /// # Safety
 /// The interpreter is held (`python` says what that means). Nothing is attached to this thread.
@@ -50,8 +50,9 @@ pub(crate) unsafe fn ensure_detached(
     receipt: Receipt,
 ) -> Option<usize> {
     let py = glance.api();
-    // SAFETY: held, so a thread state can be made in the interpreter. `usual` is own, and nothing is attached, so it can be
-    // attached. Room: `make_room` was just asked, and attaching adds no level that it does not take away again.
+    // SAFETY: the interpreter is held, so a thread state can be made in it. `usual` is own, and nothing is attached,
+    // so `usual` can be attached. Room: `make_room` made it, and attaching adds no level that it does not take away
+    // again.
     unsafe {
         if !thread.levels.make_room() {
             return None;
@@ -70,11 +71,12 @@ pub(crate) unsafe fn ensure_detached(
             return Some(note(thread, record, usual, Way::Reattached, hold, receipt));
         }
     }
-    // SAFETY: held, and nothing is attached: the contract of both functions is the same.
+    // SAFETY: the interpreter is held, and nothing is attached. Both functions have the same contract.
     unsafe { ensure_over_nothing(thread, record, hold, receipt) }
 }
 
-/// As [`ensure_detached`], with a call that takes more arguments than registers.
+/// Does the rest of [`ensure_detached`]. It is a function of its own because it makes a call that takes more
+/// arguments than there are registers.
 #[cold]
 #[inline(never)]
 unsafe fn ensure_over_nothing(
@@ -83,15 +85,16 @@ unsafe fn ensure_over_nothing(
     hold: Option<Hold>,
     receipt: Receipt,
 ) -> Option<usize> {
-    // SAFETY: the caller of `ensure_detached` had a `Glance`. Held, and nothing is attached, which is what `NOTHING` says.
+    // SAFETY: the caller of `ensure_detached` had a `Glance`. The interpreter is held, and nothing is attached, which
+    // is what `NOTHING` says.
     unsafe {
         let py = Glance::again().api();
         ensure_over(py, thread, record, Attached::NOTHING, hold, receipt)
     }
 }
 
-/// Attaches this thread to the interpreter of `record`. Returns the Ensure's token. `None`: out of
-/// memory; what was attached before still is.
+/// Attaches this thread to the interpreter of `record`. Returns the token of the Ensure. Returns `None` if memory
+/// runs out: what was attached before is still attached then.
 ///
 /// # Safety
 /// The interpreter is held.
@@ -102,11 +105,11 @@ pub(crate) unsafe fn ensure(
     hold: Option<Hold>,
     receipt: Receipt,
 ) -> Option<usize> {
-    // SAFETY: held; and `what_is_attached` tells what is attached to this thread.
+    // SAFETY: the interpreter is held, and `what_is_attached` tells what is attached to this thread.
     unsafe { ensure_over(py, thread, record, what_is_attached(py), hold, receipt) }
 }
 
-/// The same, for a caller that knows what is attached.
+/// Does the same as [`ensure`], for a caller that knows what is attached.
 ///
 /// # Safety
 /// The interpreter is held. `before` is attached to this thread.
@@ -119,12 +122,12 @@ pub(crate) unsafe fn ensure_over(
     hold: Option<Hold>,
     receipt: Receipt,
 ) -> Option<usize> {
-    // All that can fail on our side comes first.
+    // The library's own steps that can fail come first.
     if !thread.levels.make_room() {
         return None;
     }
-    // SAFETY: held, and `before` is attached. Room: it was made above, and a call into Python inside `attach` has released
-    // what it ensured.
+    // SAFETY: the interpreter is held, and `before` is attached. Room: it was made above, and a call into Python
+    // inside `attach` has released what it ensured.
     unsafe {
         let (state, way) = attach(py, thread, record, before)?;
         if is_off() {
@@ -146,13 +149,14 @@ unsafe fn note(
     receipt: Receipt,
 ) -> usize {
     let name = match way {
-        // As natively. It is alive, and not attached by anybody else meanwhile.
+        // The token is `outer`, as in CPython's own Ensure. `outer` is alive, and no other thread attaches it
+        // meanwhile.
         Way::Created { outer, .. } if !outer.is_null() => outer as usize,
         _ => thread.next_token(),
     };
     let token = if receipt == Receipt::Token { name } else { 0 };
     let level = Level { record, state, token, hold, way, let_go: LetGo::default() };
-    // SAFETY: room is this function's own condition.
+    // SAFETY: room, by this function's contract.
     unsafe { thread.levels.push(level) };
     name
 }
@@ -166,8 +170,8 @@ unsafe fn attach(
     before: Attached,
 ) -> Option<(*mut PyThreadState, Way)> {
     let outer = before.state;
-    // SAFETY: `outer` is attached, so alive. `usual` is own: CPython's `PyGILState_Ensure` relies on the same. The interpreter
-    // is held, so it can be attached to.
+    // SAFETY: `outer` is attached, so it is alive. `usual` is own: CPython's `PyGILState_Ensure` relies on the same.
+    // The interpreter is held, so this thread can attach to it.
     unsafe {
         if !outer.is_null() && belongs(py, outer, record) {
             let known = before.known_to_gilstate;
@@ -183,10 +187,10 @@ unsafe fn attach(
     }
 }
 
-/// Attaches a new thread state in place of `outer`. `None`: out of memory.
+/// Attaches a new thread state in place of `outer`. Returns `None` if memory runs out.
 ///
 /// # Safety
-/// As for [`attach`]; `outer` is what is attached, or NULL, and `usual` what `PyGILState` knows.
+/// As for [`attach`]. `outer` is what is attached, or NULL. `usual` is what `PyGILState` knows.
 #[inline]
 unsafe fn create(
     py: &'static Api,
@@ -195,12 +199,13 @@ unsafe fn create(
     outer: *mut PyThreadState,
     usual: *mut PyThreadState,
 ) -> Option<(*mut PyThreadState, Way)> {
-    // SAFETY: held. `outer` is attached to this thread, so this thread may detach it, and attach it again. The new state is
-    // nobody else's.
+    // SAFETY: the interpreter is held. `outer` is attached to this thread, so this thread may detach it, and attach
+    // it again. The new thread state belongs to this thread alone.
     unsafe {
         if !outer.is_null() {
-            // Not PyThreadState_Swap: interpreters may have a GIL each. Before the new one is made: without a GIL that
-            // may stop the threads of its interpreter, and one of those may want to stop the threads of this one.
+            // PyThreadState_Swap is not used, because each interpreter may have a GIL of its own. The detach comes
+            // before the new thread state is made: in a build without a GIL, making it may stop the threads of its
+            // interpreter, and one of those threads may want to stop the threads of this interpreter.
             py.PyEval_SaveThread();
         }
         let state = make(py, thread, record);
@@ -216,13 +221,13 @@ unsafe fn create(
     }
 }
 
-/// A new thread state. NULL: out of memory.
+/// Makes a new thread state. Returns NULL if memory runs out.
 ///
 /// # Safety
 /// The interpreter is held.
 #[inline(always)]
 unsafe fn make(py: &Api, thread: &Thread, record: &'static Record) -> *mut PyThreadState {
-    // SAFETY: held, so its address is that of a live interpreter.
+    // SAFETY: the interpreter is held, so its address is that of a live interpreter.
     birth::of_thread_state(py, &thread.birth, || unsafe {
         py.PyThreadState_New(record.interpreter())
     })
@@ -232,6 +237,6 @@ unsafe fn make(py: &Api, thread: &Thread, record: &'static Record) -> *mut PyThr
 /// `state` is alive.
 #[inline]
 unsafe fn belongs(py: &Api, state: *mut PyThreadState, record: &'static Record) -> bool {
-    // SAFETY: alive is this function's own condition. The record's address is only compared.
+    // SAFETY: `state` is alive, by this function's contract. The record's address is only compared.
     unsafe { py.PyThreadState_GetInterpreter(state) == record.interpreter() }
 }

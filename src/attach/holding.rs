@@ -1,7 +1,7 @@
-//! What the attached thread state holds: whether it keeps its interpreter from finalizing.
+//! Whether the attached thread state keeps its interpreter from finalizing, and how that changes.
 //!
-//! A thread state is non-daemon while it holds a guard: because of the Ensure it is in, or
-//! because of `SetDaemon(0)`, or because `threading` joins its thread.
+//! A thread state is non-daemon while it holds a guard. It holds one because of the Ensure that it is in, or because
+//! of `SetDaemon(0)`. It is non-daemon too if `threading` joins its thread.
 
 use std::ffi::{c_void, CStr};
 use std::sync::atomic::Ordering;
@@ -19,19 +19,20 @@ use crate::trace::note::another_hold;
 
 const KEPT: &CStr = c"pep788.non_daemon";
 
-/// The key in the thread state's dict, which is emptied when the thread state is cleared.
+/// Returns the key in the thread state's dict, which is emptied when the thread state is cleared.
 fn key() -> OwnName {
     OwnName::new("pep788.non_daemon", &LOBBY)
 }
 
-/// Whether the calling thread keeps this interpreter from finalizing, as far as it is to be seen:
-/// it is inside an Ensure of it, or attached to it with a thread state that holds it.
+/// Returns whether the calling thread keeps this interpreter from finalizing, as far as the library can see. It does
+/// if it is inside an Ensure of the interpreter, or if it is attached to the interpreter with a thread state that
+/// holds it.
 pub(crate) fn is_holder(py: &'static Api, record: &'static Record) -> bool {
     if is_inside(record) {
         return true;
     }
     let state = attached(py);
-    // SAFETY: `state` is attached.
+    // SAFETY: `state` is attached, unless it is NULL.
     unsafe {
         !state.is_null()
             && py.PyThreadState_GetInterpreter(state) == record.interpreter()
@@ -43,17 +44,17 @@ pub(crate) fn holds_in_ensure(state: *mut PyThreadState) -> bool {
     levels().any(|level| level.state == state && level.hold.is_some_and(|hold| hold.is_valid()))
 }
 
-/// Drops all that the thread state holds. What an outer Ensure held, or the thread state by
-/// itself, comes back with the Release of the innermost one: see [`LetGo`].
+/// Drops all holds of the thread state. The holds of outer Ensures, and the hold of the thread state itself, come
+/// back with the Release of the innermost Ensure: see [`LetGo`].
 ///
 /// # Safety
 /// `state` is attached to the calling thread.
 pub(crate) unsafe fn let_go(py: &'static Api, state: *mut PyThreadState) -> bool {
-    // What can fail comes first.
-    // SAFETY: attached, says the caller.
+    // The steps that can fail come first.
+    // SAFETY: attached, by this function's contract.
     let Some(kept) = (unsafe { holds_by_itself(py) }) else { return false };
     if kept {
-        // SAFETY: as above; the dict is borrowed from the thread state.
+        // SAFETY: attached, by this function's contract. The dict is borrowed from the thread state.
         unsafe {
             let dict = py.PyThreadState_GetDict();
             if py.PyDict_DelItemString(dict, key().as_c_str().as_ptr()) != 0 {
@@ -85,11 +86,11 @@ pub(crate) unsafe fn let_go(py: &'static Api, state: *mut PyThreadState) -> bool
     true
 }
 
-/// Gives again what [`let_go`] took, where the interpreter still allows it.
+/// Takes again the holds that [`let_go`] dropped, where the interpreter still allows it.
 ///
 /// # Safety
-/// Called in the Release of `released`, which was the innermost level, right after it left the stack, with its thread
-/// state attached.
+/// This is called in the Release of `released`, right after that level left the stack. It was the innermost level,
+/// and its thread state is attached.
 pub(crate) unsafe fn give_again(py: &'static Api, released: &Level) {
     let taken = released.let_go;
     if taken.is_nothing() {
@@ -103,30 +104,32 @@ pub(crate) unsafe fn give_again(py: &'static Api, released: &Level) {
             continue;
         };
         levels.set_let_go(index, LetGo { inside: 0, ..level.let_go });
-        // With tracing on this runs Python code, which may come back here, and has gone again after it.
+        // With tracing on this runs Python code. That code may come back to the library, and has left it again when
+        // this returns.
         levels.set_hold(index, another_hold(released.record));
     }
     if taken.what & LetGo::KEPT != 0 {
         if let Some(hold) = another_hold(released.record) {
-            // SAFETY: attached, says the caller.
+            // SAFETY: attached, by this function's contract.
             unsafe { keep(py, hold) };
         }
     }
 }
 
-/// Hangs the hold in the thread state's dict, from which clearing the thread state drops it.
+/// Puts the hold in the thread state's dict. Clearing the thread state drops the hold from there.
 ///
 /// # Safety
 /// The calling thread is attached.
 pub(crate) unsafe fn keep(py: &'static Api, hold: Hold) -> bool {
     unsafe extern "C" fn dropped(capsule: *mut PyObject) {
         let Some(py) = python::get() else { return };
-        // SAFETY: a capsule made below, whose hold nobody else frees.
+        // SAFETY: the capsule is made below, and nobody else frees its hold.
         unsafe {
             let hold = py.PyCapsule_GetPointer(capsule, KEPT.as_ptr()).cast::<Hold>();
             if !hold.is_null() {
                 let hold = Box::from_raw(hold);
-                // Relaxed: giving the hold back brings it to who waits for that.
+                // Relaxed: the return of the hold, which follows, publishes this to the thread that waits for the
+                // hold.
                 hold.record().dropped.store(clock(), Ordering::Relaxed);
                 let _ = hold.give_back();
             }
@@ -137,7 +140,7 @@ pub(crate) unsafe fn keep(py: &'static Api, hold: Hold) -> bool {
         return false;
     };
     let hold = Box::into_raw(boxed);
-    // SAFETY: attached, says the caller; the dict is borrowed from the thread state.
+    // SAFETY: attached, by this function's contract. The dict is borrowed from the thread state.
     unsafe {
         let _exception = KeepException::new(py);
         let capsule = py.PyCapsule_New(hold.cast::<c_void>(), KEPT.as_ptr(), Some(dropped));
@@ -156,22 +159,24 @@ pub(crate) unsafe fn keep(py: &'static Api, hold: Hold) -> bool {
     }
 }
 
-/// Whether a thread state of the interpreter may be about to be deleted: it drops what it holds while
-/// it is cleared, and is deleted right after, which nothing tells. Finalization must not come in
+/// Returns whether a thread state of the interpreter may be about to be deleted. A thread state drops what it holds
+/// while it is cleared. It is deleted right after that, and nothing tells when. Finalization must not come in
 /// between.
 pub(crate) fn is_one_leaving(record: &Record) -> bool {
     const LEAVING_MS: u64 = 20;
-    // Relaxed: the hold itself, given back after this was stored, brings it to who waited for it.
+    // Relaxed: the hold was given back after this was stored, and that publishes this to the thread that waited for
+    // the hold.
     let dropped = record.dropped.load(Ordering::Relaxed);
     dropped != 0 && clock() < dropped + LEAVING_MS
 }
 
-/// `None`: out of memory. Leaves the exception that is set.
+/// Returns whether the attached thread state holds a guard by itself, outside of any Ensure. Returns `None` if memory
+/// runs out. Leaves the exception that is set.
 ///
 /// # Safety
 /// The calling thread is attached.
 pub(crate) unsafe fn holds_by_itself(py: &'static Api) -> Option<bool> {
-    // SAFETY: attached, says the caller; all references but the key's are borrowed.
+    // SAFETY: attached, by this function's contract. All references but the key's are borrowed.
     unsafe {
         let _exception = KeepException::new(py);
         let dict = py.PyThreadState_GetDict();

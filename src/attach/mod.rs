@@ -1,4 +1,4 @@
-//! Attaching a thread to an interpreter, and undoing that.
+//! Attaches a thread to an interpreter, and undoes that.
 //!
 //! Imports `trace` and what is below it. Read `ensure`, then `holding`, then `release`.
 

@@ -1,4 +1,4 @@
-//! Release: exact restoration of what was attached before the Ensure.
+//! Release: restores exactly what was attached before the Ensure.
 
 use std::ptr::null_mut;
 
@@ -8,10 +8,10 @@ use crate::thread::hold::Hold;
 use crate::thread::levels::{Level, Way};
 use crate::thread::thread::Thread;
 
-/// Undoes the innermost Ensure of this thread. This function does the commonest cases itself. Cases that need more, and
-/// mistakes, go to other functions. Each such call is the last thing done here, so that it costs no stack frame.
+/// Undoes the innermost Ensure of this thread. This function does the commonest cases itself. Cases that need more,
+/// and mistakes, go to other functions. Each such call is the last thing done here, so that it costs no stack frame.
 ///
-/// `current`: what is attached to this thread; or up to 3.11 to whichever thread.
+/// `current` is what is attached to this thread. Up to 3.11 it may be what is attached to another thread.
 ///
 /// # Safety
 /// This thread had a [`Glance`].
@@ -24,8 +24,8 @@ pub(crate) unsafe fn release_at_a_glance(current: *mut PyThreadState, shown: usi
         return release_unshown(thread, current, shown);
     }
     let plain = level.hold.is_none();
-    // SAFETY: `level.state` is attached to this thread, so it is no bottom's and there is a level to take away. The caller
-    // had a `Glance`.
+    // SAFETY: `level.state` is attached to this thread, so the level is not the bottom, and there is a level to take
+    // away. The caller had a `Glance`.
     unsafe {
         if plain && matches!(level.way, Way::Reused) {
             levels.pop();
@@ -40,35 +40,36 @@ pub(crate) unsafe fn release_at_a_glance(current: *mut PyThreadState, shown: usi
     }
 }
 
-/// By [`release`], for callers that know that there is a [`Glance`].
+/// Calls [`release`], for callers that know that there is a [`Glance`].
 #[cold]
 fn release_closely(shown: usize) {
-    // SAFETY: both callers have a `Glance`.
+    // SAFETY: every caller has a `Glance`.
     release(unsafe { Glance::again() }.api(), "PyThreadState_Release", shown);
 }
 
-/// For an Ensure whose caller took no token.
+/// Releases an Ensure whose caller took no token.
 #[inline(never)]
 fn release_unshown(thread: &Thread, current: *mut PyThreadState, shown: usize) {
     let level = thread.levels.top();
-    // With others around it: the token may be one of theirs.
+    // If there are outer Ensures, the token may be that of one of them.
     let is_nested = thread.levels.are_nested();
     if level.token != 0 || is_nested || level.state != current || !level.let_go.is_nothing() {
         release_closely(shown);
     } else if matches!(level.way, Way::First) {
-        // SAFETY: the innermost level's state was just compared with what is attached. The caller had a `Glance`.
+        // SAFETY: the innermost level's state was compared above with what is attached. The caller had a `Glance`.
         unsafe { release_first(thread) };
     } else {
-        // SAFETY: the same comparison; `is_nothing` says that nothing was let go.
+        // SAFETY: the states were compared above, and `is_nothing` says that nothing was let go.
         unsafe { release_holding(thread, shown) };
     }
 }
 
 /// # Safety
-/// The innermost Ensure's thread state is attached, and has let nothing go. There is a [`Glance`].
+/// The innermost Ensure's thread state is attached, and nothing was let go inside that Ensure. There is a [`Glance`].
 #[inline(never)]
 unsafe fn release_holding(thread: &Thread, shown: usize) {
-    // SAFETY: the innermost level is there, and its state is attached to this thread: each way detaches or deletes it once.
+    // SAFETY: there is an innermost level, and its state is attached to this thread. Each way detaches or deletes the
+    // state at most once.
     unsafe {
         match thread.levels.top().way {
             Way::Reused => give_back(thread, pop(thread)),
@@ -84,13 +85,13 @@ unsafe fn release_holding(thread: &Thread, shown: usize) {
 }
 
 /// # Safety
-/// The innermost Ensure's thread state is attached, and the first of its thread. There is a [`Glance`].
+/// The innermost Ensure's thread state is attached, and is the first of its thread. There is a [`Glance`].
 #[inline(never)]
 unsafe fn release_first(thread: &Thread) {
-    // SAFETY: the innermost level's state is attached, and was made by its Ensure, which nobody else deletes.
+    // SAFETY: the innermost level's state is attached. Its Ensure made it, and nobody else deletes it.
     unsafe {
-        // Destructors may use the library: the level is still there for them. They released what
-        // they ensured.
+        // Destructors may use the library, so the level is still there for them. They have released what they
+        // ensured.
         Glance::again().api().PyThreadState_Clear(thread.levels.top().state);
         let levels = &thread.levels;
         if levels.top().hold.is_some() {
@@ -103,10 +104,10 @@ unsafe fn release_first(thread: &Thread) {
 }
 
 /// # Safety
-/// The innermost Ensure's thread state is attached, and cleared. There is a [`Glance`].
+/// The innermost Ensure's thread state is attached and cleared. There is a [`Glance`].
 #[inline(never)]
 unsafe fn delete_holding(thread: &Thread) {
-    // SAFETY: attached and cleared is what `PyThreadState_DeleteCurrent` asks for, and this function too.
+    // SAFETY: attached and cleared, by this function's contract. `PyThreadState_DeleteCurrent` needs the same.
     unsafe {
         let hold = pop(thread);
         Glance::again().api().PyThreadState_DeleteCurrent();
@@ -117,16 +118,17 @@ unsafe fn delete_holding(thread: &Thread) {
 /// Takes the innermost level away, and returns its hold.
 ///
 /// # Safety
-/// There is one.
+/// There is a level.
 #[inline(always)]
 unsafe fn pop(thread: &Thread) -> Option<Hold> {
     let hold = thread.levels.top().hold;
-    // SAFETY: that there is one is this function's own condition.
+    // SAFETY: there is a level, by this function's contract.
     unsafe { thread.levels.pop() };
     hold
 }
 
-/// Undoes the innermost Ensure of this thread. `shown`: what it returned, if its caller took one.
+/// Undoes the innermost Ensure of this thread, or an outer one. `shown` is what the Ensure returned, if its caller
+/// took a token.
 #[cold]
 pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
     let thread = Thread::known();
@@ -160,9 +162,10 @@ pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
     }
 }
 
-/// The index of the Ensure around the most recent one that has this token, if it may be released before those inside it:
-/// it and they all found the same thread state attached, and leave it so. Then the order in which they are released
-/// carries no meaning, as with `PyGILState_Release`: two greenlets or coroutines of a thread may end in any order.
+/// Returns the index of the outer Ensure that has this token, if that Ensure may be released before those inside it.
+/// It may if all of them found the same thread state attached, and leave it attached. Then the order in which they
+/// are released carries no meaning, as with `PyGILState_Release`: two greenlets or coroutines of a thread may end in
+/// any order.
 fn outer(thread: &Thread, shown: usize) -> Option<usize> {
     let levels = &thread.levels;
     let index = levels.iter().position(|level| shown != 0 && level.token == shown)?;
@@ -173,7 +176,7 @@ fn outer(thread: &Thread, shown: usize) -> Option<usize> {
     levels.iter().skip(index).all(reuses).then_some(index)
 }
 
-/// Releases that one.
+/// Releases the Ensure at `index`.
 fn take_out(thread: &Thread, index: usize) {
     let Some(level) = thread.levels.get(index) else { return };
     thread.levels.remove(index);
@@ -184,14 +187,15 @@ fn take_out(thread: &Thread, index: usize) {
 fn undo(py: &'static Api, thread: &Thread) {
     let last = thread.levels.innermost();
     if let Some(level) = last.filter(|level| level.way.creates()) {
-        // Runs destructors, which may use the library: the level is still there for them.
-        // SAFETY: the Ensure made it, so it is own; `release` has checked that it is attached.
+        // This runs destructors, which may use the library, so the level is still there for them.
+        // SAFETY: the Ensure made the thread state, so it is own. `release` has checked that it is attached.
         unsafe { py.PyThreadState_Clear(level.state) };
     }
-    // Again: its hold may have changed. Destructors released what they ensured.
+    // The level is read again, because its hold may have changed. Destructors have released what they ensured.
     let Some(level) = thread.levels.innermost() else { return };
     let (mut told, mut before) = (None, null_mut());
-    // SAFETY: the level's state is attached to this thread. What the Ensure made is deleted, what it found detached is detached.
+    // SAFETY: the level's state is attached to this thread. A state that the Ensure made is deleted, and a state that
+    // it found detached is detached.
     unsafe {
         thread.levels.pop();
         match level.way {
@@ -215,11 +219,11 @@ fn undo(py: &'static Api, thread: &Thread) {
     if let Some(slot) = told {
         slot.restore();
     }
-    // Only now: the interpreter may be gone the moment it is not held any more.
+    // The hold is given back only now: the interpreter may be gone as soon as nothing holds it.
     give_back(thread, level.hold);
     if !before.is_null() {
-        // SAFETY: it was attached to this thread before the Ensure. If its interpreter
-        // finalizes, the thread sleeps, as in any return to it.
+        // SAFETY: `before` was attached to this thread before the Ensure. If its interpreter finalizes, the thread
+        // sleeps, as in any return to that interpreter.
         unsafe { py.PyEval_RestoreThread(before) };
     }
 }

@@ -1,5 +1,6 @@
-//! The accepted API: guards and views. From CPython 3.15 on the interpreter has it itself, and
-//! calls that reach this library are handed on.
+//! The accepted API of PEP 788: guards and views.
+//!
+//! From CPython 3.15 on the interpreter has this API itself. Calls that reach this library are handed on to it.
 
 use super::handle::{decode, encode, Kind};
 use super::quick;
@@ -41,7 +42,7 @@ pub type PyThreadStateToken = std::ffi::c_void;
 #[must_use]
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterGuard_FromCurrent() -> *mut PyInterpreterGuard {
-    // SAFETY: as called.
+    // SAFETY: this function and the called one have the same contract.
     unsafe { guard_from_current() }
 }
 
@@ -49,7 +50,7 @@ pub unsafe extern "C" fn PyInterpreterGuard_FromCurrent() -> *mut PyInterpreterG
 pub(crate) unsafe fn guard_from_current() -> *mut PyInterpreterGuard {
     match quick::guard_current(Kind::Guard) {
         Some(guard) => guard as *mut PyInterpreterGuard,
-        // SAFETY: as called.
+        // SAFETY: this function and the called one have the same contract.
         None => unsafe { guard_from_current_slowly() },
     }
 }
@@ -58,10 +59,10 @@ pub(crate) unsafe fn guard_from_current() -> *mut PyInterpreterGuard {
 unsafe fn guard_from_current_slowly() -> *mut PyInterpreterGuard {
     const NAME: &str = "PyInterpreterGuard_FromCurrent";
     let py = start::api(NAME);
-    // First: the interpreter's own function does not look.
+    // This check comes first, because the interpreter's own function does not make it.
     let state = attached_or_fatal(py, NAME);
     if let Some(native) = native(py) {
-        // SAFETY: handed on as called, and attached.
+        // SAFETY: the interpreter's own function has the same contract, and the thread is attached.
         return unsafe { (native.PyInterpreterGuard_FromCurrent)() } as *mut PyInterpreterGuard;
     }
     // SAFETY: `state` is attached.
@@ -83,7 +84,7 @@ unsafe fn guard_from_current_slowly() -> *mut PyInterpreterGuard {
 pub unsafe extern "C" fn PyInterpreterGuard_FromView(
     view: *mut PyInterpreterView,
 ) -> *mut PyInterpreterGuard {
-    // SAFETY: as called.
+    // SAFETY: this function and the called one have the same contract.
     unsafe { guard_from_view(view) }
 }
 
@@ -91,7 +92,7 @@ pub unsafe extern "C" fn PyInterpreterGuard_FromView(
 pub(crate) unsafe fn guard_from_view(view: *mut PyInterpreterView) -> *mut PyInterpreterGuard {
     match quick::guard_named(view as usize, Kind::View, Kind::Guard) {
         Some(guard) => guard as *mut PyInterpreterGuard,
-        // SAFETY: as called.
+        // SAFETY: this function and the called one have the same contract.
         None => unsafe { guard_from_view_slowly(view) },
     }
 }
@@ -101,7 +102,7 @@ unsafe fn guard_from_view_slowly(view: *mut PyInterpreterView) -> *mut PyInterpr
     const NAME: &str = "PyInterpreterGuard_FromView";
     let py = start::api(NAME);
     if let Some(native) = native(py) {
-        // SAFETY: handed on as called.
+        // SAFETY: the interpreter's own function has the same contract.
         let guard = unsafe { (native.PyInterpreterGuard_FromView)(view as usize) };
         return guard as *mut PyInterpreterGuard;
     }
@@ -121,14 +122,14 @@ unsafe fn guard_from_view_slowly(view: *mut PyInterpreterView) -> *mut PyInterpr
 /// Contract: PEP 788, PyInterpreterGuard_Close.
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterGuard_Close(guard: *mut PyInterpreterGuard) {
-    // SAFETY: as called.
+    // SAFETY: this function and the called one have the same contract.
     unsafe { guard_close(guard) }
 }
 
 #[inline]
 pub(crate) unsafe fn guard_close(guard: *mut PyInterpreterGuard) {
     if !quick::close(guard as usize, Kind::Guard) {
-        // SAFETY: as called.
+        // SAFETY: this function and the called one have the same contract.
         unsafe { guard_close_slowly(guard) }
     }
 }
@@ -138,7 +139,7 @@ unsafe fn guard_close_slowly(guard: *mut PyInterpreterGuard) {
     const NAME: &str = "PyInterpreterGuard_Close";
     let py = start::api(NAME);
     if let Some(native) = native(py) {
-        // SAFETY: handed on as called.
+        // SAFETY: the interpreter's own function has the same contract.
         return unsafe { (native.PyInterpreterGuard_Close)(guard as usize) };
     }
     close_strong(NAME, guard as usize, Kind::Guard);
@@ -158,7 +159,7 @@ unsafe fn guard_close_slowly(guard: *mut PyInterpreterGuard) {
 #[must_use]
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterView_FromCurrent() -> *mut PyInterpreterView {
-    // SAFETY: as called.
+    // SAFETY: this function and the called one have the same contract.
     unsafe { view_from_current() }
 }
 
@@ -166,10 +167,10 @@ pub unsafe extern "C" fn PyInterpreterView_FromCurrent() -> *mut PyInterpreterVi
 pub(crate) unsafe fn view_from_current() -> *mut PyInterpreterView {
     const NAME: &str = "PyInterpreterView_FromCurrent";
     let py = start::api(NAME);
-    // First: the interpreter's own function does not look.
+    // This check comes first, because the interpreter's own function does not make it.
     let state = attached_or_fatal(py, NAME);
     if let Some(native) = native(py) {
-        // SAFETY: handed on as called, and attached.
+        // SAFETY: the interpreter's own function has the same contract, and the thread is attached.
         return unsafe { (native.PyInterpreterView_FromCurrent)() } as *mut PyInterpreterView;
     }
     // SAFETY: `state` is attached.
@@ -189,7 +190,7 @@ pub(crate) unsafe fn view_from_current() -> *mut PyInterpreterView {
 #[must_use]
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterView_FromMain() -> *mut PyInterpreterView {
-    // SAFETY: as called.
+    // SAFETY: this function and the called one have the same contract.
     unsafe { view_from_main() }
 }
 
@@ -198,7 +199,7 @@ pub(crate) unsafe fn view_from_main() -> *mut PyInterpreterView {
     const NAME: &str = "PyInterpreterView_FromMain";
     let py = start::api(NAME);
     if let Some(native) = native(py) {
-        // SAFETY: handed on as called.
+        // SAFETY: the interpreter's own function has the same contract.
         return unsafe { (native.PyInterpreterView_FromMain)() } as *mut PyInterpreterView;
     }
     prepare_main(py);
@@ -213,7 +214,7 @@ pub(crate) unsafe fn view_from_main() -> *mut PyInterpreterView {
 /// Contract: PEP 788, PyInterpreterView_Close.
 #[no_mangle]
 pub unsafe extern "C" fn PyInterpreterView_Close(view: *mut PyInterpreterView) {
-    // SAFETY: as called.
+    // SAFETY: this function and the called one have the same contract.
     unsafe { view_close(view) }
 }
 
@@ -222,7 +223,7 @@ pub(crate) unsafe fn view_close(view: *mut PyInterpreterView) {
     const NAME: &str = "PyInterpreterView_Close";
     let py = start::api(NAME);
     if let Some(native) = native(py) {
-        // SAFETY: handed on as called.
+        // SAFETY: the interpreter's own function has the same contract.
         return unsafe { (native.PyInterpreterView_Close)(view as usize) };
     }
     close_weak(NAME, view as usize, Kind::View);

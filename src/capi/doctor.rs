@@ -1,4 +1,4 @@
-//! What the library says of itself: for `python -m pep788 doctor`, and for reports of defects.
+//! Tells how the library works in this process: for `python -m pep788 doctor`, and for reports of defects.
 
 use std::ffi::{c_char, c_int, CStr};
 
@@ -60,7 +60,7 @@ pub unsafe extern "C" fn Pep788_Doctor(text: *mut c_char, size: usize) -> usize 
     let report = report();
     if size != 0 {
         let fits = report.len().min(size - 1);
-        // SAFETY: there is room for `size` bytes, says the caller.
+        // SAFETY: the caller promises that there is room for `size` bytes.
         unsafe {
             text.copy_from_nonoverlapping(report.as_ptr().cast(), fits);
             text.add(fits).write(0);
@@ -88,14 +88,14 @@ fn report() -> String {
 
 fn callback(py: &'static Api) -> &'static str {
     let state = attached(py);
-    // SAFETY: `state` is attached if it is not NULL; the main interpreter may always be asked for.
+    // SAFETY: `state` is attached if it is not NULL. Any thread may ask for the main interpreter.
     let interpreter = unsafe {
         match state.is_null() {
             true => py.PyInterpreterState_Main(),
             false => py.PyThreadState_GetInterpreter(state),
         }
     };
-    // Not by way of the thread state: that would install it.
+    // This does not look the record up by the thread state, because that would install the exit callback.
     fork::watch();
     let record = known_at(py, interpreter);
     match record {

@@ -1,5 +1,6 @@
-//! The draft of May 2025: strong and weak references, and daemon-ness of thread states. No
-//! interpreter has it; it is served here on every version.
+//! The draft API of May 2025: strong and weak references, and which thread states are daemon ones.
+//!
+//! No interpreter has it, so this library serves it on every version.
 
 use std::ffi::c_int;
 
@@ -74,7 +75,7 @@ pub unsafe extern "C" fn PyInterpreterRef_Get() -> PyInterpreterRef {
 pub unsafe extern "C" fn PyInterpreterRef_Main(r#ref: *mut PyInterpreterRef) -> c_int {
     const NAME: &str = "PyInterpreterRef_Main";
     start::api(NAME);
-    // SAFETY: `ref` is a place for a reference, says the caller.
+    // SAFETY: the caller promises that `ref` is a place for a reference.
     unsafe { strengthen(NAME, Some(main()), r#ref) }
 }
 
@@ -96,11 +97,11 @@ pub unsafe extern "C" fn PyInterpreterState_AsStrong(
     const NAME: &str = "PyInterpreterState_AsStrong";
     let py = start::api(NAME);
     let record = by_address(py, interp, attached(py), Stays::Unknown);
-    // SAFETY: `ref` is a place for a reference, says the caller.
+    // SAFETY: the caller promises that `ref` is a place for a reference.
     unsafe {
         let done = strengthen(NAME, record, r#ref);
         if done == 0 && record.is_some_and(|record| !record.confirm(interp.cast(), &LOBBY)) {
-            // Gone meanwhile; the record is another one's.
+            // The interpreter is gone meanwhile, and the record is another one's.
             r#ref.write(std::ptr::null_mut());
             return result(false);
         }
@@ -141,7 +142,7 @@ pub unsafe extern "C" fn PyInterpreterRef_Dup(r#ref: PyInterpreterRef) -> PyInte
     start::api(NAME);
     let reference = decode(NAME, r#ref as usize, Kind::StrongRef);
     if reference.inherited {
-        // Of a parent process: it holds nothing here, and neither does another one like it.
+        // The reference is of a parent process. It holds nothing here, and neither does another one like it.
         return r#ref;
     }
     open_or_fatal(NAME, &reference, Kind::StrongRef);
@@ -215,7 +216,7 @@ pub unsafe extern "C" fn PyInterpreterWeakRef_AsStrong(
 ) -> c_int {
     if !r#ref.is_null() {
         if let Some(reference) = quick::guard_named(wref as usize, Kind::WeakRef, Kind::StrongRef) {
-            // SAFETY: not NULL, and a place, says the caller.
+            // SAFETY: `ref` is not NULL, and the caller promises that it is a place for a reference.
             unsafe { r#ref.write(reference as PyInterpreterRef) };
             return result(true);
         }
@@ -223,7 +224,7 @@ pub unsafe extern "C" fn PyInterpreterWeakRef_AsStrong(
     const NAME: &str = "PyInterpreterWeakRef_AsStrong";
     start::api(NAME);
     let record = decode(NAME, wref as usize, Kind::WeakRef).record;
-    // SAFETY: `ref` is a place for a reference, says the caller.
+    // SAFETY: the caller promises that `ref` is a place for a reference.
     unsafe { strengthen(NAME, Some(record), r#ref) }
 }
 
@@ -274,7 +275,7 @@ pub unsafe extern "C" fn Pep788_EnsureStealing(r#ref: PyInterpreterRef) -> c_int
     let py = start::api(NAME);
     let reference = decode(NAME, r#ref as usize, Kind::StrongRef);
     if reference.inherited {
-        // Of a parent process: there is nothing to consume here.
+        // The reference is of a parent process. There is nothing to consume here.
         return result(ensure_ref(py, NAME, r#ref as usize));
     }
     open_or_fatal(NAME, &reference, Kind::StrongRef);
@@ -373,7 +374,7 @@ unsafe fn strengthen(
     let py = start::api(function);
     let promoted = record.filter(|record| record.promote(py).is_ok());
     let reference = promoted.map_or(0, |record| encode(record, Kind::StrongRef));
-    // SAFETY: not NULL, and a place, says the caller.
+    // SAFETY: `place` is not NULL, so it is a place for a reference, by this function's contract.
     unsafe { place.write(reference as PyInterpreterRef) };
     result(promoted.is_some())
 }

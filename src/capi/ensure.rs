@@ -1,8 +1,8 @@
-//! `PyThreadState_Ensure` and `PyThreadState_Release`: one symbol each for both dialects.
+//! `PyThreadState_Ensure` and `PyThreadState_Release`, for the accepted API and for the draft.
 //!
-//! The prototypes that users see are in `accepted.rs` and `draft.rs`. A draft reference carries
-//! a tag bit that a guard does not, which tells how to answer. Release pops the thread's own
-//! stack of Ensures, so the draft's missing argument is not missed.
+//! Each is one symbol for both dialects. The prototypes that users see are in `accepted.rs` and `draft.rs`. A draft
+//! reference carries a tag bit that a guard does not have. This bit tells how to answer. Release pops the thread's
+//! own stack of Ensures, so it does not need the argument that a caller of the draft does not pass.
 
 use super::handle::{self, decode, Kind};
 use super::shared::open_or_fatal;
@@ -18,18 +18,18 @@ use crate::thread::hold::Hold;
 use crate::thread::thread::Thread;
 use crate::trace::note::{another_hold, hold_of};
 
-/// 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
+/// The results 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
 const DONE: usize = 0;
 const FAILED: usize = -1isize as usize;
 
 #[doc(hidden)]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
-    // SAFETY: as called.
+    // SAFETY: this function and the called one have the same contract.
     unsafe { ensure_of_guard(handle) }
 }
 
-/// For the crate itself: on 3.15, the exported name may be bound to the interpreter's function.
+/// Does the same for the crate itself. On 3.15, the exported name may be bound to the interpreter's function.
 #[inline(always)]
 pub(crate) unsafe fn ensure_of_guard(handle: usize) -> usize {
     ways::take::<Ensure>(handle)
@@ -45,10 +45,10 @@ impl Call for Ensure {
         if !handle::is_good(handle, Kind::Guard) {
             return ensure_uncommonly(current, handle);
         }
-        // SAFETY: the handle was just compared with the record's own, so it leads to a record.
+        // SAFETY: `is_good` compared the handle with the record's own, so it leads to a record.
         let record = unsafe { handle::record_of(handle) };
         let Some(thread) = Thread::known() else { return Ensure::any(handle) };
-        // A guard that is not open is reported by the other way.
+        // The long way reports a guard that is not open.
         if record.gate.guards() == 0 {
             return Ensure::any(handle);
         }
@@ -56,7 +56,7 @@ impl Call for Ensure {
             // SAFETY: there is a glance, and nothing is attached.
             return unsafe { ensure_detached(thread, record) };
         }
-        // SAFETY: there is a glance, and it is attached.
+        // SAFETY: there is a glance, and `current` is attached.
         unsafe {
             if is_of(current, record.interpreter()) {
                 if let Some(token) = attach::reuse(thread, record, current, None, Receipt::Token) {
@@ -80,12 +80,12 @@ impl Call for Ensure {
             return if ensure_ref(py, ENSURE, handle) { DONE } else { FAILED };
         }
         if let Some(native) = native(py) {
-            // SAFETY: an untagged handle is the interpreter's own.
+            // SAFETY: a handle without the draft's tag bit is the interpreter's own.
             return unsafe { (native.PyThreadState_Ensure)(handle) };
         }
         let guard = decode(ENSURE, handle, Kind::Guard);
         if guard.inherited {
-            // Of a parent process: it says which interpreter, and no more.
+            // The guard is of a parent process. It says which interpreter it is, and no more.
             return if guard.gone { 0 } else { ensure_by_name(py, guard.record) };
         }
         open_or_fatal(ENSURE, &guard, Kind::Guard);
@@ -96,19 +96,19 @@ impl Call for Ensure {
 }
 
 /// # Safety
-/// Nothing is attached to this thread, which had a [`Glance`].
+/// Nothing is attached to this thread. The thread had a [`Glance`].
 #[inline(never)]
 unsafe fn ensure_detached(thread: &Thread, record: &'static Record) -> usize {
-    // SAFETY: as this function says; and the caller's guard keeps the interpreter alive.
+    // SAFETY: nothing is attached, by this function's contract. The caller's guard keeps the interpreter alive.
     unsafe { attach::ensure_detached(Glance::again(), thread, record, None, Receipt::Token) }
         .unwrap_or(0)
 }
 
-/// As `Ensure::seeing`, of a handle that is no good guard: it may be a draft reference.
+/// Does what `Ensure::seeing` does, for a handle that is not a good guard. It may be a draft reference.
 #[inline(never)]
 fn ensure_uncommonly(current: *mut PyThreadState, handle: usize) -> usize {
     if handle::is_good(handle, Kind::StrongRef) {
-        // SAFETY: as that says.
+        // SAFETY: `Ensure::seeing` passes `current` on as its contract says, and the handle is good.
         if let Some(done) = unsafe { ensure_ref_seeing(current, handle) } {
             return if done { DONE } else { FAILED };
         }
@@ -118,15 +118,15 @@ fn ensure_uncommonly(current: *mut PyThreadState, handle: usize) -> usize {
 
 const ENSURE: &str = "PyThreadState_Ensure";
 
-/// What `PyThreadState_EnsureFromView` does, here or natively.
+/// Serves `PyThreadState_EnsureFromView`, or hands the call on to the interpreter's own function.
 #[doc(hidden)]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
-    // SAFETY: as called.
+    // SAFETY: this function and the called one have the same contract.
     unsafe { ensure_of_view(handle) }
 }
 
-/// For the crate itself: on 3.15, the exported name may be bound to the interpreter's function.
+/// Does the same for the crate itself. On 3.15, the exported name may be bound to the interpreter's function.
 #[inline(always)]
 pub(crate) unsafe fn ensure_of_view(handle: usize) -> usize {
     ways::take::<EnsureFromView>(handle)
@@ -142,7 +142,7 @@ impl Call for EnsureFromView {
         if !handle::is_good(handle, Kind::View) {
             return EnsureFromView::any(handle);
         }
-        // SAFETY: the handle was just compared with the record's own, so it leads to a record.
+        // SAFETY: `is_good` compared the handle with the record's own, so it leads to a record.
         let record = unsafe { handle::record_of(handle) };
         let Some(thread) = Thread::known() else { return EnsureFromView::any(handle) };
         if !record.is_installed() {
@@ -152,10 +152,10 @@ impl Call for EnsureFromView {
             // SAFETY: there is a glance, and nothing is attached.
             return unsafe { ensure_view_detached(thread, record, handle) };
         }
-        // SAFETY: there is a glance, and it is attached.
+        // SAFETY: there is a glance, and `current` is attached.
         if unsafe { is_of(current, record.interpreter()) } {
             if let Some(hold) = Hold::tallied_untraced(&thread.tally, record) {
-                // SAFETY: attached and fitting.
+                // SAFETY: `current` is attached, and is of the record's interpreter.
                 let token =
                     unsafe { attach::reuse(thread, record, current, Some(hold), Receipt::Token) };
                 if let Some(token) = token {
@@ -179,7 +179,7 @@ impl Call for EnsureFromView {
     }
 }
 
-/// By a view, or by what serves like one.
+/// Makes an Ensure by a view, or by a guard of a parent process, which serves like a view.
 fn ensure_by_name(py: &'static Api, record: &'static Record) -> usize {
     let Some(thread) = Thread::this() else { return 0 };
     if !record.is_installed() {
@@ -192,13 +192,13 @@ fn ensure_by_name(py: &'static Api, record: &'static Record) -> usize {
 }
 
 /// # Safety
-/// Nothing is attached to this thread, which had a [`Glance`].
+/// Nothing is attached to this thread. The thread had a [`Glance`].
 #[inline(never)]
 unsafe fn ensure_view_detached(thread: &Thread, record: &'static Record, handle: usize) -> usize {
     let Some(hold) = Hold::tallied_untraced(&thread.tally, record) else {
         return EnsureFromView::any(handle);
     };
-    // SAFETY: as this function says, and the hold keeps the interpreter alive.
+    // SAFETY: nothing is attached, by this function's contract. The hold keeps the interpreter alive.
     let ensured = unsafe {
         attach::ensure_detached(Glance::again(), thread, record, Some(hold), Receipt::Token)
     };
@@ -220,7 +220,8 @@ fn hold(py: &'static Api, thread: &Thread, record: &'static Record) -> Option<Ho
     }
 }
 
-/// The first use of the main interpreter; or somebody cleared the exit callbacks.
+/// Makes an Ensure, and installs the exit callback. This is the first use of the main interpreter, or other code
+/// has cleared the exit callbacks.
 #[cold]
 fn ensure_and_install(py: &'static Api, thread: &'static Thread, record: &'static Record) -> usize {
     if record.promote(py).is_err() {
@@ -244,14 +245,14 @@ fn ensure_and_install(py: &'static Api, thread: &'static Thread, record: &'stati
 #[doc(hidden)]
 #[no_mangle]
 pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
-    // SAFETY: as called.
+    // SAFETY: this function and the called one have the same contract.
     unsafe { release(token) }
 }
 
 #[inline(always)]
 pub(crate) unsafe fn release(token: usize) {
-    // A caller of the draft dialect passes nothing, and `token` is what the register held;
-    // its Ensure took no receipt, so nobody looks at it.
+    // A caller of the draft dialect passes nothing, so `token` is what the register held. Its Ensure took no
+    // receipt, so the token is not checked.
     ways::take::<Release>(token);
 }
 
@@ -260,12 +261,12 @@ struct Release;
 impl Call for Release {
     type Result = ();
 
-    /// It compares the holder with what the Ensure attached.
+    /// Release compares the holder with what the Ensure attached.
     const TAKES_ANY_HOLDER: bool = true;
 
     #[inline(always)]
     unsafe fn seeing(current: *mut PyThreadState, token: usize) {
-        // SAFETY: there is a glance, says `ways`.
+        // SAFETY: there is a glance, by the contract of `Call::seeing`.
         unsafe { release_at_a_glance(current, token) }
     }
 
@@ -273,8 +274,8 @@ impl Call for Release {
     fn any(token: usize) {
         let py = start::api(RELEASE);
         match native(py) {
-            // SAFETY: a token of the interpreter's own Ensure. The draft dialect has its
-            // Pep788_Release where the interpreter has this function itself.
+            // SAFETY: the token is of the interpreter's own Ensure. Where the interpreter has this function itself,
+            // the draft dialect has Pep788_Release.
             Some(native) => unsafe { (native.PyThreadState_Release)(token) },
             None => release::release(py, RELEASE, token),
         }
@@ -283,20 +284,21 @@ impl Call for Release {
 
 const RELEASE: &str = "PyThreadState_Release";
 
-/// A draft Ensure in the commonest way. `None`: not this way.
+/// Makes a draft Ensure in the most common case. Returns `None` if the case is another one.
 ///
 /// # Safety
-/// As for [`Call::seeing`], and the handle is a good strong reference.
+/// The contract of [`Call::seeing`] is kept, and the handle is a good strong reference.
 unsafe fn ensure_ref_seeing(current: *mut PyThreadState, handle: usize) -> Option<bool> {
-    // SAFETY: the handle is good, says the caller, so it leads to a record, and records are never freed.
+    // SAFETY: the handle is good by this function's contract, so it leads to a record, and records are never freed.
     let record = unsafe { handle::record_of(handle) };
     let thread = Thread::known().filter(|_| record.gate.guards() != 0)?;
-    // SAFETY: there is a glance, and it is attached.
+    // SAFETY: there is a glance, and `current` is attached.
     if !current.is_null() && !unsafe { is_of(current, record.interpreter()) } {
         return None;
     }
     let hold = Hold::tallied_untraced(&thread.tally, record)?;
-    // SAFETY: there is a glance; what is attached fits; and the hold keeps the interpreter alive.
+    // SAFETY: there is a glance. What is attached is of the record's interpreter, or nothing is. The hold keeps the
+    // interpreter alive.
     let ensured = unsafe {
         if current.is_null() {
             let glance = Glance::again();
@@ -312,7 +314,7 @@ unsafe fn ensure_ref_seeing(current: *mut PyThreadState, handle: usize) -> Optio
     Some(true)
 }
 
-/// A draft Ensure, which forms a reference of its own for its Release to drop.
+/// Makes a draft Ensure, which takes a reference of its own. Its Release drops that reference.
 pub(super) fn ensure_ref(py: &'static Api, function: &str, handle: usize) -> bool {
     let reference = decode(function, handle, Kind::StrongRef);
     let Some(thread) = Thread::this() else { return false };
@@ -326,7 +328,7 @@ pub(super) fn ensure_ref(py: &'static Api, function: &str, handle: usize) -> boo
     hold.is_some_and(|hold| ensure_holding(py, thread, record, hold))
 }
 
-/// A draft Ensure that takes over a hold on `record`, whether it succeeds or not.
+/// Makes a draft Ensure that takes over a hold on `record`, whether the Ensure succeeds or not.
 #[inline]
 pub(super) fn ensure_holding(
     py: &'static Api,

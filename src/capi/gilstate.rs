@@ -1,4 +1,4 @@
-//! The seatbelt: protection for code that calls `PyGILState_Ensure`.
+//! The C functions of the seatbelt, which protects code that calls `PyGILState_Ensure`.
 
 use std::ffi::{c_int, c_void};
 
@@ -115,7 +115,7 @@ pub unsafe extern "C" fn PyThreadState_SetFiniCallback(
     if state != tstate {
         python::fatal(NAME, "the thread state is not attached to the calling thread");
     }
-    // SAFETY: attached.
+    // SAFETY: `state` is attached to the calling thread.
     unsafe {
         let callback = callback.map(|callback| (callback, arg));
         let set = |record| at_fini::set(py, state, record, callback);

@@ -1,20 +1,20 @@
-//! What the bits of a handle mean.
+//! Makes and reads the handles of guards and views: what their bits mean.
 //!
-//! A handle is the address of an interpreter's record; records are aligned, which leaves the
-//! low bits. A guard is not an allocation: taking one is a count on the record's gate.
+//! A handle is the address of an interpreter's record. Records are aligned, so the low bits are free. A guard is
+//! not an allocation: to take one adds one to the count of the record's gate.
 //!
 //! | bits | guards and strong references | views and weak references |
 //! | --- | --- | --- |
 //! | 0 | dialect: 0 accepted, 1 draft | the same |
 //! | 1 | 0 | 1 |
 //! | 2 to 5 | the process that took it, as a count of forks | 0: views survive a fork |
-//! | 6 to 9 | which of the interpreters that had the record | the same; 0 for "main" in any run |
+//! | 6 to 9 | the life: which of the interpreters that had the record | the same; 0 for "main" in any run |
 //!
-//! With `PEP788_TRACE=1`, the address of a guard or strong reference is that of its slip (`thread/slip.rs`),
-//! which leads to the record, and bits 6 to 9 are the life of the slip. Whoever decodes a handle
-//! meets that case where it has found that the address is not a record's.
+//! With `PEP788_TRACE=1`, the address in the handle of a guard or strong reference is that of its slip
+//! (`thread/slip.rs`), which leads to the record. Then bits 6 to 9 are the life of the slip. The code that decodes
+//! a handle meets this case when it has found that the address is not a record's.
 //!
-//! Bit 0 tells `PyThreadState_Ensure`, one symbol for both dialects, how to answer.
+//! `PyThreadState_Ensure` is one symbol for both dialects. Bit 0 tells it how to answer.
 
 use std::sync::atomic::Ordering;
 
@@ -120,8 +120,8 @@ pub(super) fn encode(record: &'static Record, kind: Kind) -> usize {
 /// The handle, if guards are not traced.
 #[inline(always)]
 pub(super) fn untraced(record: &'static Record, kind: Kind) -> usize {
-    // Relaxed: forgotten with the record's life, which the caller's guard or view holds on to, and
-    // in a forked child.
+    // Relaxed: the noted handle is forgotten when the record's life ends, and the caller's guard or view keeps that
+    // life. It is also forgotten in a forked child.
     let noted = record.handles[usize::from(kind.is_weak())].load(Ordering::Relaxed);
     let handle = if noted != 0 { noted } else { note(record, kind) };
     handle | kind.bits() & DRAFT
@@ -156,10 +156,10 @@ pub(super) fn is_good(handle: usize, kind: Kind) -> bool {
         return false;
     }
     let record = (handle & !(RECORD_ALIGN - 1)) as *const Record;
-    // SAFETY: the caller passed a handle of ours, and records always stay readable. Other
-    // memory, a slip for one, does not hold this address, with these bits, in this place.
+    // SAFETY: the caller passed a handle of this library, and records always stay readable. Other memory, such as a
+    // slip, does not have this address with these bits in this place.
     let noted = unsafe { &(*record).handles[usize::from(kind.is_weak())] };
-    // Relaxed: whoever has the handle has seen what was noted with it, or it was forgotten.
+    // Relaxed: a thread that has the handle has seen what was noted with it, or that note was forgotten.
     noted.load(Ordering::Relaxed) == handle ^ (kind.bits() & DRAFT)
 }
 
@@ -167,7 +167,7 @@ pub(super) fn is_good(handle: usize, kind: Kind) -> bool {
 /// The handle [`is_good`].
 #[inline(always)]
 pub(super) unsafe fn record_of(handle: usize) -> &'static Record {
-    // SAFETY: says the caller; and records are never freed.
+    // SAFETY: the handle is good by this function's contract, so it leads to a record, and records are never freed.
     unsafe { &*((handle & !(RECORD_ALIGN - 1)) as *const Record) }
 }
 
@@ -197,8 +197,8 @@ fn look_closely(function: &str, handle: usize, kind: Kind) -> Handle {
         fatal(function, &format!("this takes a {}, and was given a {given}", kind.name()));
     }
     let address = handle - bits;
-    // SAFETY: the caller passed a handle of ours, and records always stay readable. Of
-    // anything else that is readable, the check of the record's stamp tells.
+    // SAFETY: the caller passed a handle of this library, and records always stay readable. The stamp tells a
+    // record from anything else that is readable.
     let Some(record) = (address != 0).then(|| unsafe { Record::at(address) }).flatten() else {
         return decode_traced(function, handle, kind);
     };
@@ -237,8 +237,8 @@ fn decode_traced(function: &str, handle: usize, kind: Kind) -> Handle {
 
 fn slip_of(handle: usize) -> Option<&'static Slip> {
     let address = handle - handle % RECORD_ALIGN;
-    // SAFETY: slips too always stay readable, and have a stamp where a record has its own; of
-    // anything else that is readable, the stamp tells.
+    // SAFETY: slips always stay readable too, and have a stamp where a record has its own. The stamp tells a slip
+    // from anything else that is readable.
     (address != 0).then(|| unsafe { Slip::at(address) }).flatten()
 }
 
@@ -247,7 +247,7 @@ fn retire_slip(function: &str, handle: usize, kind: Kind) {
     let Some(slip) = slip_of(handle) else { return };
     let own = (handle % RECORD_ALIGN) >> LIFE_SHIFT;
     let life = slip.life();
-    // Another thread may be faster.
+    // Another thread may close the guard first.
     if life % MODULUS != own || !slip.close(life) {
         closed_before(function, kind, slip, own);
     }

@@ -1,12 +1,12 @@
-//! The C ABI and nothing else: argument checks, the conventions for failure, and the comments
-//! that become the headers.
+//! The C ABI and nothing else: argument checks, how functions fail, and the comments for the headers.
 //!
-//! Imports everything. Read `handle` (what a guard is for the caller), then `accepted` and `ensure`. What the functions of
-//! both dialects share is in `shared`: they differ in names and in how they answer, not in what they do.
+//! Imports everything. Read `handle` (what a guard is for the caller), then `accepted` and `ensure`. The two
+//! dialects, the accepted API and the draft, differ in names and in how they answer, not in what they do. What
+//! their functions share is in `shared`.
 //!
-//! Nothing in the crate calls an exported function, or trusts its address: the loader may bind
-//! our own reference to what is found first under that name, in the interpreter or in another copy of
-//! the library. What the accepted ones do is in private functions next to them.
+//! No code in the crate calls an exported function, or trusts its address. The loader may bind the library's own
+//! reference to the first function that it finds under that name, in the interpreter or in another copy of the
+//! library. What the accepted functions do is in private functions next to them.
 
 // The contract of each function is in its comment, for C programmers.
 #![allow(clippy::missing_safety_doc, non_camel_case_types)]

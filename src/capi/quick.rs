@@ -1,6 +1,7 @@
-//! Guards taken and closed in the commonest way, for as few instructions as possible. Whatever is
-//! out of the common is left to the functions that say what is wrong. `ensure.rs` has the same for
-//! Ensure and Release.
+//! Takes and closes guards in the most common cases, with as few instructions as possible.
+//!
+//! All other cases are left to the functions that say what is wrong. `ensure.rs` does the same for Ensure and
+//! Release.
 
 use super::handle::{self, Kind};
 use crate::gate::gate::Claim;
@@ -9,7 +10,8 @@ use crate::gate::registry::LOBBY;
 use crate::python::{attached_word, is_of, Glance};
 use crate::thread::thread::Thread;
 
-/// A guard or strong reference to the interpreter that is attached.
+/// Takes a guard of, or a strong reference to, the attached interpreter. Returns `None` if the case is not a common
+/// one.
 #[inline(always)]
 pub(super) fn guard_current(kind: Kind) -> Option<usize> {
     let current = match attached_word() {
@@ -17,7 +19,7 @@ pub(super) fn guard_current(kind: Kind) -> Option<usize> {
         None => Glance::get()?.attached()?,
     };
     let record = Thread::known()?.last.get()?;
-    // SAFETY: there is a glance, and it is attached.
+    // SAFETY: there is a glance, and `current` is attached.
     let fits = !current.is_null() && unsafe { is_of(current, record.interpreter()) };
     if fits {
         take(record, kind)
@@ -26,7 +28,8 @@ pub(super) fn guard_current(kind: Kind) -> Option<usize> {
     }
 }
 
-/// One to the interpreter that a view or weak reference names.
+/// Takes one of the interpreter that a view or weak reference names. Returns `None` if the case is not a common
+/// one.
 #[inline(always)]
 pub(super) fn guard_named(view: usize, view_kind: Kind, kind: Kind) -> Option<usize> {
     Glance::get()?;
@@ -47,7 +50,7 @@ fn take(record: &'static Record, kind: Kind) -> Option<usize> {
     }
 }
 
-/// `false`: not done.
+/// Closes a guard or strong reference. Returns `false` if it did not.
 #[inline(always)]
 pub(super) fn close(handle: usize, kind: Kind) -> bool {
     Glance::get().is_some()

@@ -1,4 +1,4 @@
-//! What the functions of both dialects share.
+//! What the functions of the accepted API and of the draft share.
 
 use super::handle::{already_closed, decode, encode, Handle, Kind};
 use crate::gate::registry::LOBBY;
@@ -7,7 +7,8 @@ use crate::interpreter::records::view_of_the_dying;
 use crate::python::{Api, PyThreadState};
 use crate::thread::refusal::Refusal;
 
-/// A guard or strong reference to the attached interpreter; 0 with an exception.
+/// Takes a guard of, or a strong reference to, the attached interpreter. Returns 0, with an exception set, if it
+/// fails.
 ///
 /// # Safety
 /// `state` is attached to the calling thread.
@@ -16,20 +17,21 @@ pub(super) unsafe fn guard_current(
     state: *mut PyThreadState,
     kind: Kind,
 ) -> usize {
-    // SAFETY: attached, says the caller.
+    // SAFETY: `state` is attached, by this function's contract.
     let record = match unsafe { of(py, state) } {
         Ok(record) => record,
-        // SAFETY: attached, says the caller.
+        // SAFETY: `state` is attached, by this function's contract.
         Err(refusal) => return unsafe { raise(py, refusal) },
     };
     match record.take_guard(py) {
         Ok(()) => encode(record, kind),
-        // SAFETY: attached, says the caller.
+        // SAFETY: `state` is attached, by this function's contract.
         Err(refusal) => unsafe { raise(py, refusal) },
     }
 }
 
-/// A view or weak reference to the attached interpreter; 0 with an exception.
+/// Makes a view of, or a weak reference to, the attached interpreter. Returns 0, with an exception set, if it
+/// fails.
 ///
 /// # Safety
 /// `state` is attached to the calling thread.
@@ -38,29 +40,29 @@ pub(super) unsafe fn view_current(
     state: *mut PyThreadState,
     kind: Kind,
 ) -> usize {
-    // SAFETY: attached, says the caller.
+    // SAFETY: `state` is attached, by this function's contract.
     let record = match unsafe { of(py, state) } {
         Ok(record) => {
             record.add_view();
             Some(record)
         }
         Err(Refusal::Unavailable) => view_of_the_dying(py, state),
-        // SAFETY: attached, says the caller.
+        // SAFETY: `state` is attached, by this function's contract.
         Err(refusal) => return unsafe { raise(py, refusal) },
     };
     match record {
         Some(record) => encode(record, kind),
-        // SAFETY: attached, says the caller.
+        // SAFETY: `state` is attached, by this function's contract.
         None => unsafe { raise(py, Refusal::OutOfMemory) },
     }
 }
 
-/// Sets the exception for a refusal; 0 for the caller to return.
+/// Sets the exception for a refusal. Returns 0, which the caller returns too.
 ///
 /// # Safety
 /// The calling thread is attached.
 pub(super) unsafe fn raise(py: &'static Api, refusal: Refusal) -> usize {
-    // SAFETY: attached, says the caller.
+    // SAFETY: the thread is attached, by this function's contract.
     unsafe {
         match refusal {
             Refusal::OutOfMemory => {
@@ -94,7 +96,7 @@ pub(super) fn close_weak(function: &str, handle: usize, kind: Kind) {
     }
 }
 
-/// A handle whose record has no guard out cannot be open.
+/// Checks whether a handle can be open. If no guard of its record is out, it cannot, and this is a fatal error.
 #[inline]
 pub(super) fn open_or_fatal(function: &str, strong: &Handle, kind: Kind) {
     if strong.record.gate.guards() == 0 {

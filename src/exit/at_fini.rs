@@ -1,4 +1,4 @@
-//! `PyThreadState_SetFiniCallback`: what is called when the exit of an interpreter begins to wait.
+//! Callbacks of `PyThreadState_SetFiniCallback`, which run when an interpreter's exit begins to wait.
 
 use std::ffi::{c_int, c_void, CStr};
 use std::ptr::null_mut;
@@ -11,7 +11,7 @@ use crate::thread::refusal::Refusal;
 
 pub(crate) type Callback = unsafe extern "C" fn(*mut PyThreadState, *mut c_void) -> c_int;
 
-/// To be called when the exit of an interpreter begins to wait.
+/// A callback to run when the exit of an interpreter begins to wait.
 pub(crate) struct AtFini {
     state: *mut PyThreadState,
     record: &'static Record,
@@ -20,7 +20,8 @@ pub(crate) struct AtFini {
     argument: *mut c_void,
 }
 
-// SAFETY: the pointers are the callback's business, in whichever thread that finalizes.
+// SAFETY: the library only compares `state`, and passes both pointers to the callback. The callback deals with them,
+// in the thread that finalizes, whichever that is.
 unsafe impl Send for AtFini {}
 
 static AT_FINI: Mutex<Vec<AtFini>> = Mutex::new(Vec::new());
@@ -29,17 +30,17 @@ fn at_fini() -> MutexGuard<'static, Vec<AtFini>> {
     lock(&AT_FINI)
 }
 
-/// For the time of a fork.
+/// Takes the lock of the callbacks for the time of a fork.
 pub(crate) fn hold() -> MutexGuard<'static, Vec<AtFini>> {
     at_fini()
 }
 
 const CAPSULE: &CStr = c"pep788.at_fini";
 
-/// One for each thread state; `None` takes it back.
+/// Sets the callback of a thread state, which has at most one. `None` removes the callback.
 ///
 /// # Safety
-/// `state` is attached to the calling thread, and of the record's interpreter.
+/// `state` is attached to the calling thread, and belongs to the record's interpreter.
 pub(crate) unsafe fn set(
     py: &'static Api,
     state: *mut PyThreadState,
@@ -53,7 +54,7 @@ pub(crate) unsafe fn set(
         forget(state);
         return Ok(());
     };
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe { watch_death(py, state) }?;
     let mut all = at_fini();
     all.try_reserve(1).map_err(|_| Refusal::OutOfMemory)?;
@@ -65,23 +66,25 @@ fn forget(state: *mut PyThreadState) {
     at_fini().retain(|entry| entry.state != state);
 }
 
-/// Has the thread state's callback forgotten before its address is another one's, by a capsule in its dict.
+/// Puts a capsule in the thread state's dict. Its destructor forgets the callback before another thread state can
+/// have the same address.
 ///
 /// # Safety
 /// `state` is attached to the calling thread.
 unsafe fn watch_death(py: &'static Api, state: *mut PyThreadState) -> Result<(), Refusal> {
     unsafe extern "C" fn died(capsule: *mut PyObject) {
         if let Some(py) = python::get() {
-            // SAFETY: CPython calls this attached, with a capsule made below.
+            // SAFETY: CPython calls this function in an attached thread, with a capsule made below.
             forget(unsafe { py.PyCapsule_GetPointer(capsule, CAPSULE.as_ptr()) }.cast());
         }
     }
-    // SAFETY: attached, says the caller; the dict is borrowed.
+    // SAFETY: attached, by this function's contract. The dict is borrowed.
     unsafe {
         let _exception = KeepException::new(py);
         let key = OwnName::new("pep788.at_fini", &AT_FINI);
         let dict = py.PyThreadState_GetDict();
-        // One that was there before goes, and what it watched is forgotten.
+        // The new capsule replaces one that was there before. The destructor of the old capsule forgets the callback
+        // that it watched.
         let capsule = Owned::new(py, py.PyCapsule_New(state.cast(), CAPSULE.as_ptr(), Some(died)));
         let done = capsule.filter(|_| !dict.is_null()).is_some_and(|capsule| {
             py.PyDict_SetItemString(dict, key.as_c_str().as_ptr(), capsule.as_ptr()) == 0
@@ -95,8 +98,8 @@ unsafe fn watch_death(py: &'static Api, state: *mut PyThreadState) -> Result<(),
     }
 }
 
-/// The exit of some interpreters begins to wait, in this thread: calls what was set for their
-/// thread states, each once.
+/// Runs the callbacks that were set for thread states of the interpreters that `covers` selects, each once. The exit
+/// of these interpreters begins to wait, in this thread.
 ///
 /// # Safety
 /// The calling thread is attached, with no exception set.
@@ -110,7 +113,7 @@ pub(crate) unsafe fn run(py: &'static Api, covers: impl Fn(&'static Record) -> b
             found.map(|index| all.remove(index))
         };
         let Some(entry) = next else { return };
-        // SAFETY: called as it was promised; attached, says the caller.
+        // SAFETY: attached, by this function's contract. The callback is called as it was promised when it was set.
         unsafe {
             if (entry.callback)(entry.state, entry.argument) != 0 && !py.PyErr_Occurred().is_null()
             {

@@ -1,14 +1,17 @@
-//! The exit is bounded. A thread that ended late, or that CPython hung, may have a lock that a destructor
-//! waits for. So when the gate of the main interpreter has closed, a thread of the library watches. If the process does not come
-//! to its end in time, that thread says where the exit is and which threads came too late, and ends the process.
+//! Limits how long the exit of Python may take, and ends the process if the exit takes longer.
 //!
-//! *With its own status*: `exit` tells that to a function of the library (`on_exit`). As long as CPython has not called
-//! `exit`, the status is in a variable of `Py_RunMain`, or of `Py_Exit`. So a copy of the process, in which
-//! no other thread is, goes on there as if finalization had come to its end. It goes on up to that function, and tells the status.
-//! If that fails, the status is a guess, and the report says so.
+//! A thread that ended late, or that CPython made hang, may have a lock that a destructor waits for. So when the gate
+//! of the main interpreter has closed, a thread of the library watches. If the process does not come to its end in
+//! time, that thread says where the exit is and which threads came too late, and ends the process.
 //!
-//! A program that only embeds Python goes on when Python is gone. It is told, if it is still in
-//! finalization or in `exit`, and it is never ended.
+//! *The process ends with its own exit status.* `exit` tells that status to a function of the library (`on_exit`). As
+//! long as CPython has not called `exit`, the status is in a variable of `Py_RunMain`, or of `Py_Exit`. So the
+//! library makes a copy of the process, which has no other threads. The copy goes on in that function as if
+//! finalization had come to its end. It goes on up to the library's function, and tells the status. If that fails,
+//! the status is a guess, and the report says so.
+//!
+//! A program that only embeds Python goes on when Python is gone. The library never ends such a program. It only
+//! reports, if the program is still in finalization or in `exit`.
 
 use std::ffi::{c_int, c_void};
 use std::fmt::Write as _;
@@ -36,9 +39,9 @@ struct Exit {
     process: usize,
     begun: Instant,
     timeout: Duration,
-    /// The thread that conducts it.
+    /// The thread that conducts the exit.
     conductor: libc::pid_t,
-    /// Where the status is: in the function that finalization returns to.
+    /// The return from finalization into the function that has the exit status.
     back: Option<Return>,
 }
 
@@ -55,20 +58,21 @@ pub(crate) struct Locks {
     _work: worker::Lock,
 }
 
-/// For the time of a fork.
+/// Takes the locks of this file for the time of a fork.
 pub(crate) fn hold_locks() -> Locks {
     Locks { _exit: lock(&EXIT), _verdict: lock(&VERDICT), _work: worker::hold_lock() }
 }
 
-/// Whether the program whose exit this is, or was, is Python's own.
+/// Whether the program that exits, or has exited, is Python's own.
 static THROUGH_MAIN: AtomicBool = AtomicBool::new(false);
 
 pub(crate) fn is_of_pythons_own_program() -> bool {
-    // Relaxed: who comes later than the door learns of that by other means.
+    // Relaxed: a thread that comes after the door has closed learns that by other means.
     THROUGH_MAIN.load(Ordering::Relaxed)
 }
 
-/// The calling thread conducts the exit of the main interpreter, whose door has closed.
+/// Begins to watch the exit of the main interpreter. The door of that interpreter has closed, and the calling thread
+/// conducts the exit.
 pub(super) fn begin() {
     let address = |name| python::address_of(name) as usize;
     let main = [c"Py_RunMain", c"Py_Main", c"Py_BytesMain"].map(address);
@@ -85,7 +89,8 @@ pub(super) fn begin() {
     let mut watched = lock(&EXIT);
     let is_watched = watched.is_some_and(|other| other.process == exit.process);
     *watched = Some(exit);
-    // Now, and not earlier: what was registered last is called first.
+    // The function is registered now and not earlier, because `exit` calls first what was registered last.
+    // Relaxed, here and where it is read: the number alone is published.
     STATUS.store(0, Ordering::Relaxed);
     tell_of_exit();
     if !is_watched && !worker::start(watch) {
@@ -95,20 +100,20 @@ pub(super) fn begin() {
 
 // --- The status -----------------------------------------------------------------------------------
 
-/// What `exit` was called with, if it was.
+/// What `exit` was called with, and `KNOWN`. 0 means that it was not called yet.
 static STATUS: AtomicU64 = AtomicU64::new(0);
 const KNOWN: u64 = 1 << 32;
 
-/// Whether this is the copy of the process that is to find out.
+/// Whether this process is the copy that finds out the exit status.
 static IS_COPY: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn exits(status: c_int, _: *mut c_void) {
-    // Relaxed: in the copy there is one thread.
+    // Relaxed: the copy has only one thread.
     if IS_COPY.load(Ordering::Relaxed) {
-        // SAFETY: ends the copy, which has nothing to tidy up.
+        // SAFETY: ends the copy, which has nothing to clean up.
         unsafe { libc::_exit(status) };
     }
-    // Relaxed: nothing else is told by it.
+    // Relaxed: the status publishes no other data.
     STATUS.store(KNOWN | u64::from(status as u32), Ordering::Relaxed);
 }
 
@@ -117,7 +122,8 @@ fn tell_of_exit() {
     extern "C" {
         fn on_exit(function: extern "C" fn(c_int, *mut c_void), argument: *mut c_void) -> c_int;
     }
-    // SAFETY: the function stays loaded. Out of memory the status is found out otherwise.
+    // SAFETY: the function stays loaded. If there is no memory to register it, a copy of the process finds the status
+    // out.
     unsafe { on_exit(exits, std::ptr::null_mut()) };
 }
 
@@ -145,15 +151,16 @@ fn end_of(exit: &Exit) -> End {
 
 fn ask_a_copy(back: &Return) -> End {
     const PATIENCE: Duration = Duration::from_secs(1);
-    // SAFETY: a plain copy of the process, as by `fork`, but without its handlers, which may wait for locks; it
-    // raises no signal when it ends, and no other thread that waits for children is given it.
+    // SAFETY: makes a plain copy of the process, as `fork` does, but does not run the handlers for forks, which may
+    // wait for locks. The copy raises no signal when it ends, and no other thread that waits for children gets it.
     unsafe {
         let copy = libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) as libc::pid_t;
         if copy == 0 {
+            // Relaxed: the copy has one thread.
             IS_COPY.store(true, Ordering::Relaxed);
             let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
             libc::setrlimit(libc::RLIMIT_CORE, &none);
-            // Python ends by it after a Ctrl-C.
+            // Python ends itself by this signal after a Ctrl-C.
             let mut interrupt = std::mem::zeroed();
             libc::sigemptyset(&mut interrupt);
             libc::sigaddset(&mut interrupt, libc::SIGINT);
@@ -191,11 +198,11 @@ fn watch() {
         let Some(py) = python::get() else { return };
         let exit = {
             let mut watched = lock(&EXIT);
-            // Python runs again: its next exit has a watch of its own.
+            // If the gate is open, Python runs again. Its next exit has a watch of its own.
             if !main().gate.is_closed() {
                 *watched = None;
             }
-            // On 3.15 the interpreter may wait for guards of its own: no time is lost by that.
+            // From 3.15 on the interpreter may wait for guards of its own. That time does not count.
             if let Some(exit) = watched.as_mut().filter(|_| waits_for_its_own_guards(py)) {
                 exit.begun = Instant::now();
             }
@@ -204,7 +211,7 @@ fn watch() {
         let Some(exit) = exit else { return };
         if exit.begun.elapsed() >= exit.timeout {
             conclude(&exit);
-            // What is left to itself is not looked at again.
+            // An exit that is left alone is not looked at again.
             *lock(&EXIT) = None;
             return;
         }
@@ -228,13 +235,13 @@ fn conclude(exit: &Exit) {
     }
     let end = is_of_pythons_own_program().then(|| end_of(exit));
     *lock(&VERDICT) = Some((*exit, end));
-    // Names are found under the loader's lock, which the thread may have that the exit waits for.
+    // The look-up of names takes the loader's lock. The thread that the exit waits for may have that lock.
     if !worker::within(Duration::from_secs(2), explain) {
         say(headline(exit, end).as_str().as_bytes());
     }
     let Some(end) = end else { return };
     worker::within(Duration::from_millis(500), flush);
-    // SAFETY: ends the process, as the user asked for.
+    // SAFETY: ends the process, as the user asked.
     unsafe {
         match end {
             End::Status(status) => libc::_exit(status),
@@ -242,7 +249,7 @@ fn conclude(exit: &Exit) {
             End::Interrupted => {
                 libc::signal(libc::SIGINT, libc::SIG_DFL);
                 libc::kill(libc::getpid(), libc::SIGINT);
-                // This thread blocks it; another one may, too.
+                // This thread blocks the signal, and other threads may block it too.
                 libc::usleep(100_000);
                 libc::_exit(128 + libc::SIGINT)
             }
@@ -279,7 +286,7 @@ fn explain() {
         let _ = writeln!(text, "libpep788:   it is in (thread {}):", exit.conductor);
     }
     let symbols = Symbols::look_up(stack.iter().copied());
-    // Less the handler's own, and the return from it.
+    // Leaves out the handler's own frames, and the return from the handler.
     let frames = || stack.iter().filter_map(|at| symbols.get(*at));
     let own = frames().take_while(|frame| frame.is_ours).count();
     for frame in frames().skip(if own == 0 { 0 } else { own + 1 }) {
@@ -297,7 +304,7 @@ fn explain() {
 }
 
 fn flush() {
-    // SAFETY: flushes all streams; another thread's lock, or a full pipe, keeps this thread alone.
+    // SAFETY: flushes all streams. If another thread has a lock, or a pipe is full, only this thread waits.
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
@@ -305,11 +312,11 @@ fn flush() {
 
 const DEPTH: usize = 48;
 static STACK: [AtomicUsize; DEPTH] = [const { AtomicUsize::new(0) }; DEPTH];
-/// How many of these are filled in, plus one; 0: not yet.
+/// How many places of `STACK` are filled in, plus one. 0 means that the stack is not noted yet.
 static NOTED: AtomicUsize = AtomicUsize::new(0);
 
 extern "C" fn note_stack(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
-    // SAFETY: a thread's own variable.
+    // SAFETY: `errno` is a variable of this thread alone.
     unsafe {
         let errno = *libc::__errno_location();
         let mut addresses = [0; DEPTH];
@@ -323,15 +330,17 @@ extern "C" fn note_stack(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
     }
 }
 
-/// Has the thread note its stack, and returns how deep that is. 0: it takes no signals, or is gone.
+/// Asks the thread by a signal to note its stack, and returns the depth of that stack. Returns 0 if the thread takes
+/// no signals, or is gone.
 fn look_at_stack(thread: libc::pid_t) -> usize {
+    // Relaxed: the signal, which is sent after this, brings it to the thread.
     NOTED.store(0, Ordering::Relaxed);
     let Some(signal) = signal::take_signal(note_stack) else { return 0 };
-    // SAFETY: takes numbers; a signal that has a handler.
+    // SAFETY: the call takes numbers only, and the signal has a handler.
     unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) };
     let begun = Instant::now();
     loop {
-        // Acquire: pairs with the handler.
+        // Acquire: pairs with the `Release` in the handler.
         match NOTED.load(Ordering::Acquire) {
             0 if begun.elapsed() > Duration::from_secs(1) => return 0,
             // SAFETY: no preconditions.
@@ -343,6 +352,7 @@ fn look_at_stack(thread: libc::pid_t) -> usize {
 
 fn noted_stack() -> Vec<usize> {
     let mut stack = Vec::new();
+    // Acquire: pairs with the handler.
     let depth = NOTED.load(Ordering::Acquire).saturating_sub(1);
     if stack.try_reserve_exact(depth).is_ok() {
         stack.extend(STACK[..depth].iter().map(|place| place.load(Ordering::Relaxed)));
@@ -350,13 +360,13 @@ fn noted_stack() -> Vec<usize> {
     stack
 }
 
-/// Whether the stack that was noted is in the end of Python's own program, or of the process.
+/// Returns whether the noted stack is in the end of Python's own program, or of the process.
 fn is_in_exit(depth: usize) -> bool {
     if STATUS.load(Ordering::Relaxed) & KNOWN != 0 {
         return true;
     }
     let names = [c"Py_RunMain", c"Py_Main", c"Py_BytesMain", c"Py_Exit", c"exit"];
-    // The last one is not CPython's, but is found by the same way.
+    // `exit` is not a function of CPython, but it is found in the same way.
     let functions = names.map(|name| python::address_of(name) as usize);
     STACK[..depth].iter().any(|place| {
         let function = stack::function_of(place.load(Ordering::Relaxed)) as usize;

@@ -1,13 +1,12 @@
-//! The exit callback: installing it, keeping it installed, and the wait itself.
+//! The exit callback, by which an interpreter waits for guards before it finalizes.
 //!
-//! The callback lives in the interpreter's own `atexit`, which is the last thing that
-//! finalization runs while threads can still attach, on every version, for the main
-//! interpreter (`Py_FinalizeEx`) and for subinterpreters (`Py_EndInterpreter`).
+//! This file installs the callback, keeps it installed, and begins the wait. The callback is in the interpreter's own
+//! `atexit`, whose callbacks are the last thing that finalization runs while threads can still attach. That is so on
+//! every version, for the main interpreter (`Py_FinalizeEx`) and for subinterpreters (`Py_EndInterpreter`).
 //!
-//! The wait itself comes later: after the exit callbacks of the program that are older than ours.
-//! `atexit` gives its list up when all callbacks have run, still before finalization is marked. So
-//! our callback registers one more, the *last*, which is there only to be given up: the destructor
-//! of its capsule waits.
+//! The wait itself comes later: after the exit callbacks of the program that are older than the library's. `atexit`
+//! drops its list when all callbacks have run, still before finalization is marked. So the exit callback registers
+//! one more callback, the *last* one, which exists only to be dropped. The destructor of its capsule waits.
 
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
@@ -34,8 +33,8 @@ static LAST_CALLBACK: MethodDef = MethodDef::no_arguments(
     c"Lets the interpreter finalize when all PEP 788 guards are closed.",
 );
 
-/// Registers the exit callback with `atexit.register`. `dropped` is to call [`given_up`]. `false`: failed, with an
-/// exception set.
+/// Registers the exit callback with `atexit.register`. `dropped` has to call [`given_up`]. Returns `false` if the
+/// registration failed, with an exception set.
 ///
 /// # Safety
 /// The calling thread is attached to the record's interpreter.
@@ -45,10 +44,10 @@ pub(crate) unsafe fn install(
     register: &Owned,
     dropped: CapsuleDestructor,
 ) -> bool {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
-        // `threading` keeps the list of threads too. The capsule is only in the callback, so that
-        // it goes when `atexit` drops that.
+        // `threading` keeps the list of threads too. Only the callback keeps the capsule, so the capsule is freed
+        // when `atexit` drops the callback.
         JoinedByExit::watch(py).is_some_and(|joined| {
             let joined = joined.as_object();
             register_in(py, record, register, &EXIT_CALLBACK, (CAPSULE, dropped), joined)
@@ -56,9 +55,9 @@ pub(crate) unsafe fn install(
     }
 }
 
-/// Registers a callback whose `self` is a tuple: a capsule, with its name and destructor, that
-/// knows the record; and `joined`, which the capsule has a reference to as well, as its context.
-/// `false`: failed, with an exception set.
+/// Registers a callback whose `self` is a tuple. Its first item is a capsule, with this name and destructor, that
+/// knows the record. Its second item is `joined`. The capsule has a reference to `joined` as well, as its context.
+/// Returns `false` if the registration failed, with an exception set.
 ///
 /// # Safety
 /// The calling thread is attached to the record's interpreter.
@@ -70,7 +69,7 @@ unsafe fn register_in(
     (name, destructor): (&CStr, CapsuleDestructor),
     joined: &Owned,
 ) -> bool {
-    // SAFETY: attached, says the caller; the names and method definitions are never freed.
+    // SAFETY: attached, by this function's contract. The names and method definitions are never freed.
     unsafe {
         let capsule = py.PyCapsule_New(record.ticket(), name.as_ptr(), None);
         let Some(capsule) = Owned::new(py, capsule) else {
@@ -80,9 +79,9 @@ unsafe fn register_in(
             .and_then(|this| callback.function(py, &this))
             .is_some_and(|callback| register.call(Some(&callback)).is_some());
         if registered {
-            // Only now, so that a failure leaves nothing behind; and in time, as this thread has a
-            // reference to the capsule yet. Release: pairs with the look at the count before a
-            // guard is given.
+            // The callback is counted only now, so that a failure leaves nothing behind. This is early enough,
+            // because this thread still has a reference to the capsule.
+            // Release: pairs with the `Acquire` look at the count before a guard is given.
             record.callbacks.fetch_add(1, Ordering::Release);
             if py.PyCapsule_SetContext(capsule.as_ptr(), joined.as_ptr().cast()) == 0 {
                 py.Py_IncRef(joined.as_ptr());
@@ -93,10 +92,10 @@ unsafe fn register_in(
     }
 }
 
-/// Called by `atexit`, with the tuple made by `install`.
+/// Begins the wait, or puts it off. `atexit` calls this with the tuple that `install` made.
 unsafe extern "C" fn exit_callback(this: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
     let py = python::get_or_fatal("pep788_exit_begins");
-    // SAFETY: CPython calls this attached; the items are borrowed from the tuple.
+    // SAFETY: CPython calls this function in an attached thread. The items are borrowed from the tuple.
     unsafe {
         let capsule = py.PyTuple_GetItem(this, 0);
         let threads = Owned::of_borrowed(py, py.PyTuple_GetItem(this, 1));
@@ -110,14 +109,13 @@ unsafe extern "C" fn exit_callback(this: *mut PyObject, _: *mut PyObject) -> *mu
     }
 }
 
-/// Has the wait come after the exit callbacks that are yet to be called. `false`: it cannot be had,
-/// for want of memory, or as `atexit.register` is not CPython's own any more and might keep what is
-/// registered.
+/// Puts the wait off until after the exit callbacks that are yet to be called. Returns `false` if that is impossible:
+/// there is no memory, or `atexit.register` is not CPython's own any more and might keep what is registered.
 ///
 /// # Safety
 /// The calling thread is attached to the interpreter of `record`.
 unsafe fn is_put_off(py: &'static Api, record: &'static Record, joined: &Owned) -> bool {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
         let _exception = python::KeepException::new(py);
         let last = (LAST_CAPSULE, all_have_run as CapsuleDestructor);
@@ -129,105 +127,110 @@ unsafe fn is_put_off(py: &'static Api, record: &'static Record, joined: &Owned) 
     }
 }
 
-/// It is there to be given up, and has nothing to do. CPython calls nothing that is registered while
-/// exit callbacks run; somebody who runs them by hand may.
+/// Does nothing: the last callback exists only to be dropped. CPython does not call a callback that is registered
+/// while exit callbacks run, but somebody who runs them by hand may call it.
 unsafe extern "C" fn last_callback(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
-    // SAFETY: CPython calls this attached.
+    // SAFETY: CPython calls this function in an attached thread.
     unsafe { python::get_or_fatal("pep788_wait_for_guards").new_none() }
 }
 
-/// The record that a callback in a list of `atexit` is for, if that is still in the same life.
+/// Returns the record that a callback in a list of `atexit` is for, if the record is still in the same life.
 ///
 /// # Safety
-/// `capsule` was made by `register_in`, with this name.
+/// The calling thread is attached. `capsule` was made by `register_in`, with this name.
 unsafe fn record_of(
     py: &'static Api,
     capsule: *mut PyObject,
     name: &CStr,
 ) -> Option<&'static Record> {
-    // SAFETY: says the caller; and that is a ticket.
+    // SAFETY: `register_in` made the capsule, by this function's contract, so its pointer is a ticket.
     unsafe { Record::of_ticket(py.PyCapsule_GetPointer(capsule, name.as_ptr())) }
 }
 
-/// One callback less in a list of `atexit`. Gives whether its record has no other.
+/// Counts that a list of `atexit` has one callback less. Returns whether the record of that callback has no other
+/// callback.
 ///
 /// # Safety
 /// As for `record_of`.
 unsafe fn one_less(py: &'static Api, capsule: *mut PyObject, name: &CStr) -> bool {
-    // Locked before the look at the ticket: only so the record stays in that life.
+    // The lock is taken before the look at the ticket, because the record stays in that life only under the lock.
     let _registry = registry();
-    // SAFETY: the capsule is one of `install`'s, and attached, says the caller.
+    // SAFETY: the caller promises that the thread is attached, and that `register_in` made the capsule.
     let Some(record) = (unsafe { record_of(py, capsule, name) }) else { return false };
+    // AcqRel: pairs with the registration in `register_in`, and with the looks at the count.
     let before = record.callbacks.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| {
-        // Zero: the record's interpreter was given up before.
+        // The count is zero if the record's interpreter was given up before.
         count.checked_sub(1)
     });
     before == Ok(1)
 }
 
-/// `atexit` gave the last callback up: all callbacks have run.
+/// Waits for guards: all callbacks have run, because `atexit` dropped the last one.
 unsafe extern "C" fn all_have_run(capsule: *mut PyObject) {
     let Some(py) = python::get() else { return };
-    // SAFETY: CPython calls this attached, with a capsule made by `register_in`.
+    // SAFETY: CPython calls this function in an attached thread, with a capsule that `register_in` made.
     unsafe {
         let joined = Owned::new(py, py.PyCapsule_GetContext(capsule).cast());
         let _exception = python::KeepException::new(py);
         if let Some(record) = record_of(py, capsule, LAST_CAPSULE) {
             wait_for_guards(py, record, joined.map(JoinedByExit::from_object));
         }
-        // Not before: whoever comes meanwhile needs no other callback.
+        // This comes after the wait, because a thread that comes meanwhile needs no other callback.
         one_less(py, capsule, LAST_CAPSULE);
     }
 }
 
-/// `atexit` gave the callback up: after it ran, or because somebody cleared or unregistered it. Gives whether the main
-/// interpreter has none any more, and is to have one again.
+/// Counts that `atexit` dropped the exit callback: after the callback ran, or because somebody cleared or
+/// unregistered it. Waits for guards if this is the last chance. Returns whether the main interpreter has no exit
+/// callback any more, and has to get one again.
 ///
 /// # Safety
-/// Called attached, with a capsule made by `install`.
+/// The calling thread is attached, and `install` made the capsule.
 pub(crate) unsafe fn given_up(py: &'static Api, capsule: *mut PyObject) -> bool {
-    // SAFETY: attached, and the capsule is one of `install`'s, says the caller; that has such a context.
+    // SAFETY: attached, and the capsule is one of `install`'s, by this function's contract. The context of such a
+    // capsule is `joined`.
     unsafe {
         let joined = Owned::new(py, py.PyCapsule_GetContext(capsule).cast());
         let Some(record) = record_of(py, capsule, CAPSULE) else { return false };
         let _exception = python::KeepException::new(py);
-        // No Python code runs below: `atexit` tidies up at the very end, and the callback was registered too late to be
-        // called. This is the last chance to wait.
+        // No Python code runs below. So `atexit` is cleared at the very end, and the callback was registered too late
+        // to be called. This is the last chance to wait.
         let is_last_chance = py.PyEval_GetFrame().is_null() && !is_run_by_a_host(py, record);
-        // Acquire: pairs with the registration.
+        // Acquire: pairs with the `Release` of the registration.
         let is_only_one = record.callbacks.load(Ordering::Acquire) == 1;
         if is_last_chance && is_only_one && !record.gate.is_closed() {
             wait_for_guards(py, record, joined.map(JoinedByExit::from_object));
         }
         let was_last = one_less(py, capsule, CAPSULE);
-        // A subinterpreter's comes back with the next use that is attached to it.
+        // A subinterpreter gets its callback again at the next use from a thread that is attached to it.
         was_last && !is_last_chance && record.is_main() && !record.gate.is_closed()
     }
 }
 
-/// Whether the interpreter of `record` is being shut down, or somebody merely runs the exit callbacks
-/// (`atexit._run_exitfuncs()`).
+/// Returns whether the interpreter of `record` is being shut down. If it is not, somebody only runs the exit
+/// callbacks (`atexit._run_exitfuncs()`).
 ///
 /// # Safety
-/// The calling thread is attached to it.
+/// The calling thread is attached to that interpreter.
 unsafe fn is_finalizing(py: &'static Api, record: &'static Record) -> bool {
-    // SAFETY: attached, says the caller; the frame is borrowed.
+    // SAFETY: attached, by this function's contract. The frame is borrowed.
     unsafe {
         if py.PyEval_GetFrame().is_null() {
             return !is_run_by_a_host(py, record);
         }
-        // Python code below, but no `threading` to ask: either somebody calls `atexit` by
-        // hand, or a program that runs Python code calls `Py_FinalizeEx`.
+        // Python code runs below. If `threading` cannot be asked, either somebody calls `atexit` by hand, or a
+        // program that runs Python code calls `Py_FinalizeEx`.
         threading::is_shutting_down(py).unwrap_or_else(|| !atexit::is_run_by_hand(py))
     }
 }
 
-/// With no Python code below: whether C code calls `atexit` in the middle of a run. Of a subinterpreter that is taken for
-/// its end: hosts do so right before `Py_EndInterpreter` (mod_wsgi), and nothing would bring the callback back in time.
+/// Returns whether C code calls `atexit` in the middle of a run. This is asked where no Python code runs below.
+/// Returns `false` for a subinterpreter, where such a call is taken for the subinterpreter's end: hosts make the call
+/// right before `Py_EndInterpreter` (mod_wsgi), and nothing would bring the callback back in time.
 ///
 /// # Safety
 /// The calling thread is attached to the interpreter of `record`.
 unsafe fn is_run_by_a_host(py: &'static Api, record: &'static Record) -> bool {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     record.is_main() && unsafe { atexit::is_run_by_hand(py) }
 }

@@ -1,4 +1,4 @@
-//! For how long an exit waits for calls inside `PyGILState_Ensure`, and whom it lets in meanwhile.
+//! Says how long an exit waits for calls inside `PyGILState_Ensure`, and which threads it lets in meanwhile.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,11 +10,11 @@ use crate::support::say::Seconds;
 use crate::support::settings;
 use crate::thread::seen;
 
-/// Whether `PyGILState_Ensure` is served by the library. Switched by `seatbelt`.
+/// Whether the library serves `PyGILState_Ensure`. `seatbelt` switches this.
 static PROTECTED: AtomicBool = AtomicBool::new(false);
 
 pub(crate) fn are_protected() -> bool {
-    // Relaxed: for what is told to people.
+    // Relaxed: nothing is published with it. A thread that reads the old value acts as a moment before.
     PROTECTED.load(Ordering::Relaxed)
 }
 
@@ -22,18 +22,19 @@ pub(crate) fn set_protected(protected: bool) {
     PROTECTED.store(protected, Ordering::Relaxed);
 }
 
-/// Newcomers stay outside at first, so that calls in flight come to an end however hard others knock. If they do
-/// not, it may be because they need one that is outside: so those who knock are let in for a moment, and so on.
+/// Threads that come to the door stay outside at first, so that calls in flight come to an end however often others
+/// ask. If these calls do not end, they may need a thread that is outside. So the exit lets the threads at the door
+/// in for a moment, then keeps threads outside again, and so on.
 pub(crate) const CLOSED: Duration = Duration::from_millis(50);
 const OPEN: Duration = Duration::from_millis(10);
 
-/// So many threads are listed that an exit leaves behind.
+/// How many of the threads that an exit leaves behind are listed.
 const LISTED: usize = 20;
 
 /// One exit's wait for calls that began with `PyGILState_Ensure`.
 pub(crate) struct Calls {
     begun: Instant,
-    /// `None`: as long as it takes.
+    /// `None` means that the exit waits as long as it takes.
     over: Option<Instant>,
     reported: bool,
 }
@@ -44,32 +45,34 @@ impl Calls {
         Calls { begun, over, reported: false }
     }
 
-    /// Whether the exit still waits for calls.
+    /// Returns whether the exit still waits for calls.
     pub(crate) fn goes_on(&self) -> bool {
         self.over.is_none_or(|over| Instant::now() < over)
     }
 
-    /// When the exit waits for calls no longer. `None`: it has the patience, or there are none.
+    /// Returns when the exit stops waiting for calls. Returns `None` if it waits as long as it takes, or if there are
+    /// no such calls.
     pub(crate) fn over(&self) -> Option<Instant> {
         self.over.filter(|_| are_protected())
     }
 
-    /// Whether threads with nothing attached are let in. With guards out the exit waits in any case,
-    /// and what they protect may need such a thread.
+    /// Returns whether threads with nothing attached are let in. While guards are out the exit waits in any case, and
+    /// what the guards protect may need such a thread.
     pub(crate) fn lets_in(&self, guards_are_out: bool, grace_over: Option<Instant>) -> bool {
         let now = Instant::now();
         let is_open = self.in_period(now) >= CLOSED;
         guards_are_out || is_open && grace_over.is_none_or(|over| now < over)
     }
 
-    /// How long the door has been closed, and, after that, open.
+    /// Returns the time since the current period began. In each period the door is closed first, and open after that.
     fn in_period(&self, now: Instant) -> Duration {
         let period = (CLOSED + OPEN).as_micros() as u64;
         let waited = now.saturating_duration_since(self.begun);
         Duration::from_micros(waited.as_micros() as u64 % period)
     }
 
-    /// When the answer of [`Calls::lets_in`] or [`Calls::goes_on`] changes next, if before `pause`.
+    /// Returns when the answer of [`Calls::lets_in`] or [`Calls::goes_on`] changes next, or `pause` if that comes
+    /// first.
     pub(crate) fn next_change(&self, pause: Instant) -> Instant {
         let now = Instant::now();
         let in_period = self.in_period(now);
@@ -78,7 +81,7 @@ impl Calls {
         changes.into_iter().flatten().filter(|change| *change > now).fold(pause, Instant::min)
     }
 
-    /// Once, when the exit waits no longer: which threads it leaves behind.
+    /// Returns a report of the threads that the exit leaves behind, once, when the exit stops waiting for them.
     pub(crate) fn report(
         &mut self,
         record: &'static Record,

@@ -1,4 +1,4 @@
-//! The gates that an exit covers: waiting until no guard is out, and closing them.
+//! Waits until no guard is out on any gate that an exit covers, and closes these gates.
 
 use std::time::Instant;
 
@@ -14,8 +14,8 @@ pub(super) fn covers(record: &'static Record, other: &'static Record) -> bool {
     record.is_main() || std::ptr::eq(record, other)
 }
 
-/// The interpreters that the exit of `record` waits for, and how many guards are out on each; as far
-/// as there is memory to list them.
+/// Returns the interpreters that the exit of `record` waits for, and how many guards are out on each. If memory runs
+/// out, the list is not complete.
 pub(super) fn guards_out(record: &'static Record) -> Vec<(&'static Record, usize)> {
     let mut out = Vec::new();
     for other in registry().live().filter(|other| covers(record, other)) {
@@ -33,7 +33,7 @@ pub(super) fn honours_views(grace_over: Option<Instant>) -> bool {
 
 /// Closes the gates that the exit of `record` covers, if no guard is out.
 pub(super) fn close(record: &'static Record, honour_views: bool, calls: &Calls) -> bool {
-    // While no interpreter can come or go.
+    // While this lock is held, no interpreter can come or go.
     let registry = registry();
     let covered = registry.live().filter(|other| covers(record, other));
     let legacy_too = calls.goes_on();
@@ -56,7 +56,7 @@ pub(super) fn close(record: &'static Record, honour_views: bool, calls: &Calls) 
     closed
 }
 
-/// Waits with nothing attached, until no guard is out (`true`) or until `pause`.
+/// Waits with nothing attached until no guard is out, or until `pause`. Returns `true` if no guard is out.
 pub(super) fn wait_detached(
     record: &'static Record,
     grace_over: Option<Instant>,
@@ -65,18 +65,18 @@ pub(super) fn wait_detached(
 ) -> bool {
     loop {
         let honour_views = honours_views(grace_over);
-        // Found anew each time: interpreters come and go while the main one waits.
+        // The covered interpreters are found anew in each round: interpreters come and go while the main one waits.
         let seat = {
             let registry = registry();
             let covered = registry.live().filter(|other| covers(record, other));
             let seat = LOBBY.enter();
             covered.clone().for_each(|other| other.gate.drain(honour_views));
-            // Holds that are tallied after this see the gate.
+            // A thread that tallies a hold after this fence sees the state of the gate.
             fence::heavy();
             let guards_are_out = covered.clone().any(|other| other.guards() != 0);
             let lets_in = calls.lets_in(guards_are_out, grace_over);
             covered.clone().for_each(|other| other.legacy.drain(lets_in));
-            // And those of PyGILState's calls.
+            // The same for the holds of `PyGILState_Ensure`'s calls.
             fence::heavy();
             let waits = guards_are_out
                 || calls.goes_on() && covered.clone().any(|other| other.legacy_guards() != 0);
@@ -86,7 +86,7 @@ pub(super) fn wait_detached(
         if Instant::now() >= pause {
             return false;
         }
-        // The lobby's lock is held since the look at the counts, so no bell is missed.
+        // This thread has held the lobby's lock since its look at the counts, so it misses no bell.
         let pause = calls.next_change(pause);
         let wake = if honour_views { grace_over.map_or(pause, |g| g.min(pause)) } else { pause };
         drop(LOBBY.wait(seat, Some(wake)));

@@ -1,18 +1,19 @@
-//! A thread that comes too late: it asks for an interpreter that finalizes, or is gone, and cannot be
-//! told so. It is ended, by the bare system call.
+//! Ends a thread that comes too late: it asks for an interpreter that finalizes, or that is gone.
 //!
-//! What CPython does is worse for whoever owns the thread. Up to 3.13 it unwinds the stack
-//! (`pthread_exit`), which `noexcept` and Rust frames turn into an abort, and runs destructors of
-//! frames that were in the middle of their work. From 3.14 on the thread hangs, and with it
-//! whoever joins it. Here nothing is unwound and no destructor runs, and the kernel wakes those who join the thread.
+//! The thread cannot be told that it is too late. So the bare system call ends the thread.
 //!
-//! What the thread held stays held, as that of a thread that hangs: an ordinary mutex stays
-//! locked, a robust one is passed on by the kernel. Nobody frees the stack of a detached one. So whoever waits for such a mutex
-//! never stops waiting, and `bound` sees to it that the process ends all the same.
+//! What CPython does is worse for the owner of the thread. Up to 3.13 CPython unwinds the stack (`pthread_exit`).
+//! `noexcept` and Rust frames turn the unwinding into an abort. The unwinding also runs destructors of frames that
+//! were in the middle of their work. From 3.14 on the thread hangs, and each thread that joins it hangs too. Here
+//! nothing is unwound and no destructor runs, and the kernel wakes the threads that join the late one.
 //!
-//! glibc alone is prepared for a thread that is gone without a word: who joins waits for the word that the
-//! kernel clears. In musl the kernel clears the lock of musl's list of threads, which somebody else
-//! may have. There, and on other systems, the thread sleeps without end.
+//! What the thread held stays held, as with a thread that hangs. An ordinary mutex stays locked, and the kernel
+//! passes a robust mutex on. Nobody frees the stack of a detached thread. So a thread that waits for such an ordinary
+//! mutex never stops waiting, and `bound` takes care that the process ends all the same.
+//!
+//! Only glibc is prepared for a thread that disappears without notice: a thread that joins waits for a word that the
+//! kernel clears. In musl the kernel clears the lock of musl's list of threads, which another thread may have. There,
+//! and on other systems, the late thread sleeps without end.
 
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
@@ -27,9 +28,9 @@ use crate::system::stack;
 use crate::system::symbols::Symbols;
 use crate::thread::thread::Thread;
 
-/// So many are remembered for the report; the others are counted.
+/// How many late threads are remembered for the report. The others are only counted.
 const REMEMBERED: usize = 20;
-/// Of each, so many functions of its stack: enough to come out of CPython.
+/// How many functions of each thread's stack are remembered: enough to come out of CPython.
 const DEPTH: usize = 32;
 
 struct Late {
@@ -39,13 +40,13 @@ struct Late {
     depth: usize,
 }
 
-/// Without a lock, which another thread could have while this one forks.
+/// The place of one late thread. It has no lock, because another thread could have the lock while this thread forks.
 struct Place {
     late: UnsafeCell<MaybeUninit<Late>>,
     is_filled_in: AtomicBool,
 }
 
-// SAFETY: one thread writes it, the one that counted it, and others read it when it is filled in.
+// SAFETY: one thread writes a place, the one that counted it. Other threads read it after it is filled in.
 unsafe impl Sync for Place {}
 
 static LATE: [Place; REMEMBERED] = [const {
@@ -53,13 +54,13 @@ static LATE: [Place; REMEMBERED] = [const {
 }; REMEMBERED];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// How many threads came too late.
+/// Returns how many threads came too late.
 pub(crate) fn count() -> usize {
-    // Relaxed: for what is told to people.
+    // Relaxed: used for messages to people.
     COUNT.load(Ordering::Relaxed)
 }
 
-/// Ends the calling thread. Nothing of it is attached, and the library holds no lock.
+/// Ends the calling thread. The thread has nothing attached, and holds no lock of the library.
 pub(crate) fn end() -> ! {
     remember();
     // Signal handlers of the program must not meet a thread that the library has forgotten.
@@ -69,25 +70,25 @@ pub(crate) fn end() -> ! {
 }
 
 fn remember() {
-    // Relaxed: no two threads are given the same place, and what is in it is published by itself.
+    // Relaxed: no two threads get the same place, and the flag of a place publishes what is in it.
     let Some(place) = LATE.get(COUNT.fetch_add(1, Ordering::Relaxed)) else { return };
     let mut late = Late { name: this_name(), id: this_id(), stack: [0; DEPTH], depth: 0 };
     late.depth = stack::walk(&mut late.stack);
-    // SAFETY: this thread's place, which nobody reads yet.
+    // SAFETY: this place belongs to this thread, and no thread reads it yet.
     unsafe { (*place.late.get()).write(late) };
-    // Release: pairs with `all`.
+    // Release: pairs with the `Acquire` in `all`.
     place.is_filled_in.store(true, Ordering::Release);
 }
 
 fn all() -> impl Iterator<Item = &'static Late> {
-    // Acquire: pairs with `remember`.
+    // Acquire: pairs with the `Release` in `remember`.
     let filled_in = LATE.iter().filter(|place| place.is_filled_in.load(Ordering::Acquire));
-    // SAFETY: filled in, and never written again.
+    // SAFETY: the place is filled in, and is never written again.
     filled_in.map(|place| unsafe { (*place.late.get()).assume_init_ref() })
 }
 
-/// Adds a line for each to a report: its name, and the first function on its stack that is neither
-/// the library's nor CPython's.
+/// Adds a line for each late thread to a report. The line has the thread's name, and the first function on its stack
+/// that belongs neither to the library nor to CPython.
 pub(crate) fn list(text: &mut Text, before: &str) {
     let symbols = Symbols::look_up(all().flat_map(|late| &late.stack[..late.depth]).copied());
     for late in all() {
@@ -107,7 +108,8 @@ pub(crate) fn list(text: &mut Text, before: &str) {
     }
 }
 
-/// Whether a file's name is that of an interpreter, of its `ctypes`, or of the C library of those who call back.
+/// Returns whether a file's name is that of an interpreter, of its `ctypes`, or of a C library that others use for
+/// callbacks (cffi, libffi).
 fn is_python(file: &str) -> bool {
     ["python", "libpython", "_ctypes", "_cffi_backend", "libffi"]
         .iter()
@@ -115,7 +117,7 @@ fn is_python(file: &str) -> bool {
 }
 
 fn block_signals() {
-    // SAFETY: a valid place, filled in before it is read.
+    // SAFETY: the set is a valid place, and it is filled in before it is read.
     unsafe {
         let mut all = std::mem::zeroed();
         libc::sigfillset(&mut all);
@@ -123,45 +125,48 @@ fn block_signals() {
     }
 }
 
-/// glibc's count of the process's threads; null where it is not known. The last one to end ends the
+/// glibc's count of the threads of the process. It is null if it is not known. The last thread to end ends the
 /// process.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 static THREADS: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Looks up what the end of a thread takes. Not done there: a thread may wait for it that has the
-/// loader's lock.
+/// Looks up what is needed to end a thread. This is not done when the thread ends: a thread that has the loader's
+/// lock may be waiting for it then.
 pub(crate) fn prepare() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        // SAFETY: a constant of dlsym's, and a C string.
+        // SAFETY: passes a constant of `dlsym`, and a C string.
         let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__nptl_nthreads".as_ptr()) };
-        // Relaxed: an address of a variable that is there from the beginning.
+        // Relaxed: the address of a variable that exists from the beginning.
         THREADS.store(found, Ordering::Relaxed);
     }
     extern "C" {
-        // Of `calls.c`, which is linked into this library.
+        // Defined in `calls.c`, which is linked into this library.
         static pep788_end_late_thread: AtomicPtr<c_void>;
     }
     unsafe extern "C" fn end_for_c() -> ! {
         end()
     }
-    // SAFETY: a pointer to a function, which C reads as a whole. Relaxed: as above.
+    // SAFETY: stores a pointer to a function, which C reads as a whole. Relaxed: the function exists from the
+    // beginning.
     unsafe { pep788_end_late_thread.store(end_for_c as *mut c_void, Ordering::Relaxed) };
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn vanish() -> ! {
     use std::sync::atomic::AtomicU32;
-    // SAFETY: null, or glibc's variable, which it changes by atomic operations only.
+    // Relaxed: the address never changes once it is known.
+    // SAFETY: null, or the address of glibc's variable, which glibc changes by atomic operations only.
     let threads = unsafe { THREADS.load(Ordering::Relaxed).cast::<AtomicU32>().as_ref() };
-    // SeqCst, as glibc has it. It counts the thread that it started, or the main one.
+    // SeqCst: as in glibc. glibc has counted this thread, because it started the thread, or because this is the main
+    // thread.
     if threads.is_some_and(|threads| threads.fetch_sub(1, Ordering::SeqCst) == 1) {
-        // SAFETY: as glibc does when the last thread ends.
+        // SAFETY: does what glibc does when the last thread ends.
         unsafe { libc::exit(0) };
     }
     loop {
-        // SAFETY: ends this thread, of which nothing is used any more but by those who know that
-        // it may end at any time.
+        // SAFETY: ends this thread. Only code that knows that the thread may end at any time still uses anything of
+        // the thread.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
 }

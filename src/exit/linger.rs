@@ -1,4 +1,4 @@
-//! After the door has closed: time for threads that are on their way to it.
+//! Waits, after the door has closed, for threads that are still on their way to it.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,8 @@ use crate::system::tasks;
 use crate::thread::seen;
 use crate::thread::thread::Thread;
 
-/// Whether a thread runs, or is about to, that is not at the door, nor Python's own; for as long as there is time.
+/// Returns whether a thread runs, or is about to run, that is neither at the door nor one of Python's own. It looks
+/// at threads only until `over`.
 pub(super) fn one_runs(pythons: &[u64], over: Instant) -> bool {
     #[cfg(target_os = "linux")]
     {
@@ -18,7 +19,7 @@ pub(super) fn one_runs(pythons: &[u64], over: Instant) -> bool {
         let mut tasks = tasks::Tasks::open().into_iter().flatten();
         tasks.any(|id| Instant::now() < over && !is_at_the_door(id) && tasks::runs(id))
     }
-    // Nothing tells.
+    // Nothing tells it on other systems.
     #[cfg(not(target_os = "linux"))]
     {
         let _ = (pythons, over);
@@ -26,11 +27,14 @@ pub(super) fn one_runs(pythons: &[u64], over: Instant) -> bool {
     }
 }
 
-/// The door has closed. A thread that calls in a loop may be on its way through a callback object, which the exit is
-/// about to free: until it is at the door, nothing can end it. So all that run are given time to come there, also
-/// those that never called: they may have only begun. One that sleeps is given less, if it has called
-/// twice lately: programs whose threads call every few milliseconds would wait for it at every exit. Python's own threads
-/// (`pythons`) go through no callback object. With nothing attached.
+/// Waits a little for threads that are on their way to the door, which has closed. Nothing is attached to the calling
+/// thread.
+///
+/// A thread that calls in a loop may be on its way through a callback object, which the exit is about to free. Until
+/// the thread is at the door, nothing can end it. So all threads that run get time to come to the door. This includes
+/// threads that never called: they may have only begun. A thread that sleeps gets less time, and only if it has
+/// called twice lately: with more time, programs whose threads call every few milliseconds would wait for such a
+/// thread at every exit. Python's own threads (`pythons`) go through no callback object.
 pub(crate) fn linger(pythons: &[u64]) {
     const LATELY: u64 = 100;
     const RUNNING: Duration = Duration::from_millis(100);

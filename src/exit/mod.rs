@@ -1,7 +1,7 @@
-//! How an interpreter's exit waits, and what becomes of threads that come too late.
+//! How an interpreter's exit waits, and what happens to threads that come too late.
 //!
-//! Imports `attach` and what is below it. Read `callback` (when an exit waits), `wait`, then `drain` and `stragglers`; after
-//! the door has closed: `late`, `linger`, `bound`, `writers`.
+//! Imports `attach` and what is below it. Read `callback` (when an exit waits), `wait`, then `drain` and
+//! `stragglers`. For the time after the door has closed, read `late`, `linger`, `bound` and `writers`.
 
 pub(crate) mod late;
 pub(crate) mod calls;

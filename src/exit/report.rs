@@ -1,4 +1,4 @@
-//! What the user is told while an exit waits.
+//! Tells the user what an exit waits for, and follows Ctrl-C meanwhile.
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -16,11 +16,11 @@ use crate::trace;
 pub(crate) enum Awaited {
     /// Guards, and calls inside `PyGILState_Ensure`.
     Guards,
-    /// Threads that `threading` was asked to start meanwhile.
+    /// Threads that the program asked `threading` to start while the exit waited.
     Threads,
 }
 
-/// What has been said of one wait.
+/// What the user was told about one wait.
 pub(crate) struct Report {
     record: &'static Record,
     begun: Instant,
@@ -33,7 +33,7 @@ impl Report {
         Report { record, begun, warned: false, interrupted: false }
     }
 
-    /// Reports if it is time to, and follows signals.
+    /// Reports if it is time for that, and runs signal handlers.
     ///
     /// # Safety
     /// The calling thread is attached.
@@ -46,10 +46,11 @@ impl Report {
         let late = settings::get().wait_warn.is_some_and(|after| self.begun.elapsed() >= after);
         if late && !self.warned {
             self.warned = true;
-            // SAFETY: attached.
+            // SAFETY: attached, by this function's contract.
             unsafe { self.explain(py, awaited, &guards_out, "") };
         }
-        // SAFETY: attached. Runs the program's signal handlers, if this is the main thread.
+        // SAFETY: attached, by this function's contract. This runs the program's signal handlers, if this is the main
+        // thread.
         unsafe {
             if py.PyErr_CheckSignals() != 0 {
                 self.interrupted_or_failed(py, awaited, guards_out);
@@ -67,7 +68,7 @@ impl Report {
         awaited: Awaited,
         guards_out: impl Fn() -> Vec<(&'static Record, usize)>,
     ) {
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         unsafe {
             if py.PyErr_ExceptionMatches(py.PyExc_KeyboardInterrupt()) == 0 {
                 py.PyErr_WriteUnraisable(std::ptr::null_mut());
@@ -80,12 +81,12 @@ impl Report {
         }
         self.interrupted = true;
         const AGAIN: &str = "libpep788: press Ctrl-C again to end the process without waiting\n";
-        // SAFETY: attached.
+        // SAFETY: attached, by this function's contract.
         unsafe { self.explain(py, awaited, guards_out, AGAIN) };
     }
 
-    /// Detached meanwhile: stderr may be slow, and the loader's lock, without which no name is found,
-    /// may be held by a thread that waits to attach.
+    /// Writes the explanation to stderr. The thread is detached meanwhile, because stderr may be slow, and because a
+    /// thread that waits to attach may have the loader's lock. Without that lock no name is found.
     ///
     /// # Safety
     /// The calling thread is attached.
@@ -96,7 +97,7 @@ impl Report {
         guards_out: impl Fn() -> Vec<(&'static Record, usize)>,
         advice: &str,
     ) {
-        // SAFETY: attached, says the caller, and again afterwards.
+        // SAFETY: attached, by this function's contract, and attached again afterwards.
         unsafe {
             let state = py.PyEval_SaveThread();
             let mut text = self.explanation(awaited, &guards_out());
@@ -115,7 +116,7 @@ impl Report {
         if guards_out.is_empty() {
             let _ = text.write_str(match awaited {
                 Awaited::Threads => "Python threads that were started meanwhile\n",
-                // The last one was closed since the exit looked.
+                // The last guard was closed after the exit looked.
                 Awaited::Guards if !are_protected() => {
                     "PEP 788 guards that threads take and close again\n"
                 }
@@ -139,13 +140,13 @@ impl Report {
     }
 }
 
-/// As if Python had not taken SIGINT over.
+/// Ends the process as if Python had not taken over SIGINT.
 fn end_by_sigint() -> ! {
     // SAFETY: the default action ends the process.
     unsafe {
         libc::signal(libc::SIGINT, libc::SIG_DFL);
         libc::raise(libc::SIGINT);
-        // Blocked: then as a shell would report it.
+        // If the signal is blocked, the process ends with the status that a shell would report.
         libc::_exit(128 + libc::SIGINT)
     }
 }

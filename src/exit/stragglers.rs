@@ -1,5 +1,6 @@
-//! What an exit waits for besides guards: threads and callbacks that came while it waited, and thread states that are
-//! about to go.
+//! What an exit waits for besides guards: new threads, new exit callbacks, and leaving thread states.
+//!
+//! The threads and the callbacks came while the exit waited. The thread states are about to be deleted.
 
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ use crate::thread::attached::attached;
 use crate::thread::thread::Thread;
 use crate::trace::note::another_hold;
 
-/// Whether a thread is to be waited for that `threading` started since the exit began. `awaited` is
-/// the one found last: it is done with Python code, and not known any more, before it is over.
+/// Returns whether the exit has to wait for a thread that `threading` started since the exit began. `awaited` is the
+/// thread that was found last. A thread is done with Python code, and `threading` does not know it any more, before
+/// the thread is over.
 ///
 /// # Safety
 /// The calling thread is attached.
@@ -36,8 +38,8 @@ pub(super) unsafe fn a_thread_is_late(
         }
     }
     let Some(joined) = joined else { return false };
-    // SAFETY: attached, says the caller. In this order: the second one sees those too that came to
-    // their end since the first.
+    // SAFETY: attached, by this function's contract. The order matters: the second call also sees threads that came
+    // to their end since the first call.
     let late = unsafe {
         joined.late_thread(py).and_then(|thread| {
             *awaited = thread;
@@ -47,8 +49,8 @@ pub(super) unsafe fn a_thread_is_late(
     late.unwrap_or_else(|NotTold| have_patience(patience))
 }
 
-/// Runs a callback in an Ensure, as a thread that may take guards after the grace too: until the
-/// callback returns, the interpreter does not go on to finalize.
+/// Runs a callback in an Ensure, as a thread that may take guards after the grace too. The interpreter does not go on
+/// to finalize until the callback returns.
 ///
 /// # Safety
 /// The calling thread is attached to the interpreter of `record`.
@@ -57,7 +59,7 @@ pub(super) unsafe fn run_holding(
     record: &'static Record,
     callback: LateCallback,
 ) {
-    // SAFETY: attached, says the caller, and so alive.
+    // SAFETY: attached, by this function's contract, so the interpreter is alive.
     unsafe {
         let hold = another_hold(record);
         let held = Thread::this()
@@ -75,7 +77,7 @@ pub(super) unsafe fn run_holding(
 /// # Safety
 /// The calling thread is attached.
 pub(super) unsafe fn run(py: &'static Api, callback: LateCallback) {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
         if let Err(function) = callback.run(py) {
             py.PyErr_WriteUnraisable(function.as_ptr());
@@ -83,12 +85,12 @@ pub(super) unsafe fn run(py: &'static Api, callback: LateCallback) {
     }
 }
 
-/// Gives others a moment.
+/// Gives other threads a moment.
 ///
 /// # Safety
 /// The calling thread is attached.
 pub(super) unsafe fn pause(py: &'static Api) {
-    // SAFETY: attached, says the caller, and again afterwards.
+    // SAFETY: attached, by this function's contract, and attached again afterwards.
     unsafe {
         let state = py.PyEval_SaveThread();
         std::thread::sleep(A_MOMENT);
@@ -96,21 +98,21 @@ pub(super) unsafe fn pause(py: &'static Api) {
     }
 }
 
-/// Takes a moment from it; `false`: none is left.
+/// Takes a moment from `patience`. Returns `false` if none was left.
 fn have_patience(patience: &mut Duration) -> bool {
     let left = !patience.is_zero();
     *patience = patience.saturating_sub(A_MOMENT);
     left
 }
 
-/// How long another thread state of a subinterpreter is given to go away.
+/// How long an exit waits for another thread state of a subinterpreter to go away.
 pub(super) const LEAVING: Duration = Duration::from_millis(100);
 const A_MOMENT: Duration = Duration::from_millis(1);
 
-/// Whether a thread state seems about to be deleted. One that `SetDaemon(0)` made non-daemon drops
-/// its hold while it is cleared; if finalization came before it is deleted, it would be deleted
-/// twice, and `Py_EndInterpreter` would be fatal. Nothing tells when it is, so this is asked again
-/// for a while.
+/// Returns whether a thread state seems about to be deleted. A thread state that `SetDaemon(0)` made non-daemon drops
+/// its hold while it is cleared. If finalization came before the thread state is deleted, the thread state would be
+/// deleted twice, and `Py_EndInterpreter` would be fatal. Nothing tells when a thread state is deleted, so the exit
+/// asks this again for a while.
 ///
 /// # Safety
 /// The calling thread is attached to the interpreter of `record`.
@@ -119,7 +121,7 @@ pub(super) unsafe fn another_is_leaving(
     record: &'static Record,
     patience: &mut Duration,
 ) -> bool {
-    // Not of other interpreters, which may go on like that for as long as they live.
+    // Only covered interpreters are asked. Other interpreters may go on like that for as long as they live.
     if registry().live().any(|other| covers(record, other) && is_one_leaving(other)) {
         return true;
     }
@@ -127,7 +129,7 @@ pub(super) unsafe fn another_is_leaving(
         return false;
     }
     let own = attached(py);
-    // SAFETY: attached, says the caller; only the own thread state is looked into.
+    // SAFETY: attached, by this function's contract. The thread looks only into its own thread state.
     unsafe {
         py.PyInterpreterState_ThreadHead(record.interpreter()) != own
             || !py.PyThreadState_Next(own).is_null()

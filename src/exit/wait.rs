@@ -23,8 +23,8 @@ use crate::support::say::say;
 use crate::support::settings;
 use crate::thread::thread::{forget_the_gone, Thread};
 
-/// Waits until no guard is out, and closes the gate. The main interpreter waits for all
-/// interpreters, because its end takes the ground from under threads in any of them.
+/// Waits until no guard is out, and closes the gate. The main interpreter waits for all interpreters, because threads
+/// in any of them depend on it.
 ///
 /// # Safety
 /// The calling thread is attached to the interpreter of `record`.
@@ -34,7 +34,7 @@ pub(super) unsafe fn wait_for_guards(
     joined: Option<JoinedByExit>,
 ) {
     if record.gate.is_closed() {
-        // The main interpreter's wait covered this one.
+        // The main interpreter's wait has covered this interpreter.
         return;
     }
     give_up_own_holds(record);
@@ -46,7 +46,7 @@ pub(super) unsafe fn wait_for_guards(
     let grace_over = settings::get().drain_grace.map(|grace| begun + grace);
     let mut report = Report::new(record, begun);
     let mut patience = LEAVING;
-    // SAFETY: attached, says the caller; attached again at the end of each round.
+    // SAFETY: attached, by this function's contract, and attached again at the end of each round.
     unsafe {
         let _exception = python::KeepException::new(py);
         let interval = calm_crowd(py);
@@ -56,7 +56,8 @@ pub(super) unsafe fn wait_for_guards(
         let mut late_callbacks = None;
         let mut awaited = None;
         loop {
-            // Again at once, and later, if there was no memory for it.
+            // If there was no memory to note the callbacks, the second turn tries again at once, and later rounds try
+            // again.
             for _ in 0..2 {
                 late_callbacks = late_callbacks.or_else(|| LateCallbacks::note(py));
             }
@@ -74,7 +75,7 @@ pub(super) unsafe fn wait_for_guards(
                 report.look_around(py, Awaited::Guards, || guards_out(record));
                 continue;
             }
-            // What late threads and callbacks do may need guards again.
+            // The threads and callbacks that came meanwhile may need guards again.
             if a_thread_is_late(py, joined.as_ref(), &mut awaited, &mut patience) {
                 report.look_around(py, Awaited::Threads, || guards_out(record));
                 pause(py);
@@ -93,7 +94,7 @@ pub(super) unsafe fn wait_for_guards(
             py.PyEval_RestoreThread(state);
         }
         if record.is_main() {
-            // Relaxed: for threads that come much later.
+            // Relaxed: only threads that come much later read it.
             CLOSED_AT.store(clock(), Ordering::Relaxed);
             bound_exit();
         }
@@ -101,10 +102,12 @@ pub(super) unsafe fn wait_for_guards(
             late.end(|callback| run(py, callback));
         }
         if are_protected() && record.is_main() {
-            // Last of all, so that nobody begins to write before finalization. With the bound on, as it may have to wait.
+            // This comes last, so that no thread begins to write before finalization. The time limit is on by then,
+            // because this may have to wait.
             wait_for_writers(py);
         }
-        // Others go on with the GIL of a subinterpreter. What still wants the main one's is in the way of its end.
+        // Other threads go on with the GIL of a subinterpreter, so its interval is restored. A thread that still
+        // wants the main interpreter's GIL is in the way of that interpreter's end.
         if let Some(interval) = interval.filter(|_| !record.is_main()) {
             switch_interval::restore(py, interval);
         }
@@ -114,15 +117,16 @@ pub(super) unsafe fn wait_for_guards(
 /// When the main interpreter's gate was closed last, by `clock`.
 static CLOSED_AT: AtomicU64 = AtomicU64::new(0);
 
-/// For how long the main interpreter's gate has been closed. `None`: it is open.
+/// Returns for how long the main interpreter's gate has been closed. Returns `None` if the gate is open.
 pub(crate) fn closed_for() -> Option<Duration> {
+    // Relaxed: only a time is read, and the gate is asked as well.
     let closed_at = CLOSED_AT.load(Ordering::Relaxed);
     let is_closed = closed_at != 0 && main().gate.is_closed();
     is_closed.then(|| Duration::from_millis(clock().saturating_sub(closed_at)))
 }
 
-/// Holds of the thread that finalizes itself: it cannot come to its Release while it waits, so
-/// waiting for them would never end.
+/// Gives back the holds of the thread that finalizes. This thread cannot come to its Release while it waits, so a
+/// wait for these holds would never end.
 fn give_up_own_holds(record: &'static Record) {
     if let Some(thread) = Thread::known() {
         let levels = &thread.levels;
@@ -130,14 +134,15 @@ fn give_up_own_holds(record: &'static Record) {
         for hold in (0..levels.len()).filter(covered).filter_map(|index| levels.take_hold(index)) {
             let _ = hold.give_back_by(&thread.tally);
         }
-        // It is let in to the end.
+        // The thread is let in to the end.
         if thread.legacy.held().is_some_and(|held| covers(record, held)) {
             thread.legacy.give_back(&thread.tally);
         }
     }
 }
 
-/// The door of the main interpreter has closed, and the calling thread conducts the exit.
+/// Begins to limit how long the exit takes. The door of the main interpreter has closed, and the calling thread
+/// conducts the exit.
 fn bound_exit() {
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     bound::begin();

@@ -1,8 +1,8 @@
-//! Two fences that meet: a light one on the way of every call, a heavy one on the way of an exit or a fork.
+//! Two memory fences that work together: a light one in every call, a heavy one in an exit or a fork.
 //!
-//! Each orders its thread's earlier stores before its later loads. Where the system can make all
-//! threads of the process pass a barrier (`membarrier` on Linux), the heavy side does that, and the
-//! light side only keeps the compiler from reordering; elsewhere both are processor fences.
+//! Each fence orders the earlier stores of its thread before its later loads. If the system can make all threads of
+//! the process pass a barrier (`membarrier` on Linux), the heavy fence does that, and the light one only keeps the
+//! compiler from reordering. On other systems both are processor fences.
 
 #[cfg(loom)]
 mod imp {
@@ -27,14 +27,15 @@ mod imp {
 mod imp {
     use std::sync::atomic::{compiler_fence, fence, AtomicBool, Ordering};
 
-    /// Whether the heavy fence reaches all threads. Turned on once, by [`prepare`], while a light
-    /// fence that is a processor fence does no harm; never turned off.
+    /// Whether the heavy fence reaches all threads. [`prepare`] turns this on once, and nothing turns it off. A
+    /// light fence that is still a processor fence then does no harm.
     static REACHES_ALL: AtomicBool = AtomicBool::new(false);
 
-    /// On the way of calls.
+    /// Makes the light fence, in a call.
     #[inline]
     pub(crate) fn light() {
-        // Relaxed: set before this thread got to know the library, or too late, which costs time.
+        // Relaxed: this was set before the thread first used the library. If the thread sees it late, it only loses
+        // time.
         if REACHES_ALL.load(Ordering::Relaxed) {
             compiler_fence(Ordering::SeqCst);
         } else {
@@ -42,20 +43,20 @@ mod imp {
         }
     }
 
-    /// On the way of an exit, or a fork.
+    /// Makes the heavy fence, in an exit or a fork.
     #[cold]
     pub(crate) fn heavy() {
         fence(Ordering::SeqCst);
         if REACHES_ALL.load(Ordering::Relaxed) && !barrier() {
-            // Forbidden since, by a sandbox. All that is asked of other processors is to drain
-            // their store buffers, which takes them nanoseconds; this is ten million.
+            // A sandbox has forbidden the barrier since. The other processors only have to drain their store
+            // buffers, which takes them nanoseconds. This sleep is ten million of them.
             std::thread::sleep(std::time::Duration::from_millis(10));
             fence(Ordering::SeqCst);
         }
     }
 
-    /// Asks the system for barriers, when the library is loaded: that takes microseconds in a
-    /// process with one thread, and some 20 ms in one with more.
+    /// Asks the system for barriers, when the library is loaded. That takes microseconds in a process with one
+    /// thread, and about 20 ms in one with more.
     pub(crate) extern "C" fn prepare() {
         if register() && barrier() {
             REACHES_ALL.store(true, Ordering::Relaxed);
@@ -69,7 +70,7 @@ mod imp {
 
     #[cfg(target_os = "linux")]
     fn membarrier(command: libc::c_int) -> bool {
-        // SAFETY: takes numbers, touches no memory.
+        // SAFETY: the system call takes numbers, and touches no memory.
         unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
     }
 

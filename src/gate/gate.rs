@@ -1,11 +1,11 @@
-//! The door of one interpreter: how many guards are out, and who may still take one.
+//! The gate of one interpreter: it counts the guards that are out, and says who may still take one.
 //!
-//! Pure concurrency: nothing here knows about Python, so that a model checker can own it.
+//! The code here is pure concurrency: nothing here knows about Python, so that a model checker can run it.
 //!
-//! A gate is one word: the number of guards above three bits of state. All changes are
-//! read-modify-write operations on that word, so they have one order, and everything below is
-//! argued from it. Only while the gate is open, a thread may instead count by itself what it will
-//! give back by itself: see `tally.rs`.
+//! A guard is *out* from the time when it is taken until it is given back. A gate is one word: the number of guards
+//! that are out, above three bits of state. All changes are read-modify-write operations on that word, so they have
+//! one order. All arguments below build on this order. While the gate is open, and only then, a thread may count a
+//! hold in its own tally instead, if it gives the hold back itself: see `tally.rs`.
 
 use std::time::Instant;
 
@@ -18,11 +18,11 @@ const ONE_GUARD: usize = 0b1000;
 
 /// Anyone may take a guard.
 const OPEN: usize = 0;
-/// Finalization waits; views are still honoured.
+/// Finalization waits. Views are still honoured.
 const GRACE: usize = 1;
-/// Finalization waits, and the grace is over: only holders may take more.
+/// Finalization waits, and the grace is over. Only holders may take more guards.
 const HOLDERS_ONLY: usize = 2;
-/// For a moment: finalization found no guard here and is looking at the other gates.
+/// This state lasts only a moment. Finalization found no guard here, and looks at the other gates.
 const SEALING: usize = 3;
 /// Finalization may go on. Nobody may take a guard any more.
 const CLOSED: usize = 4;
@@ -35,17 +35,17 @@ fn draining(honour_views: bool) -> usize {
     }
 }
 
-/// On what ground a guard is asked for.
+/// Why a thread may take a guard.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// A view: honoured while the gate is open, and during the grace.
+    /// The thread has the right of a view, which is honoured while the gate is open, and during the grace.
     View,
-    /// The caller already keeps the interpreter from finalizing, so one more changes nothing.
+    /// The thread already keeps the interpreter from finalizing, so one more guard changes nothing.
     Holder,
 }
 
-/// Where finalization waits for guards. One for the process: exits are rare, and one that
-/// covers several interpreters has to look at all their gates.
+/// The place where finalization waits for guards. The process has one lobby, because exits are rare, and because an
+/// exit that covers several interpreters has to look at all their gates.
 pub(crate) struct Lobby {
     lock: Mutex<()>,
     bell: Condvar,
@@ -83,7 +83,7 @@ impl Lobby {
         }
     }
 
-    /// The model has no clock: a deadline is one more reason to wake.
+    /// The same in the model, which has no clock. A deadline would be only one more reason to wake.
     #[cfg(loom)]
     pub(crate) fn wait<'a>(
         &'a self,
@@ -93,7 +93,7 @@ impl Lobby {
         self.bell.wait(seat).unwrap()
     }
 
-    /// Waits until whoever seals, and holds the lobby's lock for it, has decided.
+    /// Waits until the thread that seals the gates has decided. That thread holds the lobby's lock meanwhile.
     #[cold]
     fn pass(&self) {
         drop(self.enter());
@@ -101,14 +101,14 @@ impl Lobby {
 
     #[cold]
     fn ring(&self) {
-        // Taking the lock first means that a waiter is either still before its check of the
-        // counts, and will see them, or already asleep, and will hear the bell.
+        // The lock is taken first. So a waiter either has not checked the counts yet, and will see the new ones, or
+        // it is already asleep, and will hear the bell.
         drop(self.enter());
         self.bell.notify_all();
     }
 }
 
-/// The guard given back was not out: a handle was closed twice.
+/// The guard that was given back was not out: a handle was closed twice.
 pub(crate) struct NotOut;
 
 pub(crate) struct Gate {
@@ -126,7 +126,7 @@ impl Gate {
         Gate { word: AtomicUsize::new(OPEN) }
     }
 
-    /// Takes a guard. `false`: refused.
+    /// Takes a guard. Returns `false` if the gate refuses it.
     #[inline]
     pub(crate) fn enter(&self, claim: Claim, lobby: &Lobby) -> bool {
         let mut word = self.word.load(Ordering::Relaxed);
@@ -141,7 +141,7 @@ impl Gate {
                 }
                 _ => return false,
             }
-            // Acquire: what the guard protects must not be looked at before the guard is out.
+            // Acquire: the thread must not look at what the guard protects before the guard is out.
             match self.word.compare_exchange_weak(
                 word,
                 word + ONE_GUARD,
@@ -157,52 +157,52 @@ impl Gate {
     /// Gives a guard back.
     #[inline]
     pub(crate) fn leave(&self, lobby: &Lobby) -> Result<(), NotOut> {
-        // Release: all that was done under the guard comes before finalization, which
-        // acquires this word when it seals it.
+        // Release: all that was done under the guard comes before finalization, which acquires this word when it
+        // seals the gate.
         let before = self.word.fetch_sub(ONE_GUARD, Ordering::Release);
         if before < ONE_GUARD {
             self.word.fetch_add(ONE_GUARD, Ordering::Relaxed);
             return Err(NotOut);
         }
-        // If the state was still OPEN, finalization had not begun to wait: its first look at
-        // the count comes later in the order of this word and needs no bell.
+        // If the state was still OPEN, finalization had not begun to wait. Its first look at the count comes later
+        // in the order of this word, so it needs no bell.
         if before & STATE != OPEN && before / ONE_GUARD == 1 {
             lobby.ring();
         }
         Ok(())
     }
 
-    /// Takes a hold that the calling thread gives back itself, with [`Gate::leave_by`]. `false`: not
-    /// this way, see [`Gate::enter`].
+    /// Takes a hold that the calling thread gives back itself, with [`Gate::leave_by`]. Returns `false` if the hold
+    /// cannot be taken this way. Then [`Gate::enter`] decides.
     #[inline(always)]
     pub(crate) fn enter_by(&self, tally: &Tally, owner: Owner, lobby: &Lobby) -> bool {
         if !tally.add(owner) {
             return false;
         }
         fence::light();
-        // Acquire: what the hold protects must not be looked at before; pairs with `reopen`.
+        // Acquire: the thread must not look at what the hold protects before this load. Pairs with `reopen`.
         if self.word.load(Ordering::Acquire) & STATE == OPEN {
             return true;
         }
-        // Finalization may have seen the hold that was none.
+        // Finalization may have seen this hold in the tally, although it was refused, and may wait for it.
         tally.subtract();
         lobby.ring();
         false
     }
 
-    /// Gives back a hold of [`Gate::enter_by`].
+    /// Gives back a hold that [`Gate::enter_by`] took.
     #[inline]
     pub(crate) fn leave_by(&self, tally: &Tally, lobby: &Lobby) {
         tally.subtract();
         fence::light();
-        // Relaxed: only whether somebody waits. OPEN: then the fence of whoever will comes later,
-        // and its look at the tallies sees this one.
+        // Relaxed: this only asks whether an exit waits. If the state is OPEN, the fence of a later exit comes
+        // after this one, and its look at the tallies sees this change.
         if self.word.load(Ordering::Relaxed) & STATE != OPEN {
             lobby.ring();
         }
     }
 
-    /// How many guards are out, less those in tallies.
+    /// Returns how many guards are out, without those that are counted in tallies.
     pub(crate) fn guards(&self) -> usize {
         self.word.load(Ordering::Relaxed) / ONE_GUARD
     }
@@ -212,18 +212,20 @@ impl Gate {
         self.word.load(Ordering::Relaxed) & STATE == CLOSED
     }
 
-    /// Finalization begins to wait, or stops to honour views. A closed gate stays as it is.
+    /// Notes that finalization begins to wait, or that it no longer honours views. A closed gate stays as it is.
     pub(crate) fn drain(&self, honour_views: bool) {
         self.set_state(|state| (state != CLOSED).then_some(draining(honour_views)));
     }
 
-    /// Holds everybody off, if no guard is out. A closed gate needs no holding off.
+    /// Keeps all threads out, if no guard is out. Returns whether the gate keeps them out, as a closed gate does in
+    /// any case.
     fn seal(&self) -> bool {
         let word = self.word.load(Ordering::Relaxed);
         if word & STATE == CLOSED {
             return true;
         }
-        // Acquire: finalization comes after all that was done under the guards given back.
+        // Acquire: finalization comes after all that was done under the guards that were given back. Pairs with
+        // `leave`.
         word / ONE_GUARD == 0
             && self
                 .word
@@ -235,18 +237,21 @@ impl Gate {
         self.set_state(|state| (state == SEALING).then_some(draining(honour_views)));
     }
 
-    /// Another interpreter took this one's place: the main one, after `Py_Initialize`.
+    /// Opens the gate for another interpreter in the place of this one, such as the main one after another
+    /// `Py_Initialize`.
     pub(crate) fn reopen(&self) {
         self.word.store(OPEN, Ordering::Release);
     }
 
-    /// In a forked child: the guards belonged to threads, or to plans, of the parent.
+    /// Forgets the guards, in a forked child. They belonged to threads of the parent, or to what the parent had
+    /// planned.
     pub(crate) fn forget_parent(&self) {
         let closed = self.is_closed();
         self.word.store(if closed { CLOSED } else { OPEN }, Ordering::Relaxed);
     }
 
-    /// The interpreter is gone without having drained; nothing more can be given.
+    /// Closes the gate without a look at the count: the interpreter may be gone without having drained. It can give
+    /// no more guards.
     pub(crate) fn condemn(&self) {
         self.set_state(|_| Some(CLOSED));
     }
@@ -257,7 +262,7 @@ impl Gate {
             match self.word.compare_exchange_weak(
                 word,
                 word & !STATE | state,
-                Ordering::Relaxed, // the count is what carries meaning between threads
+                Ordering::Relaxed, // only the count carries meaning between threads
                 Ordering::Relaxed,
             ) {
                 Ok(_) => return,
@@ -267,11 +272,11 @@ impl Gate {
     }
 }
 
-/// Closes all `gates`, or none: only when no guard is out on any of them, nor `tallied` for one.
-/// Where it fails, all are left as [`Gate::drain`] leaves them.
+/// Closes all `gates`, or none of them. It closes them only if no guard is out on any of them, and if `tallied`
+/// finds no hold in a tally. If it fails, it leaves all gates as [`Gate::drain`] leaves them.
 ///
-/// `seat` is the lobby's lock. While it is held, whoever meets a gate in its sealing state
-/// waits for the outcome, so nobody is refused on account of an attempt that failed.
+/// `seat` is the lobby's lock. While it is held, a thread that meets a gate in its sealing state waits for the
+/// outcome. So no thread is refused because of an attempt that failed.
 pub(crate) fn close_together<'a>(
     gates: impl Iterator<Item = &'a Gate> + Clone,
     tallied: impl FnOnce() -> bool,
@@ -279,7 +284,7 @@ pub(crate) fn close_together<'a>(
     _seat: &MutexGuard<'_, ()>,
 ) -> bool {
     let all_free = gates.clone().all(Gate::seal) && {
-        // Whoever counts a hold after this sees the seal.
+        // A thread that counts a hold after this sees the seal.
         fence::heavy();
         !tallied()
     };

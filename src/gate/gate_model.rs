@@ -1,8 +1,8 @@
-//! The gate under `loom`: all interleavings of a few threads. Run by `make model`.
+//! Checks the gate with `loom`: all interleavings of a few threads. `make model` runs this.
 //!
-//! What a guard protects is a cell that guarded threads read, and that finalization writes once
-//! it has closed the gate. `loom` reports a read that a write does not come after, or a thread
-//! that sleeps without end.
+//! A cell stands for what a guard protects. Guarded threads read the cell, and finalization writes it once it has
+//! closed the gate. `loom` reports a read that does not come before the write, and a thread that sleeps without
+//! end.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
@@ -15,7 +15,7 @@ use crate::gate::tally::{Owner, Tally};
 struct House {
     gates: [Gate; 2],
     lobby: Lobby,
-    /// One for each thread but the finalizing one.
+    /// One tally for each thread except the finalizing one.
     tallies: [Tally; 2],
     /// What the guards of each gate protect.
     interpreters: [UnsafeCell<bool>; 2],
@@ -47,7 +47,7 @@ impl House {
         assert!(self.gates[index].leave(&self.lobby).is_ok());
     }
 
-    /// A hold of this thread's: by its tally, or else on the gate.
+    /// Takes a hold for this thread: in its tally, or else on the gate.
     fn hold(&self, index: usize, thread: usize) -> Option<Hold> {
         let (gate, tally) = (&self.gates[index], &self.tallies[thread]);
         if gate.enter_by(tally, owner(index), &self.lobby) {
@@ -103,7 +103,7 @@ fn owner(index: usize) -> Owner {
     Owner::new((index + 1) * 1024, 0)
 }
 
-/// An Ensure through a view. Whether it got in.
+/// Makes an Ensure through a view. Returns whether it got in.
 fn ensure(house: &House, index: usize, thread: usize) -> bool {
     let hold = house.hold(index, thread);
     if let Some(hold) = hold {
@@ -113,7 +113,7 @@ fn ensure(house: &House, index: usize, thread: usize) -> bool {
     hold.is_some()
 }
 
-/// One callback through a view. Whether it got in.
+/// Makes one callback through a view. Returns whether it got in.
 fn call(house: &House, index: usize) -> bool {
     let entered = house.enter(index, Claim::View);
     if entered {
@@ -211,7 +211,7 @@ fn an_interpreter_that_came_while_the_exit_waited() {
             let house = house.clone();
             move || ensure(&house, 1, 0)
         });
-        // Nobody has told its gate of the exit before it is closed.
+        // The gate of the interpreter that came is not told of the exit before it is closed.
         loop {
             let seat = house.lobby.enter();
             if close_together(house.gates.iter(), || house.tallied(1), false, &seat) {
@@ -219,7 +219,7 @@ fn an_interpreter_that_came_while_the_exit_waited() {
             }
             drop(house.lobby.wait(seat, None));
         }
-        // SAFETY: as in `finalize`.
+        // SAFETY: loom checks that no guarded thread reads at the same time, as in `finalize`.
         house.interpreters[1].with_mut(|alive| unsafe { *alive = false });
         thread.join().unwrap();
     });
@@ -253,8 +253,8 @@ fn a_holder_takes_more_when_views_are_refused() {
 fn an_exit_that_covers_two_interpreters() {
     loom::model(|| {
         let house = House::new();
-        // Whoever works in the one makes work in the other: neither may close before both can.
-        // The free one is looked at first.
+        // A thread that works in one interpreter makes work in the other, so neither gate may close before both
+        // can. The exit looks at the gate without guards first.
         assert!(house.enter(1, Claim::View));
         let worker = thread::spawn({
             let house = house.clone();

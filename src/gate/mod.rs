@@ -1,7 +1,10 @@
-//! How many guards are out on an interpreter, and who may still take one. Pure concurrency, under a model checker
-//! (`make model`): an interpreter is an address here, and nothing calls Python.
+//! Counts the guards of each interpreter, and decides who may still take one.
 //!
-//! Imports `support`. Read `gate`, then `fence` and `tally` (how a thread counts by itself), then `record` and `registry`.
+//! The code here is pure concurrency: an interpreter is an address, and nothing calls Python. A model checker runs
+//! it (`make model`).
+//!
+//! Imports `support`. Read `gate`, then `fence` and `tally` (how a thread counts its own holds), then `record` and
+//! `registry`.
 
 pub(crate) mod fence;
 #[cfg_attr(loom, allow(dead_code))]

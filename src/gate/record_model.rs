@@ -1,7 +1,7 @@
-//! The record's lifetime under `loom`: all interleavings of a few threads. Run by `make model`.
+//! Checks the lifetime of records with `loom`: all interleavings of a few threads. `make model` runs this.
 //!
-//! Whose a record is stands in a cell besides: written by who has claimed the record, read by who
-//! has a view or a guard. `loom` reports a read that a write does not come before or after.
+//! A cell also says which interpreter has the record. A thread that has claimed the record writes the cell, and a
+//! thread that has a view or a guard reads it. `loom` reports a read that comes neither before nor after a write.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
@@ -13,7 +13,7 @@ use crate::gate::gate::{close_together, Claim, Lobby};
 use crate::gate::tally::Tally;
 use crate::support::sync::{lock, Mutex};
 
-/// Interpreters, by their addresses. The first is alive in the beginning.
+/// The addresses of two interpreters. The first one is alive in the beginning.
 const FIRST: usize = 0x100;
 const SECOND: usize = 0x200;
 
@@ -24,9 +24,9 @@ fn address(interpreter: usize) -> Address {
 struct House {
     registry: Mutex<Registry>,
     lobby: Lobby,
-    /// The first interpreter's.
+    /// The first interpreter's record.
     record: &'static Record,
-    /// Whose `record` is.
+    /// The interpreter that has `record`.
     tenant: UnsafeCell<usize>,
 }
 
@@ -43,7 +43,7 @@ impl House {
         })
     }
 
-    /// What a view or a guard of `interpreter` relies on.
+    /// Checks what a view or a guard of `interpreter` relies on.
     fn rely_on(&self, interpreter: usize) {
         // SAFETY: loom checks that this does not race with the write in `settle`.
         let tenant = self.tenant.with(|tenant| unsafe { *tenant });
@@ -55,7 +55,7 @@ impl House {
         assert!(lock(&self.registry).drop_view(self.record));
     }
 
-    /// The interpreter's end, as finalization makes it: unguarded, nobody waits.
+    /// Ends the interpreter as finalization does. The end is unguarded: nothing waits for guards.
     fn end_unguarded(&self) {
         lock(&self.registry).bury(self.record);
     }
@@ -65,7 +65,7 @@ impl House {
         loop {
             gate.drain(true);
             let seat = self.lobby.enter();
-            // Guards of the gate's own count: tallies are `gate_model.rs`'s.
+            // These are guards of the gate's own count. `gate_model.rs` checks tallies.
             if close_together(std::iter::once(gate), || false, true, &seat) {
                 break;
             }
@@ -76,13 +76,13 @@ impl House {
         self.end_unguarded();
     }
 
-    /// The second interpreter comes. Whether it got the record of the first.
+    /// Makes the second interpreter. Returns whether it got the record of the first one.
     fn settle(&self) -> bool {
         let mut registry = lock(&self.registry);
         let claimed = registry.claim(address(SECOND), 2).unwrap();
         let same = std::ptr::eq(claimed, self.record);
         if same {
-            // SAFETY: loom checks that nobody reads at the same time.
+            // SAFETY: loom checks that no thread reads at the same time.
             self.tenant.with_mut(|tenant| unsafe { *tenant = SECOND });
         }
         same
@@ -92,7 +92,7 @@ impl House {
 impl Drop for House {
     fn drop(&mut self) {
         for record in lock(&self.registry).everything() {
-            // SAFETY: leaked by `new` or the registry; the house was the last to know of it.
+            // SAFETY: `new` or the registry leaked the record, and nothing but this house still knows it.
             drop(unsafe { Box::from_raw(std::ptr::from_ref(record).cast_mut()) });
         }
     }
@@ -179,7 +179,7 @@ fn a_guard_of_an_unguarded_end_is_not_missed_by_the_next_interpreter() {
         assert!(house.record.gate.enter(Claim::View, &house.lobby));
         let life = house.record.life();
         let holder = spawn(&house, move |house| {
-            // As `Hold::give_back`.
+            // `Hold::give_back` does the same.
             if house.record.life() == life {
                 assert!(house.record.gate.leave(&house.lobby).is_ok());
             }
@@ -207,16 +207,16 @@ fn a_ticket_of_an_interpreter_that_is_gone_is_told_by_the_life() {
         let newcomer = spawn(&house, House::settle);
         let viewer = spawn(&house, House::close_view);
         house.end_unguarded();
-        // What reports the interpreter's death may do so once more.
+        // The interpreter's death may be reported once more.
         let mut registry = lock(&house.registry);
-        // SAFETY: a ticket of the record.
+        // SAFETY: `ticket` is a ticket of this house's record.
         if let Some(record) = unsafe { Record::of_ticket(ticket as *mut _) } {
             registry.bury(record);
         }
         drop(registry);
         let early = newcomer.join().unwrap();
         viewer.join().unwrap();
-        // SAFETY: a ticket of this house, whose records live as long as it.
+        // SAFETY: `ticket` is a ticket of this house, whose records live as long as the house.
         assert!(unsafe { Record::of_ticket(ticket as *mut _) }.is_none(), "dead, and not told");
         if early {
             assert_eq!(house.record.address(), address(SECOND), "the next one was buried");
@@ -236,7 +236,8 @@ fn the_next_run_of_the_runtime_waits_for_holds_of_its_own() {
             move |house| {
                 if main.enter_by(&tally, &house.lobby) {
                     let run = main.address();
-                    // What it attaches to; `loom` reports an end that does not come after.
+                    // The cell stands for what the thread attaches to. `loom` reports an end that does not come
+                    // after this.
                     house.tenant.with(|_| assert!(!run.is_null(), "held, and gone"));
                     main.gate.leave_by(&tally, &house.lobby);
                 }
@@ -253,7 +254,7 @@ fn the_next_run_of_the_runtime_waits_for_holds_of_its_own() {
                 }
                 drop(house.lobby.wait(seat, None));
             }
-            // SAFETY: loom checks that nobody holds the interpreter at the same time.
+            // SAFETY: loom checks that no thread holds the interpreter at the same time.
             house.tenant.with_mut(|tenant| unsafe { *tenant = SECOND });
             lock(&house.registry).bury(main);
             if let Some(next) = next {

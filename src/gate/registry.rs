@@ -7,10 +7,10 @@ use super::record::{Record, Registry};
 use super::tally::ROLL;
 use crate::support::sync::{lock, Mutex, MutexGuard};
 
-/// The main interpreter's.
+/// The main interpreter's record.
 static MAIN: Record = Record::new(true);
 
-/// Where finalization waits, for whichever interpreter.
+/// The lobby where the finalization of any interpreter waits.
 pub(crate) static LOBBY: Lobby = Lobby::new();
 
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry::new(&MAIN));
@@ -25,17 +25,18 @@ pub(crate) fn main() -> &'static Record {
 }
 
 impl Record {
-    /// How many guards are out. An exact answer needs a heavy fence before (`fence.rs`).
+    /// Returns how many guards are out. The answer is exact only after a heavy fence (`fence.rs`).
     pub(crate) fn guards(&self) -> usize {
         self.gate.guards() + ROLL.sum(self.owner())
     }
 
-    /// How many calls of `PyGILState_Ensure` hold it; likewise.
+    /// Returns how many calls of `PyGILState_Ensure` hold the interpreter. This too is exact only after a heavy
+    /// fence.
     pub(crate) fn legacy_guards(&self) -> usize {
         self.legacy.guards() + ROLL.sum(self.owner().of_gilstate())
     }
 
-    /// For messages.
+    /// Returns what messages call the interpreter.
     pub(crate) fn name(&self) -> impl fmt::Display + '_ {
         struct Name<'a>(&'a Record);
         impl fmt::Display for Name<'_> {
@@ -50,7 +51,7 @@ impl Record {
         Name(self)
     }
 
-    /// One view less. `false`: there was none.
+    /// Counts one view less. Returns `false` if there was none.
     pub(crate) fn drop_view(&'static self) -> bool {
         registry().drop_view(self)
     }

@@ -1,47 +1,48 @@
-//! Holds that a thread counts by itself, where one thread both takes and gives back.
+//! Counts holds in a word of each thread's own, if the thread that takes a hold also gives it back.
 //!
-//! A guard is a read-modify-write on its gate's word, which all threads share. An Ensure that
-//! holds its interpreter ends in its own thread, so it needs no more than a store to a word of
-//! that thread's, its *tally*, and a look at the gate. Finalization, which is rare, pays for it:
-//! it changes the gate, makes all threads see that ([`fence::heavy`](crate::gate::fence::heavy)), and adds the tallies up.
+//! To take a guard is a read-modify-write operation on its gate's word, which all threads share. An Ensure that
+//! holds its interpreter ends in its own thread. So it needs only a store to a word of that thread, its *tally*,
+//! and a look at the gate. Finalization is rare, so it pays the price: it changes the gate, makes all threads see
+//! that ([`fence::heavy`](crate::gate::fence::heavy)), and adds the tallies up.
 //!
-//! Taking: count, fence, look at the gate. Closing: change the gate, fence, look at the counts.
-//! Whichever of two such fences comes second, the look after it sees what was written before the
-//! other: no hold is missed by both sides.
+//! A thread that takes a hold counts it, makes a fence, and looks at the gate. An exit that closes the gate changes
+//! the gate, makes a fence, and looks at the counts. One of the two fences comes second, and the look after it sees
+//! what was written before the other fence. So no hold is missed by both sides.
 
 use crate::support::sync::{lock, AtomicUsize, Mutex, MutexGuard, Ordering};
 
-/// The low bits of a tally; above them is the [`Owner`].
+/// The low bits of a tally are the count. Above them is the [`Owner`].
 const COUNT: usize = 0b11_1111;
 const LIFE_SHIFT: u32 = 6;
 const LIVES: usize = 16;
-/// The highest bit. No address of a program has it where there is a seatbelt.
+/// The highest bit. No address in a program has this bit on systems that have the seatbelt.
 const GILSTATE: usize = 1 << (usize::BITS - 1);
 
-/// Whose holds a tally counts: a record, and which of the interpreters that had it (modulo 16).
+/// Whose holds a tally counts: a record, and its life, which says which of its interpreters it is (modulo 16).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Owner(usize);
 
 impl Owner {
-    /// `address` has its low ten bits free.
+    /// Makes the owner of a record's address and life. `address` has its low ten bits free.
     #[inline]
     pub(crate) fn new(address: usize, life: usize) -> Owner {
         Owner(address | (life % LIVES) << LIFE_SHIFT)
     }
 
-    /// Of the same interpreter, for the holds of `PyGILState_Ensure`, which the exit waits for on other terms.
+    /// Returns the owner of the same interpreter for holds of `PyGILState_Ensure`. The exit waits for these by
+    /// other rules.
     #[inline]
     pub(crate) fn of_gilstate(self) -> Owner {
         Owner(self.0 | GILSTATE)
     }
 }
 
-/// One thread's holds on one interpreter: whose they are, and how many. Only its thread writes it.
+/// The holds of one thread on one interpreter: the owner, and how many there are. Only that thread writes the word.
 pub(crate) struct Tally {
     word: AtomicUsize,
-    /// Where [`Roll`] has it; changed under the roll's lock.
+    /// The place of this tally in the [`Roll`]. It changes under the roll's lock.
     place: AtomicUsize,
-    /// What it is a part of, as an address; for who takes it off the roll.
+    /// The address of the object that the tally is a part of, for the caller of [`Roll::take`].
     whole: AtomicUsize,
 }
 
@@ -50,10 +51,10 @@ impl Tally {
         Tally { word: AtomicUsize::new(0), place: AtomicUsize::new(0), whole: AtomicUsize::new(0) }
     }
 
-    /// One more for `owner`. `false`: the word is in use for another one, or full.
+    /// Counts one more hold for `owner`. Returns `false` if the word is in use for another owner, or full.
     #[inline]
     pub(crate) fn add(&self, owner: Owner) -> bool {
-        // Relaxed: this thread's own word.
+        // Relaxed: this is the thread's own word.
         let word = self.word.load(Ordering::Relaxed);
         let next = if word & COUNT == 0 {
             owner.0 | 1
@@ -62,7 +63,7 @@ impl Tally {
         } else {
             return false;
         };
-        // Relaxed: the fence that follows orders it.
+        // Relaxed: the fence that follows orders this store.
         self.word.store(next, Ordering::Relaxed);
         true
     }
@@ -71,12 +72,12 @@ impl Tally {
     pub(crate) fn subtract(&self) {
         let word = self.word.load(Ordering::Relaxed);
         debug_assert!(word & COUNT != 0);
-        // Release: all that was done under the hold comes before finalization, which acquires
-        // this word when it looks at it.
+        // Release: all that was done under the hold comes before finalization, which acquires this word when it
+        // looks at the tally (`of`).
         self.word.store(word - 1, Ordering::Release);
     }
 
-    /// How many holds of `owner` it counts.
+    /// Returns how many holds of `owner` this tally counts.
     pub(crate) fn of(&self, owner: Owner) -> usize {
         // Acquire: pairs with `subtract`.
         let word = self.word.load(Ordering::Acquire);
@@ -87,7 +88,7 @@ impl Tally {
         }
     }
 
-    /// In a forked child: what the parent's thread held is held in the parent.
+    /// Forgets the holds, in a forked child. What the parent's thread held is held in the parent only.
     pub(crate) fn forget_parent(&self) {
         self.word.store(0, Ordering::Relaxed);
     }
@@ -102,13 +103,14 @@ pub(crate) struct Roll {
 pub(crate) static ROLL: Roll = Roll { all: Mutex::new(Vec::new()) };
 
 impl Roll {
-    /// `whole` is the address of what the tally is a part of. `false`: out of memory.
+    /// Adds a tally. `whole` is the address of the object that it is a part of. Returns `false` if there is no
+    /// memory.
     pub(crate) fn add(&self, tally: &'static Tally, whole: usize) -> bool {
         let mut all = self.lock();
         if all.try_reserve(1).is_err() {
             return false;
         }
-        // Relaxed, as the place: under the lock.
+        // Relaxed: both stores are made under the lock.
         tally.whole.store(whole, Ordering::Relaxed);
         tally.place.store(all.len(), Ordering::Relaxed);
         all.push(tally);
@@ -131,13 +133,15 @@ impl Roll {
         taken
     }
 
-    /// Whether `is_it` says so of one, which is given the address of what a tally is a part of.
+    /// Returns whether `is_it` is true for a tally. `is_it` is given the address of the object that the tally is a
+    /// part of.
     pub(crate) fn any(&self, is_it: impl Fn(usize) -> bool) -> bool {
-        // Relaxed: under the lock.
+        // Relaxed: the load is made under the lock.
         self.lock().iter().any(|tally| is_it(tally.whole.load(Ordering::Relaxed)))
     }
 
-    /// Takes one off that `is_it` says so of, which is given the address of what a tally is a part of. Gives that address.
+    /// Takes a tally for which `is_it` is true off the roll. `is_it` is given the address of the object that the
+    /// tally is a part of. Returns that address.
     pub(crate) fn take(&self, is_it: impl Fn(usize) -> bool) -> Option<usize> {
         let mut all = self.lock();
         let whole = |tally: &Tally| tally.whole.load(Ordering::Relaxed);
@@ -145,25 +149,25 @@ impl Roll {
         Some(whole(Roll::take_off(&mut all, place)))
     }
 
-    /// Whether one more needs memory.
+    /// Returns whether one more tally would need new memory.
     pub(crate) fn is_full(&self) -> bool {
         let all = self.lock();
         all.len() == all.capacity()
     }
 
-    /// How many holds of `owner` all threads count. A caller that wants to miss none has made a
-    /// heavy fence since it closed the way to more.
+    /// Returns how many holds of `owner` all threads count. A caller that must not miss any has to make a heavy
+    /// fence first, after it has closed the way to more holds.
     pub(crate) fn sum(&self, owner: Owner) -> usize {
         self.lock().iter().map(|tally| tally.of(owner)).sum()
     }
 
-    /// In a forked child, the only thread there is: `own` is its tally.
+    /// Forgets the parent's threads, in a forked child. `own` is the tally of the only thread there.
     pub(crate) fn forget_parent(all: &mut Vec<&'static Tally>, own: Option<&'static Tally>) {
         all.clear();
         if let Some(own) = own {
             own.forget_parent();
             own.place.store(0, Ordering::Relaxed);
-            // It was in the list, so there is room for it.
+            // `own` was in the list, so there is room for it.
             all.push(own);
         }
     }

@@ -1,6 +1,6 @@
-//! Daemon-ness of the attached thread state, as the draft's functions tell and change it.
+//! Tells and changes whether the attached thread state is daemon or non-daemon, for the draft API.
 //!
-//! A thread state is non-daemon while it holds a guard (`attach/holding.rs`), or because `threading` joins its thread.
+//! A thread state is non-daemon while it holds a guard (`attach/holding.rs`), or if `threading` joins its thread.
 
 use crate::attach::holding::{holds_by_itself, holds_in_ensure, keep, let_go};
 use crate::interpreter::first_use::of;
@@ -11,25 +11,25 @@ use crate::trace::note::hold_of;
 /// # Safety
 /// `state` is attached to the calling thread.
 pub(crate) unsafe fn get(py: &'static Api, state: *mut PyThreadState) -> bool {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
         !(holds_in_ensure(state) || holds_by_itself(py) == Some(true) || is_joined(py, state))
     }
 }
 
-/// `false`: cannot be, or out of memory.
+/// Returns `false` if the change is impossible, or if memory runs out.
 ///
 /// # Safety
 /// `state` is attached to the calling thread.
 pub(crate) unsafe fn set(py: &'static Api, state: *mut PyThreadState, daemon: bool) -> bool {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
         if is_main_thread(py, state) {
             return false;
         }
         if daemon {
-            // `threading` waits for its non-daemon threads whatever we say, and refuses the
-            // same change.
+            // `threading` waits for its non-daemon threads whatever the library says, and refuses the same change
+            // itself.
             return !is_joined(py, state) && let_go(py, state);
         }
         if holds_in_ensure(state) {
@@ -46,7 +46,7 @@ pub(crate) unsafe fn set(py: &'static Api, state: *mut PyThreadState, daemon: bo
             return false;
         }
         let hold = hold_of(record);
-        // Inside an Ensure it lasts until the Release, which restores what was before.
+        // Inside an Ensure the hold lasts until the Release, which restores what was before.
         match innermost_in(state) {
             Some((levels, index)) => {
                 levels.set_hold(index, Some(hold));
@@ -57,18 +57,18 @@ pub(crate) unsafe fn set(py: &'static Api, state: *mut PyThreadState, daemon: bo
     }
 }
 
-/// Whether the exit joins this thread: the interpreter's main thread, or one that `threading`
+/// Returns whether the exit joins this thread: it is the interpreter's main thread, or a thread that `threading`
 /// started as non-daemon.
 ///
 /// # Safety
 /// `state` is attached to the calling thread.
 unsafe fn is_joined(py: &'static Api, state: *mut PyThreadState) -> bool {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe { is_main_thread(py, state) || threading::is_daemon(py) == Some(false) }
 }
 
-/// Whether this is the thread that the interpreter ends with: of a subinterpreter, the one it was made with. Not by the list
-/// of thread states, which without a GIL changes meanwhile.
+/// Returns whether this is the thread that the interpreter ends with. For a subinterpreter that is the thread that it
+/// was made with. The list of thread states is not used for this, because it changes meanwhile where there is no GIL.
 ///
 /// # Safety
 /// `state` is attached to the calling thread.
@@ -76,9 +76,9 @@ unsafe fn is_main_thread(py: &'static Api, state: *mut PyThreadState) -> bool {
     if was_created(state) {
         return false;
     }
-    /// CPython counts the thread states of each interpreter.
+    /// CPython numbers the thread states of each interpreter, and this is the first number.
     const FIRST: u64 = 1;
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
         let interpreter = py.PyThreadState_GetInterpreter(state);
         if interpreter == py.PyInterpreterState_Main() {

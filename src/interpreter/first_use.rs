@@ -1,6 +1,7 @@
-//! The first use of the library in an interpreter: its record is made, and its exit callback installed.
+//! Makes the record of an interpreter, and installs its exit callback, at the first use of the library.
 //!
-//! The main interpreter may be named by a thread that is not attached to it. Then a pending call installs its callback.
+//! A thread that is not attached to the main interpreter may name it. Then a pending call installs the callback of
+//! the main interpreter.
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::Ordering;
@@ -19,8 +20,8 @@ use crate::thread::refusal::Refusal;
 use crate::thread::thread::Thread;
 use crate::trace::note::hold_of;
 
-/// The record of the interpreter of `state`, ready to be guarded: made, and its exit callback
-/// installed, if this is the first use.
+/// Returns the record of the interpreter of `state`, ready for guards. If this is the first use, makes the record and
+/// installs its exit callback.
 ///
 /// # Safety
 /// `state` is attached to the calling thread.
@@ -29,16 +30,16 @@ pub(crate) unsafe fn of(
     py: &'static Api,
     state: *mut PyThreadState,
 ) -> Result<&'static Record, Refusal> {
-    // SAFETY: attached, so alive.
+    // SAFETY: `state` is attached, so it is alive.
     let interpreter = unsafe { py.PyThreadState_GetInterpreter(state) };
     let thread = Thread::this();
     if let Some(record) = thread.and_then(|thread| thread.last.get()) {
-        // A record loses its interpreter before the address can be another one's.
+        // A record loses its interpreter before another interpreter can have the address.
         if record.interpreter() == interpreter && record.is_installed() {
             return Ok(record);
         }
     }
-    // SAFETY: `interpreter` is alive, as a thread state of it is attached.
+    // SAFETY: `interpreter` is alive, because a thread state of it is attached.
     let record = unsafe { find_or_install(py, interpreter) }?;
     if let Some(thread) = thread {
         thread.last.set(Some(record));
@@ -53,13 +54,12 @@ unsafe fn find_or_install(
     py: &'static Api,
     interpreter: *mut PyInterpreterState,
 ) -> Result<&'static Record, Refusal> {
-    // SAFETY: attached, so alive.
+    // SAFETY: this thread is attached to the interpreter, so it is alive.
     let id = unsafe { py.PyInterpreterState_GetID(interpreter) };
     // SAFETY: needs no thread state.
     let is_main = unsafe { py.PyInterpreterState_Main() } == interpreter;
     let known = {
-        // The number tells two interpreters at one address apart, if the first one's end went
-        // unseen.
+        // The number tells two interpreters at one address apart, if the end of the first one was not seen.
         registry().find(interpreter.cast()).filter(|record| record.id() == id)
     };
     match known {
@@ -67,25 +67,27 @@ unsafe fn find_or_install(
         Some(record) if record.is_installed() => return Ok(record),
         _ => {}
     }
-    // Finalizing. An exit callback registered now would not be called any more.
+    // The main interpreter finalizes. An exit callback that is registered now would not be called any more.
     // SAFETY: needs no thread state.
     if is_main && unsafe { py.Py_IsInitialized() } == 0 {
         return Err(Refusal::Unavailable);
     }
-    // SAFETY: attached.
+    // SAFETY: attached, by this function's contract.
     unsafe {
         let _exception = KeepException::new(py);
-        // Before anything is made, so that nothing is left behind.
+        // This comes before anything is made, so that nothing is left behind.
         if python::is_taken_apart(py) {
             return Err(Refusal::Unavailable);
         }
-        // Not by `PyImport_ImportModule`, which looks at the builtins of the code that runs: that may be in a sandbox.
+        // `PyImport_ImportModule` is not used: it looks at the builtins of the code that runs, and that code may be
+        // in a sandbox.
         let atexit = Owned::new(py, py.PyImport_ImportModuleLevel(c"atexit".as_ptr()));
         let register = atexit.and_then(|atexit| {
             Owned::new(py, py.PyObject_GetAttrString(atexit.as_ptr(), c"register".as_ptr()))
         });
         let Some(register) = register else {
-            // The main interpreter is initialized, so it is not that which it lacks.
+            // An ImportError in a subinterpreter means that it is taken apart. The main interpreter is initialized,
+            // so it is not taken apart.
             let is_taken_apart = !is_main && py.PyErr_ExceptionMatches(py.PyExc_ImportError()) != 0;
             let raised = Refusal::raised(py);
             return Err(if is_taken_apart { Refusal::Unavailable } else { raised });
@@ -97,26 +99,25 @@ unsafe fn find_or_install(
         if watch_death(py, interpreter, record) && callback::install(py, record, &register, dropped)
         {
             if !is_main && !main().is_installed() {
-                // The end of the main interpreter ends them all, so it has to wait for the
-                // guards of this one too, even if nobody uses the library in it.
+                // The end of the main interpreter ends all interpreters. So the main interpreter has to wait for the
+                // guards of this one too, even if nobody uses the library in the main interpreter.
                 prepare_main(py);
             }
             return Ok(record);
         }
-        // The record is good for the next try.
+        // The record can be used in the next try.
         Err(Refusal::raised(py))
     }
 }
 
-/// Has the exit callback of `record` installed, from a thread that is attached to another
-/// interpreter or to none.
+/// Installs the exit callback of `record`, from a thread that is attached to another interpreter or to none.
 pub(super) fn visit(py: &'static Api, record: &'static Record) -> bool {
     if record.take_guard(py).is_err() {
         return false;
     }
     let hold = hold_of(record);
-    // SAFETY: the interpreter is alive, and held as soon as the visit has had its effect.
-    // `attached` is what `ensure` attached.
+    // SAFETY: the interpreter is alive, and the guard holds it as soon as the visit has installed the exit callback.
+    // `attached` returns what `ensure` attached.
     unsafe {
         let ensured =
             Thread::this().and_then(|thread| ensure(py, thread, record, Some(hold), Receipt::None));
@@ -130,22 +131,22 @@ pub(super) fn visit(py: &'static Api, record: &'static Record) -> bool {
     }
 }
 
-/// `atexit` gave the exit callback up.
+/// Runs when `atexit` drops the exit callback.
 unsafe extern "C" fn dropped(capsule: *mut PyObject) {
     let Some(py) = python::get() else { return };
-    // SAFETY: CPython calls this attached, with the capsule that it is the destructor of.
+    // SAFETY: CPython calls this function in an attached thread, with the capsule whose destructor it is.
     if unsafe { callback::given_up(py, capsule) } {
-        // Not here: `atexit` is in the middle of clearing its list.
+        // The callback is not installed here, because `atexit` is in the middle of clearing its list.
         request_install(py);
     }
 }
 
-/// A request may be lost with the run of the runtime that it was made in, so it is made again. Not
-/// often: the queue of pending calls is short.
+/// After this time a request is made again, because it may be lost with the run of the runtime that it was made in.
+/// It is not made often, because the queue of pending calls is short.
 const REQUEST_AGAIN_MS: u64 = 100;
 
-/// Has the main thread install the main interpreter's exit callback. CPython runs pending calls
-/// before the exit callbacks, so a request that it accepts is in time.
+/// Asks the main thread to install the main interpreter's exit callback. CPython runs pending calls before the exit
+/// callbacks, so a request that CPython accepts is in time.
 pub(crate) fn request_install(py: &'static Api) -> bool {
     unsafe extern "C" fn install(_: *mut c_void) -> c_int {
         forget_requests();
@@ -164,37 +165,37 @@ pub(crate) fn request_install(py: &'static Api) -> bool {
     accepted
 }
 
-/// Installs the main interpreter's exit callback from a thread that is attached to it; or, as a
-/// pending call up to 3.11 may be, to another one.
+/// Installs the main interpreter's exit callback, from a thread that is attached to it. Up to 3.11 the thread of a
+/// pending call may be attached to another interpreter.
 fn install_main_attached(py: &'static Api, state: *mut PyThreadState) {
     if state.is_null() || main().is_installed() {
         return;
     }
     if is_of_main(py, state) {
-        // SAFETY: `state` is attached. A refusal means that this is finalization: nothing to
-        // install then.
+        // SAFETY: `state` is attached. A refusal means that the interpreter finalizes: there is nothing to install
+        // then.
         let _ = unsafe { of(py, state) };
     } else if open_main(py).is_ok() {
         visit(py, main());
     }
 }
 
-/// For a caller that names the main interpreter: has the exit callback installed as early as
-/// there is a way to.
+/// Installs the main interpreter's exit callback, or asks for that, as early as there is a way to. For a caller that
+/// names the main interpreter.
 pub(crate) fn prepare_main(py: &'static Api) {
     if !main().is_installed() {
-        // A refusal comes again with the guard that is asked for.
+        // A refusal comes again with the guard that the caller asks for.
         let _ = adopt_main(py);
     }
 }
 
-/// Makes the main interpreter guardable from a thread that may have nothing attached.
+/// Makes the main interpreter ready for guards, from a thread that may have nothing attached.
 #[cold]
 fn adopt_main(py: &'static Api) -> Result<(), Refusal> {
     open_main(py)?;
     let state = attached(py);
-    // A thread that is attached to another interpreter goes there for it only if it has the one GIL
-    // there is (up to 3.11): the main one's may be held by a thread that waits for this one.
+    // A thread that is attached to another interpreter attaches to the main interpreter for this only if there is one
+    // GIL for all (up to 3.11). Otherwise a thread that waits for this one may hold the main interpreter's GIL.
     let goes_there = !state.is_null() && (is_of_main(py, state) || py.has_one_gil());
     if goes_there || !request_install_holding(py) {
         install_main_attached(py, state);
@@ -205,14 +206,14 @@ fn adopt_main(py: &'static Api) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// [`request_install`] for a thread that may have nothing attached, and may have been held up since it looked: where
-/// there is no interpreter any more, asking it for a call crashes. An exit waits for the gate if the exit callback is
-/// there, or was asked for in time. If not, the time between the second look and the call is all there is.
-/// `false`: not accepted, or too late.
+/// Does [`request_install`] for a thread that may have nothing attached, and that may have been held up since it
+/// looked. If there is no interpreter any more, asking it for a call crashes. An exit waits for the gate if the exit
+/// callback is there, or was asked for in time. If not, only the time between the second look and the call is left
+/// for a crash. Returns `false` if the request was not accepted, or came too late.
 fn request_install_holding(py: &'static Api) -> bool {
     let life = main().life();
     if !main().gate.enter(Claim::View, &LOBBY) {
-        // An exit waits, or has ended.
+        // An exit waits, or is over.
         return main().is_installed();
     }
     // SAFETY: needs no thread state.
@@ -224,7 +225,7 @@ fn request_install_holding(py: &'static Api) -> bool {
 }
 
 impl Record {
-    /// Takes a guard for somebody who has a view, or nothing but the name "main".
+    /// Takes a guard for a caller that has a view, or nothing but the name "main".
     #[inline]
     pub(crate) fn promote(&'static self, py: &'static Api) -> Result<(), Refusal> {
         if self.is_main() && !self.is_installed() {

@@ -1,4 +1,4 @@
-//! Taking a guard.
+//! Takes a guard on the interpreter of a record.
 
 use crate::attach::holding::is_holder;
 use crate::gate::gate::Claim;
@@ -8,8 +8,7 @@ use crate::python::Api;
 use crate::thread::refusal::Refusal;
 
 impl Record {
-    /// Takes a guard. When views are not honoured any more, only threads that hold the
-    /// interpreter already get one.
+    /// Takes a guard. When views are not honoured any more, only threads that already hold the interpreter get one.
     #[inline]
     pub(crate) fn take_guard(&'static self, py: &'static Api) -> Result<(), Refusal> {
         if self.gate.enter(Claim::View, &LOBBY) {

@@ -1,4 +1,6 @@
-//! The ways to the record of an interpreter: from an attached thread state, from nothing (the main interpreter), by the
+//! Finds the record of an interpreter, or makes one at the first use.
+//!
+//! There are three ways to a record: from an attached thread state, from nothing (the main interpreter), and by the
 //! interpreter's address.
 //!
 //! Imports `exit` and what is below it. Read `records`, then `first_use`.

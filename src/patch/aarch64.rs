@@ -1,4 +1,4 @@
-//! Jumps on aarch64.
+//! Writes and recognizes jumps on aarch64.
 
 use super::change::{Change, Why};
 
@@ -24,7 +24,7 @@ fn has_landing_pad(code: &[u8; 16]) -> bool {
 pub(super) fn target(entry: usize, code: &[u8; 16]) -> Option<usize> {
     let skip = usize::from(has_landing_pad(code));
     let instruction = word(code, skip);
-    // 26 bits with a sign, in words.
+    // A signed number of 26 bits, in words.
     let distance = ((instruction << 6) as i32 >> 6) as isize * 4;
     (instruction & B_MASK == B).then(|| (entry + skip * 4).wrapping_add_signed(distance))
 }
@@ -51,17 +51,17 @@ pub(super) fn jump(entry: usize, code: &[u8; 16], to: usize) -> Result<Change, W
     }
 }
 
-/// One instruction takes the place of another.
+/// How many bytes of a jump are written last: one instruction takes the place of another.
 #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
 pub(super) const FIRST: usize = 4;
 
-/// Whether it only returns.
+/// Returns whether the function only returns.
 pub(super) fn is_empty(code: &[u8; 16]) -> bool {
     const RET: u32 = 0xd65f_03c0;
     word(code, usize::from(has_landing_pad(code))) == RET
 }
 
-/// `ldr x16, [pc, 8]; br x16`, and the address.
+/// Returns `ldr x16, [pc, 8]; br x16`, and the address.
 pub(super) fn jump_anywhere(to: usize) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..4].copy_from_slice(&0x5800_0050_u32.to_le_bytes());
@@ -110,7 +110,7 @@ mod tests {
         let change = jump(0x10_0000, &words(&[0xd503_233f]), 0x10_0014).unwrap();
         let expected = words(&[0xd503_245f, 0x1400_0004]);
         assert_eq!(change, Change::new(0x10_0000, &expected[..8]));
-        // After the signing of the return address nobody may be.
+        // No thread may be behind the signing of the return address.
         assert!(change.inside().contains(&0x10_0004));
     }
 

@@ -1,4 +1,4 @@
-//! One change of code: which bytes are written where, and why one cannot be made.
+//! One change of code: which bytes are written where, and why a change cannot be made.
 
 use std::ffi::c_int;
 use std::fmt;
@@ -10,7 +10,7 @@ use super::stop;
 pub(crate) enum Why {
     /// There is a jump already.
     Taken,
-    /// No memory for our page can be had within reach of a jump, or it cannot be executed.
+    /// No memory for a page of the library can be had within reach of a jump, or the page cannot be executed.
     NoPage(i32),
     /// The code cannot be made writable.
     Sealed(i32),
@@ -39,7 +39,7 @@ pub(super) struct Change {
     pub(super) at: usize,
     pub(super) bytes: [u8; 8],
     pub(super) length: usize,
-    /// What its page is protected by, besides read, write and execute.
+    /// How the page is protected, besides read, write and execute.
     pub(super) guard: c_int,
 }
 
@@ -54,12 +54,13 @@ impl Change {
         self.at + self.length
     }
 
-    /// All at once where one store can: a thread that could not be stopped, and comes back from a system call just now,
-    /// finds the old bytes or the new ones. One store cannot where the bytes are on both sides of a [`BLOCK`]'s end. Compilers
-    /// put no function so, unless they are told to save space.
+    /// Writes the bytes, all at once if one store can do that. Then a thread that could not be stopped, and that
+    /// comes back from a system call at this moment, finds the old bytes or the new ones. One store cannot do that
+    /// if the bytes are on both sides of a [`BLOCK`]'s end. Compilers place no function like that, unless they are
+    /// told to save space.
     ///
     /// # Safety
-    /// It can be written to.
+    /// The bytes can be written to.
     pub(super) unsafe fn write(&self) {
         let block_ends = self.at - self.at % BLOCK + BLOCK;
         if self.end() > block_ends {
@@ -71,7 +72,8 @@ impl Change {
         let word = self.at.min(block_ends - 8);
         let offset = self.at - word;
         let mut bytes = [0; 8];
-        // SAFETY: the word is in the same page, which can be written to; nobody else writes there now. It is within a block.
+        // SAFETY: the word is in the same page, which can be written to, and is within a block. Nobody else writes
+        // there now.
         unsafe {
             (word as *const u8).copy_to_nonoverlapping(bytes.as_mut_ptr(), 8);
             bytes[offset..offset + self.length].copy_from_slice(&self.bytes[..self.length]);
@@ -79,36 +81,37 @@ impl Change {
         }
     }
 
-    /// What brings back the bytes that are there now.
+    /// Returns the change that brings back the bytes that are there now.
     ///
     /// # Safety
-    /// They can be read.
+    /// The bytes can be read.
     pub(super) unsafe fn undoing(&self) -> Change {
         let mut undoing = Change { bytes: [0; 8], ..*self };
-        // SAFETY: says the caller; a change has at most as many bytes as it has room for.
+        // SAFETY: the caller promises that the bytes can be read. A change has no more bytes than it has room for.
         unsafe {
             (self.at as *const u8).copy_to_nonoverlapping(undoing.bytes.as_mut_ptr(), self.length);
         }
         undoing
     }
 
-    /// Where no thread may be. At the very beginning one may: it finds the new instruction.
+    /// Returns where no thread may be. A thread may be at the very beginning: it finds the new instruction.
     pub(super) fn inside(&self) -> Range<usize> {
         self.at + 1..self.end()
     }
 }
 
-/// Within this many bytes, at their multiples, [`store`] writes a word in one step: x86-64 can at any address of a cache line,
-/// aarch64 at multiples of the word's size.
+/// Blocks of this many bytes begin at the multiples of this number. Within a block [`store`] writes a word in one
+/// step: x86-64 can do that at any address of a cache line, and aarch64 at multiples of the word's size.
 const BLOCK: usize = if cfg!(target_arch = "x86_64") { 64 } else { 8 };
 
-/// Writes a word of code in one step. Not by an atomic, as ThreadSanitizer has nothing to note that for code, and an atomic has
-/// to be aligned.
+/// Writes a word of code in one step. This is not an atomic of Rust's: ThreadSanitizer has no place to note an
+/// access to code, and an atomic has to be aligned.
 ///
 /// # Safety
 /// The word can be written to, and is within a [`BLOCK`].
 unsafe fn store(at: usize, word: u64) {
-    // SAFETY: says the caller. An exchange locks the cache line; the other one stores an aligned word.
+    // SAFETY: the caller promises that the word can be written to, and is within a block. An exchange locks the
+    // cache line. The other instruction stores an aligned word.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         std::arch::asm!("xchg qword ptr [{}], {}", in(reg) at, inout(reg) word => _, options(nostack, preserves_flags));

@@ -1,4 +1,6 @@
-//! Where the library cannot redirect functions: it knows neither the processor's jumps nor how to have the system's threads stand still.
+//! Stands in for `patch.rs` on systems where the library cannot redirect functions.
+//!
+//! There the library knows neither the processor's jumps nor how to make the system's threads stand still.
 
 use std::fmt;
 
@@ -10,7 +12,7 @@ impl fmt::Display for Why {
     }
 }
 
-/// Another copy of the library, which could: there is none.
+/// Another copy of the library that could redirect functions. There is none.
 pub(crate) enum Copy {}
 
 impl Copy {

@@ -1,6 +1,6 @@
-//! Changing code of others while threads run it.
+//! Changes code that is not the library's own while threads run it.
 //!
-//! Imports `system` and what is below it. Read `patch`, then `stop`.
+//! Imports `system` and the modules below it. Read `patch` first, then `stop`.
 
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) mod signal;

@@ -1,30 +1,33 @@
-//! A function that is redirected, as CPython wrote it: a copy of the instructions that the jump takes the place of, and a
-//! jump to what follows them.
+//! Keeps a redirected function callable as CPython wrote it.
 //!
-//! Instructions that refer to their own address are rewritten. Only those are known that functions of CPython begin
-//! with, in the builds that there are; of others there is no copy.
+//! A copy has the instructions that the jump takes the place of, and a jump to the instructions that follow them.
+//! On x86-64, instructions that refer to their own address are rewritten; on aarch64 there is no copy of a function
+//! that has one. The library knows only the instructions that
+//! functions of CPython begin with, in the builds that there are. It makes no copy of a function that begins with
+//! other instructions.
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::page;
 
-/// So much of a function is looked at.
+/// How many bytes of a function are looked at.
 const LOOKED_AT: usize = 32;
 
-/// So many functions of a CPython have a copy.
+/// How many functions of a CPython have a copy.
 const MOST: usize = 3;
 
 /// The addresses of functions, and of their copies.
 static COPIES: [[AtomicUsize; 2]; MOST] =
     [const { [AtomicUsize::new(0), AtomicUsize::new(0)] }; MOST];
 
-/// The copy for the function at `entry`, which is not redirected yet, or was by this library since. `None`: it begins with
-/// an instruction that is not known, or there is no memory.
+/// Returns the copy of the function at `entry`. That function is not redirected yet, or this library has redirected
+/// it since the copy was made. Returns `None` if the function begins with an instruction that is not known, or if
+/// there is no memory.
 ///
-/// It is asked for by one thread at a time.
+/// Only one thread at a time calls this.
 pub(crate) fn of(entry: *mut c_void) -> Option<usize> {
-    // Relaxed, all: one thread at a time.
+    // Relaxed, all of them: one thread at a time comes here.
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let entry = entry as usize;
     for [its, copy] in &COPIES {
@@ -32,17 +35,17 @@ pub(crate) fn of(entry: *mut c_void) -> Option<usize> {
             return Some(copy.load(Ordering::Relaxed));
         }
     }
-    // SAFETY: code, and no function is the last of its pages.
+    // SAFETY: these bytes are code, and can be read, as no function is the last one of its pages.
     let code = unsafe { (entry as *const [u8; LOOKED_AT]).read_unaligned() };
     let made = page::place(entry, |at| begin(entry, &code, at))?;
-    // A CPython that came late may be gone again, and the next one takes the places of its functions.
+    // A CPython that came late may be gone again. Then the next CPython takes the places of its functions.
     let [its, copy] = &COPIES[NEXT.fetch_add(1, Ordering::Relaxed) % MOST];
     copy.store(made, Ordering::Relaxed);
     its.store(entry, Ordering::Relaxed);
     Some(made)
 }
 
-/// The functions are there no more; others may come to their addresses.
+/// Forgets the functions. They are there no more, and other functions may come to their addresses.
 pub(crate) fn forget() {
     for [its, _] in &COPIES {
         its.store(0, Ordering::Relaxed);
@@ -62,7 +65,8 @@ mod x86_64 {
     const REX_W: u8 = 0x48;
     const REX_WR: u8 = 0x4c;
 
-    /// What is to be at `_at` so that calling that is calling the function at `entry`, whose first bytes are `code`.
+    /// Returns the code that is to be at `_at`. A call of that code does what a call of the function at `entry`
+    /// does. `code` is the first bytes of that function.
     pub(super) fn begin(entry: usize, code: &[u8; LOOKED_AT], _at: usize) -> Option<Vec<u8>> {
         let first = code.first_chunk()?;
         let taken = jump(entry, first, entry).ok()?;
@@ -77,7 +81,7 @@ mod x86_64 {
         Some(copy)
     }
 
-    /// The length of the instruction, and one that does the same anywhere.
+    /// Returns the length of the instruction, and an instruction that does the same at any address.
     fn instruction(code: &[u8], at: usize) -> Option<(usize, Vec<u8>)> {
         let as_it_is = |length: usize| Some((length, code.get(..length)?.to_vec()));
         match *code {
@@ -153,7 +157,8 @@ mod aarch64 {
     use super::LOOKED_AT;
     use crate::patch::aarch64::{b, jump};
 
-    /// As on x86-64. It goes on by a jump that needs no landing pad, so it is near.
+    /// Does what the function for x86-64 does. The copy goes on by a jump that needs no landing pad, so the copy is
+    /// near.
     pub(super) fn begin(entry: usize, code: &[u8; LOOKED_AT], at: usize) -> Option<Vec<u8>> {
         let first = code.first_chunk()?;
         let taken = jump(entry, first, entry).ok()?;
@@ -170,7 +175,7 @@ mod aarch64 {
         Some(copy)
     }
 
-    /// Jumps, calls, `adr`, `adrp` and loads of literals.
+    /// Returns whether the instruction is a jump, a call, `adr`, `adrp` or a load of a literal.
     fn refers_to_its_address(word: u32) -> bool {
         let is_branch = word & 0x1c00_0000 == 0x1400_0000 && word & 0xff00_0000 != 0xd500_0000;
         let is_adr = word & 0x1f00_0000 == 0x1000_0000;

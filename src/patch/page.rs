@@ -1,4 +1,4 @@
-//! Pages of our own, within reach of a jump.
+//! Pages of the library's own memory for code, within reach of a jump from a function.
 
 use std::ffi::c_void;
 
@@ -9,12 +9,12 @@ use super::change::Why;
 use super::x86_64::REACH;
 use crate::system::tasks::last_error;
 
-/// Places code of ours within reach of a jump from `origin`, for good: what `code` gives for that address. `None`: it has
-/// none, or there is no memory.
+/// Places code of the library within reach of a jump from `origin`, for good. `code` returns the code for the
+/// address that it is given. Returns `None` if `code` returns none, or if there is no memory.
 pub(super) fn place(origin: usize, code: impl FnOnce(usize) -> Option<Vec<u8>>) -> Option<usize> {
     let page = Page::near(origin).ok()?;
     let code = code(page.address).filter(|code| code.len() <= page_size())?;
-    // SAFETY: nobody knows the page yet, and it is as long.
+    // SAFETY: nobody knows the page yet, and it is at least as long as the code.
     unsafe { (page.address as *mut u8).copy_from_nonoverlapping(code.as_ptr(), code.len()) };
     page.make_executable().ok()?;
     let address = page.address;
@@ -22,29 +22,29 @@ pub(super) fn place(origin: usize, code: impl FnOnce(usize) -> Option<Vec<u8>>) 
     Some(address)
 }
 
-/// For processors whose caches of code do not follow the memory.
+/// Makes new code known to processors whose caches of code do not follow the memory.
 pub(super) unsafe fn clear_cache(at: usize, length: usize) {
     extern "C" {
-        // Of `calls.c`, where the compiler knows how.
+        // This is in `calls.c`, where the compiler knows how to do it.
         fn pep788_clear_cache(begin: *mut c_void, end: *mut c_void);
     }
-    // SAFETY: the addresses were just written.
+    // SAFETY: the addresses were written to a moment ago.
     unsafe { pep788_clear_cache(at as *mut c_void, (at + length) as *mut c_void) }
 }
 
 pub(super) fn page_size() -> usize {
-    // SAFETY: no preconditions.
+    // SAFETY: `sysconf` has no preconditions.
     unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
 }
 
-/// A page of our own; unmapped when dropped.
+/// A page of the library's own. It is unmapped when dropped.
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) address: usize,
 }
 
 impl Page {
-    /// Within reach of a jump from `origin`, with room to spare for the functions around it.
+    /// Returns a page within reach of a jump from `origin`, with room to spare for the functions around `origin`.
     pub(super) fn near(origin: usize) -> Result<Page, Why> {
         const STEP: usize = 1 << 18;
         /// libpython is shorter than this.
@@ -62,7 +62,7 @@ impl Page {
     }
 
     fn at(address: usize) -> Option<Page> {
-        // SAFETY: a new mapping, which replaces nothing.
+        // SAFETY: this makes a new mapping, which replaces nothing.
         let got = unsafe {
             libc::mmap(
                 address as *mut c_void,
@@ -77,12 +77,12 @@ impl Page {
             return None;
         }
         let page = Page { address: got as usize };
-        // An old kernel takes the address for a wish.
+        // An old kernel takes the address only as a hint, and may choose another one.
         (page.address == address).then_some(page)
     }
 
     pub(super) fn make_executable(&self) -> Result<(), Why> {
-        // SAFETY: our own page.
+        // SAFETY: the page is the library's own.
         let refused = unsafe {
             clear_cache(self.address, page_size());
             let how = libc::PROT_READ | libc::PROT_EXEC;
@@ -98,7 +98,7 @@ impl Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        // SAFETY: our own page, and nothing refers to it.
+        // SAFETY: the page is the library's own, and nothing refers to it.
         unsafe { libc::munmap(self.address as *mut c_void, page_size()) };
     }
 }

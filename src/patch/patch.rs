@@ -1,18 +1,20 @@
-//! The bytes: a jump over the first instructions of a function.
+//! Redirects functions: writes a jump over the first instructions of each.
 //!
-//! Preloading does not do: in an executable that carries the interpreter, and inside a shared
+//! To preload the library is not enough. In an executable that carries the interpreter, and inside a shared
 //! libpython that was linked so, calls of the functions go straight to their addresses.
 //!
-//! - *What is written* is one jump to a page of ours nearby, from which another one goes anywhere. On x86-64 it takes 5
-//!   bytes, less than a call does, and on aarch64 4: so no call that is still under way returns into the
-//!   bytes that are overwritten. A landing pad (`endbr64`, `bti c`) stays, or is put, before it.
-//! - *Other threads* may run the function meanwhile, even be between two of the instructions that
-//!   are overwritten. So they stand still, all outside of those (`stop.rs`).
-//! - *Coherence*: they go on by a return from a signal, which serializes a processor; for one whose thread
-//!   was in a system call, and for the caches of aarch64, there are a barrier and cache maintenance.
-//! - *Policies*: the pages of code are made writable for the moment, and stay executable, as a system that forbids
-//!   that (SELinux, a sealed mapping, W^X) says so at the request, before anything is changed, and
-//!   might forbid the way back. If it says no, that is the answer: no way around is tried.
+//! - *What is written* is one jump to a page of the library nearby. From there another jump goes anywhere. The first
+//!   jump takes 5 bytes on x86-64, and 4 bytes on aarch64. A direct call takes as many bytes. So no call that is still
+//!   under way returns into the bytes that are overwritten. A landing pad (`endbr64`, `bti c`) stays before the jump, or
+//!   is put before it.
+//! - *Other threads* may run the function meanwhile. They may even be between two of the instructions that are
+//!   overwritten. So all other threads stand still, outside of these instructions (`stop.rs`).
+//! - *Coherence*: the threads go on by a return from a signal, which serializes a processor. For the processor of a
+//!   thread that was in a system call, and for the caches of aarch64, there are a barrier and cache maintenance.
+//! - *Policies*: the pages of code are made writable for a moment, and stay executable meanwhile. A system that
+//!   forbids both at once (SELinux, a sealed mapping, W^X) says so at the request, before anything is changed. Such
+//!   a system might also forbid the way back, from writable to executable. If the system says no, that is the
+//!   answer: the library does not try to get around it.
 
 use std::ffi::{c_int, c_void};
 
@@ -26,16 +28,16 @@ use super::stop;
 use super::x86_64::{is_empty, jump, jump_anywhere, target, FIRST};
 use crate::system::tasks::last_error;
 
-/// The page that jumps go to: this, so that other copies of the library recognize it and what follows, a jump for
-/// each redirected function, and one for each that is for other copies to call. The digit is another one whenever
-/// these are.
+/// The page that jumps go to begins with this mark. By the mark other copies of the library recognize the page and
+/// what follows: a jump for each redirected function, and a jump for each function that other copies may call. The
+/// digit changes whenever these jumps change.
 const MARK: [u8; 16] = *b"libpep788 jumps1";
 
 fn jump_at(page: usize, index: usize) -> usize {
     page + 16 * (index + 1)
 }
 
-/// Another copy of the library in the process, which was first.
+/// Another copy of the library in the process, which was first to redirect the functions.
 #[derive(Debug)]
 pub(crate) struct Copy {
     page: usize,
@@ -43,31 +45,32 @@ pub(crate) struct Copy {
 }
 
 impl Copy {
-    /// The one that has redirected the function at `entry`.
+    /// Returns the copy that has redirected the function at `entry`.
     fn that_took(entry: usize, redirected: usize) -> Option<Copy> {
-        // SAFETY: the first bytes of a function, which is longer.
+        // SAFETY: these are the first bytes of a function, which is longer.
         let code = unsafe { (entry as *const [u8; 16]).read_unaligned() };
         let page = target(entry, &code)? & !(page_size() - 1);
-        // SAFETY: what a function jumps to is code, so its page can be read.
+        // SAFETY: a function jumps to code, so the page of that code can be read.
         let is_marked = unsafe { (page as *const [u8; 16]).read() == MARK };
         is_marked.then_some(Copy { page, redirected })
     }
 
-    /// The address of what it had as such an item of `for_copies`.
+    /// Returns the address by which to call the function that the other copy has at this index of its `for_copies`.
     pub(crate) fn function(&self, index: usize) -> usize {
         jump_at(self.page, self.redirected + index)
     }
 }
 
-/// Who may run the functions that are redirected.
+/// Which threads may run the functions that are redirected.
 #[derive(PartialEq, Eq)]
 pub(crate) enum Runners {
     AnyThread,
-    /// They were just loaded.
+    /// The functions were loaded a moment ago.
     Nobody,
 }
 
-/// Redirects functions, each to another: all or none. Tells of another copy that has done so before.
+/// Redirects functions, each to another one. Redirects all or none. Returns another copy of the library if that copy
+/// has redirected the functions before.
 pub(crate) fn redirect(
     functions: &[(usize, usize)],
     for_copies: &[usize],
@@ -80,13 +83,14 @@ pub(crate) fn redirect(
         }
     }
     let page = Page::near(functions[0].0)?;
-    // SAFETY: nobody knows the page yet, and it is longer.
+    // SAFETY: nobody knows the page yet, and it is longer than what is written.
     unsafe { (page.address as *mut [u8; 16]).write(MARK) };
     let mut changes = Vec::new();
     let mappings = mappings();
     for (index, &(entry, to)) in functions.iter().enumerate() {
         let stub = jump_at(page.address, index);
-        // SAFETY: nobody knows the page yet, and it is longer; and the first bytes of a function, which is longer.
+        // SAFETY: nobody knows the page yet, and it is longer than what is written. The bytes that are read are the
+        // first ones of a function, which is longer.
         let code = unsafe {
             (stub as *mut [u8; 16]).write(jump_anywhere(to));
             (entry as *const [u8; 16]).read_unaligned()
@@ -97,7 +101,7 @@ pub(crate) fn redirect(
     }
     for (index, to) in for_copies.iter().enumerate() {
         let stub = jump_at(page.address, functions.len() + index);
-        // SAFETY: nobody knows the page yet, and it is longer.
+        // SAFETY: nobody knows the page yet, and it is longer than what is written.
         unsafe { (stub as *mut [u8; 16]).write(jump_anywhere(*to)) };
     }
     page.make_executable()?;
@@ -105,32 +109,34 @@ pub(crate) fn redirect(
         write(&changes)?;
     } else {
         let inside: Vec<_> = changes.iter().map(Change::inside).collect();
-        // SAFETY: the functions are there, and their first bytes are not written yet.
+        // SAFETY: the functions are there, and their first bytes are not overwritten yet.
         let undoing: Vec<_> = changes.iter().map(|it| unsafe { it.undoing() }).collect();
-        // What could be written to just now can be again.
+        // What could be written to a moment ago can be written to again, so the result is dropped.
         let undo = || drop(write(&undoing));
         stop::with_all_stopped(&inside, || write(&changes), undo).map_err(Why::Stop)??;
     }
-    // From now on it is jumped to.
+    // From now on functions jump to the page, so it stays.
     std::mem::forget(page);
     Ok(None)
 }
 
-/// Has a function that does nothing go to another one. Nobody runs it meanwhile, or in a moment that a single byte takes.
+/// Redirects a function that does nothing to another one. No thread runs the function meanwhile, or a thread runs it
+/// only in the moment that the write of a single byte takes.
 pub(crate) fn fill_in(entry: usize, to: usize) -> Result<(), Why> {
-    // SAFETY: the first bytes of a function, and what is between it and the next one.
+    // SAFETY: these are the first bytes of a function, and what is between it and the next function.
     let code = unsafe { (entry as *const [u8; 16]).read_unaligned() };
     if !is_empty(&code) {
         return Err(Why::Taken);
     }
     let page = Page::near(entry)?;
     let stub = jump_at(page.address, 0);
-    // SAFETY: nobody knows the page yet, and it is longer. Without the mark: this is for no other copy.
+    // SAFETY: nobody knows the page yet, and it is longer than what is written. The page has no mark, as it is for
+    // no other copy.
     unsafe { (stub as *mut [u8; 16]).write(jump_anywhere(to)) };
     let mut change = jump(entry, &code, stub)?;
     change.guard = guard_of(&mappings(), entry);
     page.make_executable()?;
-    // Its first instruction last.
+    // The first instruction of the function is overwritten last.
     let (first, rest) = change.bytes[..change.length].split_at(change.length.min(FIRST));
     let mut changes = [Change::new(change.at + first.len(), rest), Change::new(change.at, first)];
     changes.iter_mut().for_each(|part| part.guard = change.guard);
@@ -139,12 +145,12 @@ pub(crate) fn fill_in(entry: usize, to: usize) -> Result<(), Why> {
     Ok(())
 }
 
-/// Whether another copy of the library has redirected the function at `entry`.
+/// Returns whether another copy of the library has redirected the function at `entry`.
 pub(crate) fn is_by_a_copy(entry: usize) -> bool {
     Copy::that_took(entry, 0).is_some()
 }
 
-/// What the kernel says of all mappings, where there is such a guard.
+/// Returns what the kernel says of all mappings, on the processor that has such a guard (see [`guard_of`]).
 fn mappings() -> String {
     if cfg!(target_arch = "aarch64") {
         let said = std::fs::read("/proc/self/smaps").unwrap_or_default();
@@ -154,14 +160,14 @@ fn mappings() -> String {
     }
 }
 
-/// No allocation and no lock in here: other threads stand still, and may have them.
+/// Writes the changes. Allocates nothing and takes no lock: other threads stand still, and may hold the locks.
 fn write(changes: &[Change]) -> Result<(), Why> {
     let result = changes.iter().try_for_each(|change| {
         protect(change, libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC)
     });
     if result.is_ok() {
         for change in changes {
-            // SAFETY: writable now; nobody runs it, and no call returns into it.
+            // SAFETY: the code is writable now. No thread runs it, and no call returns into it.
             unsafe {
                 change.write();
                 clear_cache(change.at, change.length);
@@ -169,16 +175,16 @@ fn write(changes: &[Change]) -> Result<(), Why> {
         }
     }
     for change in changes {
-        // As they were. If that is refused, nothing but a protection is lost.
+        // The pages become as they were. If the system refuses that, nothing but a protection is lost.
         let _ = protect(change, libc::PROT_READ | libc::PROT_EXEC);
     }
     result
 }
 
-/// `PROT_BTI`, where indirect jumps into the page at `address` have to meet a landing pad. A change of its protection that
-/// does not name it takes that away.
+/// Returns `PROT_BTI` if indirect jumps into the page at `address` have to meet a landing pad. A change of the
+/// page's protection that does not name this flag takes it away.
 ///
-/// Without what the kernel says there is none.
+/// If the kernel says nothing of the mappings, this returns no flag.
 fn guard_of(mappings: &str, address: usize) -> c_int {
     const PROT_BTI: c_int = 0x10;
     let bound = |digits| usize::from_str_radix(digits, 16).ok();
@@ -199,7 +205,7 @@ fn guard_of(mappings: &str, address: usize) -> c_int {
 fn protect(change: &Change, how: c_int) -> Result<(), Why> {
     let begin = change.at & !(page_size() - 1);
     let how = how | change.guard;
-    // SAFETY: pages of code, of which nothing is taken but the ban on writing.
+    // SAFETY: these are pages of code. Nothing is taken from them but the ban on writing.
     let refused = unsafe { libc::mprotect(begin as *mut c_void, change.end() - begin, how) } != 0;
     if refused {
         Err(Why::Sealed(last_error()))
@@ -214,7 +220,7 @@ mod tests {
 
     #[test]
     fn aarch64_knows_which_pages_are_guarded() {
-        // As the kernel prints them, shortened.
+        // The text is as the kernel prints it, shortened.
         let mappings = "\
             ffff8a000000-ffff8a2c0000 r-xp 00000000 fe:01 1234    /usr/lib/libpython3-13.so.1.0\n\
             Size:               2816 kB\n\
@@ -231,11 +237,12 @@ mod tests {
         assert_eq!(guard_of(mappings, 0x1000), 0);
     }
 
-    // A function that spends its time in the bytes that are overwritten, with an end after each of them.
+    // A function that spends its time in the bytes that are overwritten. Several short instructions end within these
+    // bytes.
     #[cfg(target_arch = "x86_64")]
     std::arch::global_asm!(
         ".text",
-        // As CPython's functions are. With the landing pad the jump is not within an aligned word.
+        // This is aligned as CPython's functions are. With the landing pad the jump is not within an aligned word.
         ".balign 16",
         ".globl pep788_victim",
         ".hidden pep788_victim",
@@ -251,7 +258,7 @@ mod tests {
         "ret",
     );
 
-    // `paciasp`, `autiasp`: by their numbers, which any assembler knows.
+    // `paciasp` and `autiasp` are written by their numbers, which any assembler knows.
     #[cfg(target_arch = "aarch64")]
     std::arch::global_asm!(
         ".text",
@@ -265,7 +272,7 @@ mod tests {
         "ret",
     );
 
-    // SAFETY: takes nothing, and gives a number.
+    // SAFETY: the function takes nothing, and returns a number.
     unsafe extern "C" {
         #[link_name = "pep788_victim"]
         safe fn victim() -> usize;
@@ -282,19 +289,19 @@ mod tests {
         const THREADS: usize = 8;
         const TIMES: usize = 250;
         let stop = AtomicBool::new(false);
-        // Odd while a change is under way; the function is as it was at every other even number.
+        // Odd while a change is under way. At every other even number, from 0 on, the function is as it was.
         let step = AtomicUsize::new(0);
         let entry = victim as *const () as usize;
         let page = Page::near(entry).expect("a page");
         let stub = page.address + 16;
-        // SAFETY: our page; and a function's first bytes.
+        // SAFETY: the page is the library's own, and the bytes that are read are the first ones of a function.
         let code = unsafe {
             (stub as *mut [u8; 16]).write(jump_anywhere(replacement as *const () as usize));
             (entry as *const [u8; 16]).read_unaligned()
         };
         assert!(page.make_executable().is_ok());
         let there = jump(entry, &code, stub).unwrap();
-        // SAFETY: a function that is there.
+        // SAFETY: the function is there, so its bytes can be read.
         let back = unsafe { there.undoing() };
         std::thread::scope(|scope| {
             for _ in 0..THREADS {
@@ -303,16 +310,16 @@ mod tests {
                         let before = step.load(Relaxed);
                         let got = std::hint::black_box(victim as extern "C" fn() -> usize)();
                         assert!(got == 1 || got == 2, "{got}");
-                        // Known before the call and after it: no change meanwhile.
+                        // The step is the same before the call and after it, so there was no change meanwhile.
                         if before % 2 == 0 && step.load(Relaxed) == before {
                             assert_eq!(got, if before % 4 == 0 { 1 } else { 2 });
                         }
                     }
                 });
             }
-            // One that blocks all signals that one can.
+            // One thread blocks all signals that `pthread_sigmask` can block.
             scope.spawn(|| {
-                // SAFETY: valid places, filled in before they are read.
+                // SAFETY: the places are valid, and are filled in before they are read.
                 unsafe {
                     let mut all = std::mem::zeroed();
                     libc::sigfillset(&mut all);
@@ -323,11 +330,12 @@ mod tests {
                     assert!(got == 1 || got == 2, "{got}");
                 }
             });
-            // One that blocks all signals, so that it cannot be stopped, and is in system calls most of the time.
+            // One thread blocks all signals by the bare system call, so that it cannot be stopped. It is in system
+            // calls most of the time.
             scope.spawn(|| {
                 let all = u64::MAX;
                 let none = std::ptr::null::<u64>();
-                // SAFETY: as many bytes of signals as the kernel has; and no preconditions.
+                // SAFETY: the set has as many bytes as the kernel's sets of signals. `usleep` has no preconditions.
                 unsafe {
                     let how = libc::SIG_BLOCK;
                     libc::syscall(libc::SYS_rt_sigprocmask, how, &all, none, size_of::<u64>());
@@ -350,7 +358,7 @@ mod tests {
                     };
                     let done = stop::with_all_stopped(&[change.inside()], make, undo);
                     if !matches!(done, Ok(Ok(()))) {
-                        // The scope waits for them.
+                        // The scope waits for the threads, so they have to end.
                         stop.store(true, Relaxed);
                         panic!("{done:?}");
                     }

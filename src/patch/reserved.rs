@@ -1,8 +1,9 @@
-//! The signal that glibc keeps for itself, borrowed: no thread blocks it by `pthread_sigmask`.
+//! Borrows the signal that glibc keeps for itself: no thread blocks it by `pthread_sigmask`.
 //!
-//! glibc sends it to all threads when a program calls `setuid` and the like, and takes it out of what a thread asks to
-//! block. So it stops a thread that blocks all others. While it is borrowed, what glibc sends is passed on to glibc. glibc ignores
-//! what this library sends, where it comes late. Other C libraries block theirs at times: there nothing is borrowed.
+//! glibc sends this signal to all threads when a program calls `setuid` and the like. It takes the signal out of the
+//! set that a thread asks to block. So the signal stops a thread that blocks all others. While the signal is
+//! borrowed, what glibc sends is passed on to glibc. If a signal of this library comes late, glibc ignores it. Other
+//! C libraries block their own signal at times, so there nothing is borrowed.
 
 use std::ffi::{c_int, c_ulong, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +13,7 @@ use super::signal::{handle, is_ours, Handler};
 /// `SIGSETXID` of glibc's sources.
 pub(super) const SIGNAL: c_int = 33;
 
-/// As the kernel has it. The C library's function refuses this signal.
+/// The kernel's form of `sigaction`. The C library's function refuses this signal.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Action {
@@ -25,13 +26,14 @@ struct Action {
 /// glibc's handler.
 static GLIBCS: AtomicUsize = AtomicUsize::new(0);
 
-/// Given back when dropped.
+/// The borrowed signal with its former action. It is given back when this is dropped.
 pub(super) struct Borrowed(Action);
 
 impl Borrowed {
-    /// `None`: it is not glibc's, or cannot be had.
+    /// Borrows the signal. Returns `None` if the signal is not glibc's, or cannot be had.
     pub(super) fn take() -> Option<Borrowed> {
-        // ThreadSanitizer has a thread of its own, which does not block this signal, and must not run what is instrumented.
+        // ThreadSanitizer has a thread of its own that does not block this signal. That thread must not run
+        // instrumented code.
         if !cfg!(target_env = "gnu") || cfg!(pep788_pthread_locks) {
             return None;
         }
@@ -44,11 +46,11 @@ impl Borrowed {
         if !is_glibcs {
             return None;
         }
-        // Relaxed: the kernel orders it before the first call of the handler.
+        // Relaxed: the kernel orders this store before the first call of the handler.
         GLIBCS.store(before.handler, Ordering::Relaxed);
         let mine = Action {
             handler: handle_or_pass_on as Handler as usize,
-            // The thread's own stack may be a small one of a runtime's.
+            // The thread's own stack may be a small one that a runtime made.
             flags: before.flags | (libc::SA_RESTART | libc::SA_ONSTACK) as c_ulong,
             mask: u64::MAX,
             ..before
@@ -64,7 +66,8 @@ impl Drop for Borrowed {
 }
 
 extern "C" fn handle_or_pass_on(number: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: what the kernel gives a handler goes to a handler; glibc's is one of this type, as `take` saw by its flags.
+    // SAFETY: what the kernel gives a handler goes on to a handler. glibc's handler has this type, as `take` saw by
+    // its flags.
     unsafe {
         if is_ours(info) {
             handle(number, info, context);
@@ -75,10 +78,10 @@ extern "C" fn handle_or_pass_on(number: c_int, info: *mut libc::siginfo_t, conte
     }
 }
 
-/// `false`: refused.
+/// Exchanges the action of the signal. Returns `false` if the system refuses that.
 fn exchange(new: Option<&Action>, old: Option<&mut Action>) -> bool {
     let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
     let old = old.map_or(std::ptr::null_mut(), std::ptr::from_mut);
-    // SAFETY: records as the kernel has them, of signals of this many bytes.
+    // SAFETY: the records have the kernel's form, and its sets of signals have this many bytes.
     unsafe { libc::syscall(libc::SYS_rt_sigaction, SIGNAL, new, old, size_of::<u64>()) == 0 }
 }

@@ -1,4 +1,4 @@
-//! The signal that has threads stand still, and its handler.
+//! The signal that makes threads stand still: how it is chosen and sent, and its handler.
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
@@ -6,24 +6,24 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 pub(super) const MOST: usize = 1024;
 
-/// Which attempt threads stand still for, 0 for none. Never used again, so a signal that comes late
-/// does nothing.
+/// The attempt that threads stand still for, or 0 if there is none. A number is never used again, so a signal that
+/// comes late does nothing.
 pub(super) static ROUND: AtomicU32 = AtomicU32::new(0);
 
-/// For each thread that a signal was sent to, the round in which it stands still, and whether inside.
+/// For each thread that a signal was sent to: the round in which the thread stands still, and whether it is inside.
 pub(super) static PLACES: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
 pub(super) const OUTSIDE: u64 = 1;
 pub(super) const INSIDE: u64 = 2;
 
-/// Where nobody may be: begins and ends. Ranges from 0 to 0 are none.
+/// Where no thread may be: the begin and the end of each range. A range from 0 to 0 stands for no range.
 pub(super) static BANNED: [AtomicUsize; 10] = [const { AtomicUsize::new(0) }; 10];
 
-/// While it lives, this thread takes no signals.
+/// While this value lives, its thread takes no signals.
 pub(super) struct NoSignals(libc::sigset_t);
 
 impl NoSignals {
     pub(super) fn new() -> NoSignals {
-        // SAFETY: valid places, filled in before they are read.
+        // SAFETY: the places are valid, and are filled in before they are read.
         unsafe {
             let mut all = MaybeUninit::uninit();
             let mut before = MaybeUninit::uninit();
@@ -34,10 +34,10 @@ impl NoSignals {
         }
     }
 
-    /// What this thread blocks.
+    /// Returns the signals that this thread blocks.
     fn now() -> libc::sigset_t {
         let mut now = MaybeUninit::uninit();
-        // SAFETY: valid places, filled in before they are read.
+        // SAFETY: the places are valid, and are filled in before they are read.
         unsafe {
             libc::sigemptyset(now.as_mut_ptr());
             libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), now.as_mut_ptr());
@@ -48,26 +48,26 @@ impl NoSignals {
 
 impl Drop for NoSignals {
     fn drop(&mut self) {
-        // SAFETY: the mask from before.
+        // SAFETY: this restores the mask from before.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
     }
 }
 
-/// What a thread notes in its place.
+/// Returns what a thread notes in its place.
 pub(super) fn note(round: u32, whether: u64) -> u64 {
     u64::from(round) << 2 | whether
 }
 
-/// A real-time signal that nobody uses. Its handler stays: a signal that comes late must not end the
-/// process.
+/// Takes a real-time signal that nobody uses. Its handler stays: a signal that comes late must not end the process.
 pub(crate) fn take_signal(handler: Handler) -> Option<c_int> {
     let handler = handler as usize;
     let blocked = NoSignals::now();
     (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev().find(|signal| {
         let mut action = MaybeUninit::<libc::sigaction>::uninit();
-        // SAFETY: valid places; the action is filled in before it is looked at.
+        // SAFETY: the places are valid, and the action is filled in before it is looked at.
         unsafe {
-            // All are blocked but those that only the C library knows: QEMU's emulation of programs has fewer.
+            // The calling thread blocks all signals but those that only the C library knows. QEMU's emulation of
+            // programs has fewer signals.
             if libc::sigismember(&blocked, *signal) != 1 {
                 return false;
             }
@@ -83,8 +83,8 @@ pub(crate) fn take_signal(handler: Handler) -> Option<c_int> {
             }
             action.sa_sigaction = handler;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
-            // Those of the C library too, which `sigfillset` leaves out: where the thread was must not be taken for where its
-            // handler is.
+            // The mask has the C library's own signals too, which `sigfillset` leaves out. If such a signal
+            // interrupted the handler, the place of the handler could be taken for the place where the thread was.
             (&raw mut action.sa_mask).write_bytes(u8::MAX, 1);
             libc::sigaction(*signal, &action, std::ptr::null_mut()) == 0
         }
@@ -93,21 +93,22 @@ pub(crate) fn take_signal(handler: Handler) -> Option<c_int> {
 
 pub(crate) type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
-/// Whether [`send`] sent it.
+/// Returns whether [`send`] sent the signal.
 ///
 /// # Safety
-/// It is what the kernel gave a handler.
+/// `info` is what the kernel gave a handler.
 pub(super) unsafe fn is_ours(info: *const libc::siginfo_t) -> bool {
-    // SAFETY: says the caller. A queued signal names who sent it.
+    // SAFETY: the caller promises that `info` is what the kernel gave a handler. A queued signal names its sender.
     unsafe { (*info).si_code == libc::SI_QUEUE && (*info).si_pid() == libc::getpid() }
 }
 
 pub(super) extern "C" fn handle(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: what the kernel gives a handler; only signals of our own have a round in their value.
+    // SAFETY: the arguments are what the kernel gives a handler. Only signals of the library have a round in their
+    // value.
     unsafe {
         let value = (*info).si_value().sival_ptr as usize;
         let (round, place) = ((value >> 16) as u32, value & 0xffff);
-        // Acquire: what is banned comes with the round.
+        // Acquire: pairs with the store of the round in `with_all_stopped`. The banned ranges come with the round.
         if !is_ours(info) || round == 0 || ROUND.load(Ordering::Acquire) != round || place >= MOST {
             return;
         }
@@ -117,10 +118,10 @@ pub(super) extern "C" fn handle(_: c_int, info: *mut libc::siginfo_t, context: *
             let [begin, end] = [&range[0], &range[1]].map(|bound| bound.load(Ordering::Relaxed));
             (begin..end).contains(&at)
         });
-        // Release: pairs with who counts.
+        // Release: pairs with the loads in `is_settled`, which counts the threads.
         let whether = if is_inside { INSIDE } else { OUTSIDE };
         PLACES[place].store(note(round, whether), Ordering::Release);
-        // Acquire: pairs with the end of the round.
+        // Acquire: pairs with the store that ends the round.
         while !is_inside && ROUND.load(Ordering::Acquire) == round {
             let forever = std::ptr::null::<libc::timespec>();
             libc::syscall(libc::SYS_futex, &ROUND, libc::FUTEX_WAIT, round, forever);
@@ -131,19 +132,19 @@ pub(super) extern "C" fn handle(_: c_int, info: *mut libc::siginfo_t, context: *
 
 #[cfg(target_arch = "x86_64")]
 unsafe fn program_counter(context: *const libc::ucontext_t) -> usize {
-    // SAFETY: the kernel's, says the caller.
+    // SAFETY: the caller promises that the context is the kernel's.
     unsafe { (*context).uc_mcontext.gregs[libc::REG_RIP as usize] as usize }
 }
 
 #[cfg(target_arch = "aarch64")]
 unsafe fn program_counter(context: *const libc::ucontext_t) -> usize {
-    // SAFETY: the kernel's, says the caller.
+    // SAFETY: the caller promises that the context is the kernel's.
     unsafe { (*context).uc_mcontext.pc as usize }
 }
 
-/// `false`: not now.
+/// Sends the signal to a thread, with the round and the thread's place. Returns `false` if that cannot be done now.
 pub(super) fn send(id: libc::pid_t, signal: c_int, round: u32, place: usize) -> bool {
-    /// As the kernel has it; the C library's has no public fields.
+    /// The kernel's form of `siginfo_t`. The C library's form has no public fields.
     #[repr(C)]
     struct Info {
         signal: c_int,
@@ -155,7 +156,7 @@ pub(super) fn send(id: libc::pid_t, signal: c_int, round: u32, place: usize) -> 
         value: usize,
         rest: [u8; 128 - 32],
     }
-    // SAFETY: takes numbers, and reads a record of the size that the kernel expects.
+    // SAFETY: the calls take numbers, and read a record of the size that the kernel expects.
     unsafe {
         let info = Info {
             signal,

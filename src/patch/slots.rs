@@ -1,7 +1,8 @@
-//! What CPython calls when a thread comes too late to attach: `pthread_exit` up to 3.13, `pause` from
-//! then on. These calls go through slots of the object that CPython is in, which the loader has
-//! filled in; the addresses in them are replaced. Data alone is written, a word at a time, so no
-//! thread has to stand still.
+//! Replaces addresses by which CPython calls functions of the C library.
+//!
+//! CPython calls these functions when a thread comes too late to attach: `pthread_exit` up to 3.13, `pause` from
+//! 3.14 on. The calls go through slots of the object that CPython is in. The loader has filled in the slots, and the
+//! addresses in them are replaced here. Only data is written, a word at a time, so no thread has to stand still.
 
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +15,7 @@ const KINDS: [RelocationType; 2] = [elf::R_X86_64_JUMP_SLOT, elf::R_X86_64_GLOB_
 #[cfg(target_arch = "aarch64")]
 const KINDS: [RelocationType; 2] = [elf::R_AARCH64_JUMP_SLOT, elf::R_AARCH64_GLOB_DAT];
 
-/// One function that an object calls, and what it is to call.
+/// A function that an object calls, and the address that it is to call instead.
 pub(crate) type Replacement = (&'static CStr, usize);
 
 struct Request<'a> {
@@ -24,15 +25,16 @@ struct Request<'a> {
     replaced: usize,
 }
 
-/// In the object that has this address. Returns how many slots there were; again and again is no harm.
+/// Replaces addresses in the object that has the address `inside`. Returns how many slots there were. It does no
+/// harm to call this again and again.
 pub(crate) fn replace(inside: usize, replacements: &[Replacement]) -> usize {
     unsafe extern "C" fn visit(
         info: *mut libc::dl_phdr_info,
         _size: libc::size_t,
         request: *mut c_void,
     ) -> c_int {
-        // SAFETY: the loader passes a valid record of an object that stays loaded meanwhile; the
-        // request is what is given below.
+        // SAFETY: the loader passes a valid record of an object that stays loaded meanwhile. The request is the one
+        // that is given below.
         unsafe {
             let request = &mut *request.cast::<Request>();
             let object = Object::of(&*info);
@@ -57,9 +59,9 @@ pub(crate) struct Object<'a> {
 
 impl<'a> Object<'a> {
     /// # Safety
-    /// The loader's record of an object that stays loaded.
+    /// `info` is the loader's record of an object that stays loaded.
     pub(crate) unsafe fn of(info: &'a libc::dl_phdr_info) -> Object<'a> {
-        // SAFETY: the loader's, says the caller.
+        // SAFETY: the caller promises that `info` is the loader's record.
         let headers =
             unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
         Object { base: info.dlpi_addr as usize, headers }
@@ -80,7 +82,7 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// An entry of the dynamic section.
+    /// Returns the value of an entry of the dynamic section.
     ///
     /// # Safety
     /// The object is loaded.
@@ -102,12 +104,12 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// One that is an address. glibc has added the base where it keeps the section writable.
+    /// Returns an entry that is an address. glibc has added the base to it where it keeps the section writable.
     ///
     /// # Safety
     /// The object is loaded.
     pub(crate) unsafe fn address(&self, tag: DynamicTag) -> Option<usize> {
-        // SAFETY: the object is loaded, says the caller, so its dynamic section can be read.
+        // SAFETY: the caller promises that the object is loaded, so its dynamic section can be read.
         let found = unsafe { self.entry(tag) }?;
         Some(if self.contains(found) { found } else { self.base.wrapping_add(found) })
     }
@@ -115,7 +117,7 @@ impl<'a> Object<'a> {
     /// # Safety
     /// The object is loaded.
     unsafe fn replace(&self, replacements: &[Replacement]) -> usize {
-        // SAFETY: says the caller; the tables are as long as the section says.
+        // SAFETY: the caller promises that the object is loaded. The tables are as long as the section says.
         unsafe {
             let (Some(symbols), Some(names)) =
                 (self.address(elf::DT_SYMTAB), self.address(elf::DT_STRTAB))
@@ -149,16 +151,16 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// `false`: the system does not allow it.
+    /// Writes an address to a slot. Returns `false` if the system does not allow that.
     ///
     /// # Safety
-    /// `slot` is one of the object's.
+    /// `slot` is one of the object's slots.
     unsafe fn write(&self, slot: usize, to: usize) -> bool {
-        // SAFETY: aligned, says the format; the loader, who writes it too, does so before it gives
-        // the object away, or a whole word at a time, when the function is called first.
+        // SAFETY: the format says that a slot is aligned. The loader writes slots too, but before it makes the
+        // object known, or a whole word at a time when the function is first called.
         unsafe {
             let word = &*(slot as *const AtomicUsize);
-            // Relaxed: an address of code that is there from the beginning.
+            // Relaxed: this is the address of code that is there from the beginning.
             if word.load(Ordering::Relaxed) == to {
                 return true;
             }
@@ -174,7 +176,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Whether the loader has taken the right to write there when it was done.
+    /// Returns whether the loader took away the right to write there when it was done.
     fn is_sealed(&self, address: usize) -> bool {
         self.of_kind(libc::PT_GNU_RELRO).any(|header| {
             let begin = self.base.wrapping_add(header.p_vaddr as usize);
@@ -186,11 +188,11 @@ impl<'a> Object<'a> {
 
 fn protect(address: usize, how: c_int) -> bool {
     let page = address & !(page_size() - 1);
-    // SAFETY: a page of data of a loaded object, from which nothing is taken that others use.
+    // SAFETY: this is a page of data of a loaded object. Nothing is taken from the page that others use.
     unsafe { libc::mprotect(page as *mut c_void, page_size(), how) == 0 }
 }
 
 fn page_size() -> usize {
-    // SAFETY: no preconditions.
+    // SAFETY: `sysconf` has no preconditions.
     unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
 }

@@ -1,16 +1,18 @@
-//! Has all other threads of the process stand still, away from a few instructions.
+//! Makes all other threads of the process stand still, away from a few instructions.
 //!
-//! Each thread is sent a signal. The handler notes where the thread was, and waits. A thread that was inside
-//! the instructions goes on, and is sent another signal. A thread that blocks the signal is sent one that glibc lets no thread block
-//! (`reserved.rs`). A thread that blocks both, by the bare system call, cannot be stopped. It must be in a system call, which is
-//! outside of any code, as the kernel tells (`/proc`). The library looks at it once more when the change is made. If it has left the
-//! call meanwhile, the change is undone, and made again later.
+//! Each thread is sent a signal. The handler notes where the thread was, and waits. A thread that was inside the
+//! instructions goes on, and is sent another signal. A thread that blocks the signal is sent one that glibc lets no
+//! thread block (`reserved.rs`). A thread that blocks both, by the bare system call, cannot be stopped. Such a
+//! thread must be in a system call, which is outside of any code, as the kernel tells (`/proc`). The library looks
+//! at it once more when the change is made. If the thread has left the call meanwhile, the change is undone, and
+//! made again later.
 //!
-//! Two cases are left. Such a thread returns, comes to these very instructions and runs them, all while they change. And a thread that
-//! another signal interrupted inside them is in the handler of that signal, in a system call.
+//! Two cases are not covered. In the first, a thread that cannot be stopped returns from its call, comes to these
+//! very instructions and runs them, all while they change. In the second, another signal interrupted such a thread
+//! inside the instructions, and the thread is in the handler of that signal, in a system call.
 //!
-//! Threads that stand still may have any lock: of the allocator, of the loader. So nothing that happens meanwhile takes a lock or
-//! allocates. It makes system calls, and uses memory that was there before.
+//! Threads that stand still may have any lock: of the allocator, of the loader. So nothing that happens meanwhile
+//! takes a lock or allocates. It makes system calls, and uses memory that was there before.
 
 use std::ffi::c_int;
 use std::fmt;
@@ -67,8 +69,8 @@ impl fmt::Display for Why {
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Makes a change while all other threads stand still, none of them `inside`. It may be undone and made again before this
-/// returns, but not by a change that fails.
+/// Makes a change while all other threads stand still, none of them `inside`. The change may be undone and made
+/// again before this returns. A change that fails is neither undone nor made again.
 pub(super) fn with_all_stopped<E>(
     inside: &[Range<usize>],
     mut change: impl FnMut() -> Result<(), E>,
@@ -77,18 +79,18 @@ pub(super) fn with_all_stopped<E>(
     if is_alone() {
         return Ok(change());
     }
-    // A handler of this thread's would run while all others stand still with their locks.
+    // A signal handler of this thread would run while all other threads stand still with their locks.
     let _no_signals = NoSignals::new();
     assert!(inside.len() * 2 <= BANNED.len());
     let bounds = inside.iter().flat_map(|range| [range.start, range.end]);
     for (place, bound) in BANNED.iter().zip(bounds.chain(std::iter::repeat(0))) {
-        // Relaxed: the round is published after it.
+        // Relaxed: the round is published after this store.
         place.store(bound, Ordering::Relaxed);
     }
     let signal = take_signal(handle).ok_or(Why::NoMeans)?;
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let _let_go = LetGo;
-    // Given back while they stand still: what glibc sent meanwhile waits for them, and goes to glibc.
+    // This is given back while the threads stand still. What glibc sent meanwhile waits for them, and goes to glibc.
     let reserved = Borrowed::take();
     let mut others = Others {
         signals: [Some(signal), reserved.is_some().then_some(reserved::SIGNAL)],
@@ -98,7 +100,7 @@ pub(super) fn with_all_stopped<E>(
         by: [0; MOST],
         blocking: Ids::none(),
     };
-    // Release: what is banned comes before.
+    // Release: pairs with the load in `handle`. The banned ranges come before the round.
     ROUND.store(others.round, Ordering::Release);
     loop {
         others.stop()?;
@@ -129,9 +131,10 @@ fn is_alone() -> bool {
     is_here && tasks.error.is_none()
 }
 
-/// Without `/proc`. glibc knows since 2.32 that no other thread was ever started.
+/// Returns whether no other thread was ever started, without `/proc`. glibc knows that since 2.32.
 fn is_alone_by_libc() -> bool {
-    // SAFETY: a constant of dlsym's, and a C string; a `char` that glibc alone writes, for any to read.
+    // SAFETY: `dlsym` takes its constant and a C string. The variable is a `char` that glibc alone writes, and that
+    // any thread may read.
     unsafe {
         let known = libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr());
         known.cast::<std::ffi::c_char>().as_ref().is_some_and(|is_single| *is_single != 0)
@@ -143,9 +146,9 @@ struct LetGo;
 
 impl Drop for LetGo {
     fn drop(&mut self) {
-        // Release: who goes on sees what was done.
+        // Release: pairs with the loads in `handle`. A thread that goes on sees what was done.
         ROUND.store(0, Ordering::Release);
-        // SAFETY: wakes who sleeps on a word of ours.
+        // SAFETY: the call wakes the threads that sleep on a word of the library.
         unsafe { libc::syscall(libc::SYS_futex, &ROUND, libc::FUTEX_WAKE, c_int::MAX) };
     }
 }
@@ -174,22 +177,22 @@ impl Ids {
 
 /// The other threads of the process, in a round.
 struct Others {
-    /// The one of ours, and the one that is borrowed.
+    /// The library's own signal, and the borrowed one.
     signals: Signals,
     round: u32,
     deadline: Instant,
-    /// Those that were sent a signal: each has the place of the same index.
+    /// The threads that were sent a signal. Each has the place of the same index.
     sent: Ids,
-    /// Which signal that was.
+    /// The signal that each of these threads was sent.
     by: [c_int; MOST],
-    /// Those that block signals, and were in a system call.
+    /// The threads that block signals, and were in a system call.
     blocking: Ids,
 }
 
 impl Others {
-    /// Returns when all stand still outside.
+    /// Stops the other threads. Returns when all of them stand still outside.
     fn stop(&mut self) -> Result<(), Why> {
-        // A thread may have been made after it was looked for, by one that stood still only then.
+        // A thread may have been made after the look for threads, by a thread that stood still only then.
         let mut was_quiet = false;
         loop {
             self.blocking = Ids::none();
@@ -200,7 +203,7 @@ impl Others {
                     restless = Some(self.sent.ids[place]);
                 }
             }
-            // Threads may come, as long as there is one that runs.
+            // New threads may come as long as one thread runs.
             let any_new = self.sent.count > before;
             match restless {
                 None if !any_new && was_quiet => return Ok(()),
@@ -209,14 +212,15 @@ impl Others {
                     continue;
                 }
                 Some(id) if Instant::now() > self.deadline => return Err(Why::Restless(id)),
-                // SAFETY: no preconditions.
+                // SAFETY: `usleep` has no preconditions.
                 _ => unsafe { libc::usleep(20) },
             };
             was_quiet = false;
         }
     }
 
-    /// Sends a signal to each thread that has not been sent one. Gives one that runs, and takes none.
+    /// Sends a signal to each thread that has not been sent one. Returns a thread that runs and takes no signal, if
+    /// there is one.
     fn send_to_new(&mut self) -> Result<Option<libc::pid_t>, Why> {
         let mut restless = None;
         let mut tasks = Tasks::open().map_err(|error| match error {
@@ -250,27 +254,29 @@ impl Others {
         tasks.error.map_or(Ok(restless), |error| Err(Why::Untold(error)))
     }
 
-    /// Whether the thread that has this place stands still outside, is gone, or blocks signals in a system call. If not, it is
-    /// sent another signal where that helps.
+    /// Returns whether the thread that has this place stands still outside, is gone, or blocks signals in a system
+    /// call. If not, the thread is sent another signal where that helps.
     fn is_settled(&mut self, place: usize) -> Result<bool, Why> {
         let id = self.sent.ids[place];
-        // Acquire, here and below: pairs with the handler.
+        // Acquire, here and below: pairs with the store in the handler.
         let noted = PLACES[place].load(Ordering::Acquire);
         if noted == note(self.round, OUTSIDE) {
             return Ok(true);
         }
         let was_inside = noted == note(self.round, INSIDE);
         match look_at(id, self.signals)? {
-            // Its end may have come before the signal.
+            // The thread may have ended before the signal came.
             Seen::Gone => return Ok(true),
-            // It may have begun to block the signal before that came. The handler makes system calls too, but not before its note.
+            // The thread may have begun to block the signal before the signal came. The handler makes system calls
+            // too, but only after its note.
             Seen::Blocks { in_system_call: true }
                 if !was_inside && PLACES[place].load(Ordering::Acquire) == noted =>
             {
                 self.blocking.push(id)?;
                 return Ok(true);
             }
-            // The same, and it takes the other one. It is not in the handler, which blocks both.
+            // This thread blocks the signal too, but takes the other one. It is not in the handler, which blocks
+            // both.
             Seen::Takes(signal)
                 if !was_inside
                     && signal != self.by[place]
@@ -281,7 +287,7 @@ impl Others {
             _ => {}
         }
         if was_inside {
-            // Relaxed: sending it orders that.
+            // Relaxed: sending the signal orders this store.
             PLACES[place].store(0, Ordering::Relaxed);
             if !send(id, self.by[place], self.round, place) {
                 PLACES[place].store(noted, Ordering::Relaxed);
@@ -290,7 +296,7 @@ impl Others {
         Ok(false)
     }
 
-    /// Of those that could not be stopped: one that is not known to be in a system call any more.
+    /// Returns one of the threads that could not be stopped, if it is not known to be in a system call any more.
     fn any_has_left_its_call(&self) -> Option<libc::pid_t> {
         let is_in_it = |id| match look_at(id, self.signals) {
             Ok(Seen::Gone | Seen::Blocks { in_system_call: true }) => true,
@@ -300,11 +306,11 @@ impl Others {
     }
 }
 
-/// Processors that were in a system call run no code that they fetched before.
+/// Makes sure that processors that were in a system call run no code that they fetched before.
 fn sync_code() {
     const SYNC_CORE: c_int = 1 << 5;
     const REGISTER_SYNC_CORE: c_int = 1 << 6;
-    // SAFETY: takes numbers. Where the kernel does not know it, its return to the thread has to do.
+    // SAFETY: the calls take numbers. If the kernel does not know them, its return to the thread has to be enough.
     unsafe {
         libc::syscall(libc::SYS_membarrier, REGISTER_SYNC_CORE, 0, 0);
         libc::syscall(libc::SYS_membarrier, SYNC_CORE, 0, 0);
@@ -314,7 +320,7 @@ fn sync_code() {
 type Signals = [Option<c_int>; 2];
 
 enum Seen {
-    /// This signal.
+    /// The thread takes this signal.
     Takes(c_int),
     Blocks {
         in_system_call: bool,
@@ -333,11 +339,12 @@ fn look_at(id: libc::pid_t, signals: Signals) -> Result<Seen, Why> {
         return Ok(Seen::Gone);
     }
     let mut buffer = [0; 256];
-    // `running`, or the number of the call. Not told where tracing is forbidden: then it may run.
+    // The file says `running`, or the number of the call. It says nothing where tracing is forbidden: then the
+    // thread may run.
     let call = read(id, "syscall", &mut buffer).ok();
     let number = call.and_then(|call| call.split(|byte| *byte == b' ').next()).and_then(number_of);
     if number == Some(libc::SYS_rt_sigtimedwait) {
-        // It takes signals there that it blocks, without a handler.
+        // In this call the thread takes signals that it blocks, without a handler.
         return Ok(Seen::Blocks { in_system_call: true });
     }
     let blocked = field(status, b"SigBlk:")
@@ -347,13 +354,13 @@ fn look_at(id: libc::pid_t, signals: Signals) -> Result<Seen, Why> {
     if let Some(signal) = signals.into_iter().flatten().find(is_open) {
         return Ok(Seen::Takes(signal));
     }
-    // For good: so it stands in nobody's way.
+    // A thread of the kernel's own stays in the kernel for good, so it does not disturb a change.
     let in_system_call = number.is_some() || is_the_kernels(id);
     Ok(Seen::Blocks { in_system_call })
 }
 
 fn number_of(digits: &[u8]) -> Option<libc::c_long> {
     let number = std::str::from_utf8(digits).ok()?.trim().parse().ok();
-    // -1: it waits in the kernel, but for a page of memory.
+    // -1 means that the thread waits in the kernel, but for a page of memory.
     number.filter(|number| *number >= 0)
 }

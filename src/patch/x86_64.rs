@@ -1,4 +1,4 @@
-//! Jumps on x86-64.
+//! Writes and recognizes jumps on x86-64.
 
 use super::change::{Change, Why};
 
@@ -7,7 +7,7 @@ pub(super) const REACH: usize = 1 << 31;
 const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 const JMP: u8 = 0xe9;
 
-/// Where the jump of a function goes that begins like this, if it begins with one.
+/// Returns where the jump goes that a function begins with, if it begins with a jump.
 pub(super) fn target(entry: usize, code: &[u8; 16]) -> Option<usize> {
     let skip = if code[..4] == ENDBR64 { 4 } else { 0 };
     let distance = code[skip + 1..skip + 5].try_into().map(i32::from_le_bytes).ok()?;
@@ -26,11 +26,13 @@ pub(super) fn jump(entry: usize, code: &[u8; 16], to: usize) -> Result<Change, W
     Ok(Change::new(at, &bytes))
 }
 
-/// Of a jump over a `ret`, so much is executed already: it comes last.
+/// How many bytes of a jump are written last. The first byte takes the place of a `ret`, which may be executed until
+/// then.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) const FIRST: usize = 1;
 
-/// Whether it only returns, with room for a jump before the next function: what compilers leave there is known.
+/// Returns whether the function only returns, and there is room for a jump before the next function. The library
+/// knows what compilers leave there.
 pub(super) fn is_empty(code: &[u8; 16]) -> bool {
     const RET: u8 = 0xc3;
     let code = code.strip_prefix(&ENDBR64).unwrap_or(code);
@@ -44,7 +46,7 @@ pub(super) fn is_empty(code: &[u8; 16]) -> bool {
     true
 }
 
-/// The length of an instruction that does nothing, and that compilers fill gaps with.
+/// Returns the length of an instruction that does nothing, and that compilers fill gaps with.
 fn padding(code: &[u8]) -> Option<usize> {
     let prefixes = code.iter().take_while(|byte| matches!(byte, 0x66 | 0x2e)).count();
     let length = match code.get(prefixes..)? {
@@ -60,7 +62,7 @@ fn padding(code: &[u8]) -> Option<usize> {
     Some(prefixes + length)
 }
 
-/// `jmp *[rip]`, and the address.
+/// Returns `jmp *[rip]`, and the address.
 pub(super) fn jump_anywhere(to: usize) -> [u8; 16] {
     let mut bytes = [0xff, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xcc, 0xcc];
     bytes[6..14].copy_from_slice(&(to as u64).to_le_bytes());

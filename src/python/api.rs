@@ -25,7 +25,7 @@ pub(crate) struct PyMethodDef {
     pub doc: *const c_char,
 }
 
-// Trampolines of calls.c, for calls that may not return: see there.
+// Trampolines for calls that may not return. `calls.c` explains them.
 extern "C" {
     fn pep788_void(call: *const c_void);
     fn pep788_void_p(call: *const c_void, a: *mut c_void);
@@ -50,9 +50,8 @@ pub(crate) const fn c_name(with_nul: &'static str) -> &'static CStr {
     }
 }
 
-/// Declares [`Api`]: `direct` functions return to their caller whatever happens; those under
-/// `trampoline` may wait for the interpreter or run Python code, and so may end the thread;
-/// `optional` ones need not exist.
+/// Declares [`Api`]. The `direct` functions return to their caller whatever happens. The `trampoline` functions may
+/// wait for the interpreter or run Python code, so they may end the thread. The `optional` functions need not exist.
 macro_rules! api {
     (
         direct { $(fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)* }
@@ -60,7 +59,7 @@ macro_rules! api {
         optional { $(fn $oname:ident($($oarg:ident: $oty:ty),*) -> $oret:ty;)* }
         data { $($dname:ident;)* }
     ) => {
-        /// The functions of CPython that the library uses, of the version found.
+        /// The functions of CPython that the library uses, in the version that was found.
         #[allow(non_snake_case)]
         pub(crate) struct Api {
             /// `PY_VERSION_HEX`'s first two bytes: 0x0309 is 3.9.
@@ -76,7 +75,7 @@ macro_rules! api {
         }
 
         impl Api {
-            /// Looks every name up. The error is the name that is missing.
+            /// Looks up every name. Returns the name that is missing as the error.
             pub(super) unsafe fn load(version: u16, find: impl Fn(&CStr) -> *mut c_void)
                 -> Result<Api, &'static CStr>
             {
@@ -86,8 +85,8 @@ macro_rules! api {
                         const NAME: &CStr = c_name(concat!(stringify!($name), "\0"));
                         let found = find(NAME);
                         if found.is_null() { return Err(NAME); }
-                        // SAFETY: the signature is the one CPython documents for this name,
-                        // the same in all versions from 3.9 on.
+                        // SAFETY: the signature is the one that CPython documents for this name. It is the same in
+                        // all versions from 3.9 on.
                         unsafe { std::mem::transmute::<
                             *mut c_void, unsafe extern "C" fn($($ty),*) $(-> $ret)?>(found) }
                     },)*
@@ -100,7 +99,7 @@ macro_rules! api {
                     $($oname: {
                         const NAME: &CStr = c_name(concat!(stringify!($oname), "\0"));
                         let found = find(NAME);
-                        // SAFETY: as above, and NULL is `None`.
+                        // SAFETY: as above. NULL becomes `None`.
                         unsafe { std::mem::transmute::<
                             *mut c_void, Option<unsafe extern "C" fn($($oty),*) -> $oret>>(found) }
                     },)*
@@ -111,7 +110,7 @@ macro_rules! api {
                         found.cast()
                     },)*
                     current: {
-                        // Renamed when it became public in 3.13.
+                        // The function was renamed when it became public in 3.13.
                         let names = [c"PyThreadState_GetUnchecked", c"_PyThreadState_UncheckedGet"];
                         let found = names.into_iter().map(&find).find(|found| !found.is_null())
                             .ok_or(c"PyThreadState_GetUnchecked")?;
@@ -119,10 +118,10 @@ macro_rules! api {
                         unsafe { std::mem::transmute::<
                             *mut c_void, unsafe extern "C" fn() -> *mut PyThreadState>(found) }
                     },
-                    // New in 3.13; NULL before.
+                    // This is new in 3.13. It is NULL before.
                     finalization_error: find(c"PyExc_PythonFinalizationError").cast(),
                     none: find(c"_Py_NoneStruct").cast(),
-                    // Private: NULL where it is not exported.
+                    // This is private. It is NULL where CPython does not export it.
                     runtime: find(c"_PyRuntime"),
                 })
             }
@@ -131,32 +130,32 @@ macro_rules! api {
                 #[inline]
                 #[allow(non_snake_case, clippy::missing_safety_doc)]
                 pub(crate) unsafe fn $name(&self, $($arg: $ty),*) $(-> $ret)? {
-                    // SAFETY: the caller keeps CPython's rules for this function.
+                    // SAFETY: the caller promises to keep CPython's rules for this function.
                     unsafe { (self.$name)($($arg),*) }
                 }
             )*
             $(
                 #[allow(non_snake_case, clippy::missing_safety_doc)]
                 pub(crate) unsafe fn $tname(&self, $($targ: $tty),*) $(-> $tret)? {
-                    // SAFETY: the caller keeps CPython's rules for this function, and the
-                    // trampoline has its signature.
+                    // SAFETY: the caller promises to keep CPython's rules for this function, and the trampoline has
+                    // its signature.
                     unsafe { $via(self.$tname, $($targ.cast()),*) $(as $tret)? }
                 }
             )*
             $(
-                /// `None`: this version does not have the function.
+                /// Returns `None` if this version does not have the function.
                 #[allow(non_snake_case, clippy::missing_safety_doc)]
                 pub(crate) unsafe fn $oname(&self, $($oarg: $oty),*) -> Option<$oret> {
-                    // SAFETY: the caller keeps CPython's rules for this function.
+                    // SAFETY: the caller promises to keep CPython's rules for this function.
                     self.$oname.map(|function| unsafe { function($($oarg),*) })
                 }
             )*
             $(
-                /// The object behind this variable of CPython's. Borrowed; immortal while
-                /// the interpreter lives.
+                /// Returns the object behind this variable of CPython. The reference is borrowed. The object is
+                /// immortal while the interpreter lives.
                 #[allow(non_snake_case)]
                 pub(crate) unsafe fn $dname(&self) -> *mut PyObject {
-                    // SAFETY: the address of a variable that exists as long as CPython.
+                    // SAFETY: this is the address of a variable that exists as long as CPython.
                     unsafe { *self.$dname }
                 }
             )*
@@ -192,7 +191,7 @@ api! {
         fn PyErr_NoMemory() -> *mut PyObject;
         fn PyErr_Fetch(kind: *mut *mut PyObject, value: *mut *mut PyObject, trace: *mut *mut PyObject);
         fn PyErr_ExceptionMatches(kind: *mut PyObject) -> c_int;
-        // Objects, without running Python code.
+        // Objects, used in ways that run no Python code.
         fn Py_IncRef(object: *mut PyObject);
         fn PyCapsule_New(pointer: *mut c_void, name: *const c_char, drop: Option<CapsuleDestructor>) -> *mut PyObject;
         fn PyCapsule_SetPointer(capsule: *mut PyObject, pointer: *mut c_void) -> c_int;
@@ -245,7 +244,8 @@ api! {
         fn PyObject_Call(callable: *mut PyObject, arguments: *mut PyObject, keywords: *mut PyObject) -> *mut PyObject = pep788_p_ppp;
         fn PyObject_RichCompareBool(object: *mut PyObject, other: *mut PyObject) -> c_int = pep788_equal;
     }
-    // Private, so they may go; there is a way without them. Or public, but not yet in all versions.
+    // Some of these functions are private, so a version may come without them. The library has a way that does not
+    // need them. The others are public, but not yet in all versions.
     optional {
         fn PySys_GetOptionalAttrString(name: *const c_char, value: *mut *mut PyObject) -> c_int;
         fn _PySys_GetOptionalAttrString(name: *const c_char, value: *mut *mut PyObject) -> c_int;
@@ -263,56 +263,56 @@ api! {
     }
 }
 
-// SAFETY: all fields are addresses of code and variables of CPython, the same for every thread.
+// SAFETY: all fields are addresses of code and variables of CPython, which are the same for every thread.
 unsafe impl Send for Api {}
-// SAFETY: as above; none of them is written through a shared reference to `Api`.
+// SAFETY: as above. No field is written through a shared reference to `Api`.
 unsafe impl Sync for Api {}
 
 impl Api {
-    /// Whether a thread state of the calling thread's is the attached one.
+    /// Returns whether a thread state of the calling thread is the attached one.
     #[inline]
     pub(crate) fn is_current(&self, own: *mut PyThreadState) -> bool {
-        // SAFETY: may be called by any thread at any time.
+        // SAFETY: any thread may make this call at any time.
         own == unsafe { self.unchecked_current() }
     }
 
-    /// The attached thread state: of this thread from 3.12 on, of whichever thread holds the
-    /// GIL before. See `current.rs`.
+    /// Returns the attached thread state. From 3.12 on it is the one of this thread. Before 3.12 it is the one that
+    /// holds the GIL, and that may belong to any thread. See `current.rs`.
     #[inline]
     pub(super) unsafe fn unchecked_current(&self) -> *mut PyThreadState {
-        // SAFETY: reads one word; needs nothing from its caller.
+        // SAFETY: the function reads one word and needs nothing from its caller.
         unsafe { (self.current)() }
     }
 
-    /// The function that `unchecked_current` calls.
+    /// Returns the function that `unchecked_current` calls.
     pub(super) fn unchecked_current_itself(&self) -> UncheckedCurrent {
         self.current
     }
 
-    /// `PythonFinalizationError` where there is one (3.13+), else `RuntimeError`.
+    /// Returns `PythonFinalizationError` where it exists (3.13+), and `RuntimeError` elsewhere.
     pub(crate) unsafe fn finalization_error(&self) -> *mut PyObject {
         if self.finalization_error.is_null() {
-            // SAFETY: exists in every version.
+            // SAFETY: this variable exists in every version.
             unsafe { self.PyExc_RuntimeError() }
         } else {
-            // SAFETY: the address of a variable of CPython's.
+            // SAFETY: this is the address of a variable of CPython.
             unsafe { *self.finalization_error }
         }
     }
 
-    /// Whether all interpreters share one GIL. From 3.12 on they may have one each.
+    /// Returns whether all interpreters share one GIL. From 3.12 on each of them may have its own.
     pub(crate) fn has_one_gil(&self) -> bool {
         self.version < 0x030c
     }
 
-    /// Has the main thread call `function`, attached to the main interpreter, which must be there still. `false`: its
-    /// queue is full. Needs no thread state.
+    /// Asks the main thread to call `function`, attached to the main interpreter, which must still be there. Returns
+    /// `false` if the queue of the main interpreter is full. Needs no thread state.
     pub(crate) fn call_in_main(&self, function: PendingCall) -> bool {
         let argument = std::ptr::null_mut();
-        // SAFETY: both only queue the function; the private one has this signature up to 3.11.
+        // SAFETY: both functions only queue `function`. The private one has this signature up to 3.11.
         unsafe {
             if self.version < 0x030c {
-                // There the public one gives it to the interpreter of whoever holds the GIL.
+                // There the public function queues it for the interpreter of the thread that holds the GIL.
                 let main = self.PyInterpreterState_Main();
                 if main.is_null() {
                     return false;
@@ -325,14 +325,14 @@ impl Api {
         }
     }
 
-    /// `_PyRuntime`, or NULL.
+    /// Returns `_PyRuntime`, or NULL.
     pub(super) fn runtime(&self) -> *const c_void {
         self.runtime
     }
 
-    /// A new reference to `None`.
+    /// Returns a new reference to `None`.
     pub(crate) unsafe fn new_none(&self) -> *mut PyObject {
-        // SAFETY: the caller is attached.
+        // SAFETY: the caller promises that the thread is attached.
         unsafe { self.Py_IncRef(self.none) };
         self.none
     }

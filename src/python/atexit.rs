@@ -1,12 +1,13 @@
-//! What the library does with `atexit`, beyond registering its callback there.
+//! What the library does with `atexit`: mainly, it notes callbacks that come while an exit waits.
 //!
-//! The main part: exit callbacks that are registered while an exit waits. Up to 3.14 CPython drops callbacks that
-//! are registered while the exit callbacks run, and from 3.15 on it runs them after the one that waits.
-//! So while one does, `atexit.register` and `atexit.unregister` are functions of ours, which
-//! note the callbacks for it to run.
+//! Up to 3.14 CPython drops callbacks that are registered while the exit callbacks run. From 3.15 on CPython runs
+//! them after the exit callback that waits. So while an exit callback waits, `atexit.register` and
+//! `atexit.unregister` are functions of this library. They note the callbacks, and the exit callback that waits runs
+//! them.
 //!
-//! Nothing is lost by them: once the wait is over, and in a forked child, they pass on to CPython's
-//! own. Code that has CPython's `register` from before, by name, is not reached.
+//! No callback is lost by that. Once the wait is over, and in a forked child, the two functions pass their calls on
+//! to CPython's own functions. Code that took CPython's `register` by name before the wait is not reached. The
+//! library's own exit callback is registered elsewhere.
 
 use std::ffi::{c_int, c_ulong, c_void, CStr};
 use std::ptr::null_mut;
@@ -16,23 +17,23 @@ use super::find::get;
 use super::objects::{loaded_module, tuple, MethodDef, Owned};
 
 extern "C" {
-    // Of `calls.c`.
+    // In `calls.c`.
     fn pep788_is_below(function: *const c_void) -> c_int;
 }
 
-/// Whether the exit callbacks are being run by `atexit._run_exitfuncs()`: on this thread's stack is
-/// the C function behind it.
+/// Returns whether `atexit._run_exitfuncs()` is running the exit callbacks. If so, the C function behind it is on
+/// this thread's stack.
 ///
 /// # Safety
 /// The calling thread is attached.
 pub(crate) unsafe fn is_run_by_hand(py: &'static Api) -> bool {
-    // SAFETY: attached, says the caller; the walk up the stack only reads.
+    // SAFETY: attached, by this function's contract. The walk up the stack only reads.
     unsafe {
         let run =
             loaded_module(py, c"atexit").and_then(|module| module.attribute(c"_run_exitfuncs"));
         let function = run.map_or(null_mut(), |run| py.PyCFunction_GetFunction(run.as_ptr()));
         if function.is_null() {
-            // Not a C function any more.
+            // It is not a C function any more.
             py.PyErr_Clear();
             return false;
         }
@@ -40,12 +41,12 @@ pub(crate) unsafe fn is_run_by_hand(py: &'static Api) -> bool {
     }
 }
 
-/// `atexit.register`, if it is CPython's: a C function.
+/// Returns `atexit.register` if it is CPython's own: a C function.
 ///
 /// # Safety
 /// The calling thread is attached.
 pub(crate) unsafe fn own_register(py: &'static Api) -> Option<Owned> {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
         let register = loaded_module(py, c"atexit")?.attribute(NAMES[0])?;
         let function = py.PyCFunction_GetFunction(register.as_ptr());
@@ -64,52 +65,52 @@ static UNREGISTER: MethodDef = MethodDef::one_argument(
     c"Unregister an exit function which was previously registered using atexit.register.",
 );
 
-/// The two functions, in this order here and wherever there are two.
+/// The names of the two functions. Every array of two in this file has this order.
 const NAMES: [&CStr; 2] = [c"register", c"unregister"];
 
-/// What our two functions know: a list, as Python code may keep them.
+/// What the library's two functions know. It is a Python list, because Python code may keep the functions.
 struct Noting<'a> {
     py: &'static Api,
     list: &'a Owned,
 }
 
 impl Noting<'_> {
-    // CPython's own two functions come first, then the process that waits,
+    // CPython's own two functions are the first items of the list. Then comes the process that waits.
     const PROCESS: isize = 2;
-    // and the list of the callbacks, oldest first; `None` once the wait is over. One that was
-    // taken out leaves `None` in its place, as that needs no memory.
+    // Then comes the list of the callbacks, oldest first. It is `None` once the wait is over. A callback that was
+    // taken out leaves `None` in its place, because that needs no memory.
     const CALLBACKS: isize = 3;
 
-    /// The list of the callbacks, if they are to be noted.
+    /// Returns the list of the callbacks, if callbacks are to be noted.
     fn callbacks(&self) -> Option<Owned> {
         let callbacks = self.list.item(Noting::CALLBACKS)?;
         let process = self.list.item(Noting::PROCESS)?;
-        // SAFETY: attached; `PROCESS` is a number.
+        // SAFETY: the thread is attached while an `Owned` lives, and the item at `PROCESS` is a number.
         let is_here = unsafe { self.py.PyLong_AsUnsignedLong(process.as_ptr()) } == this_process();
         (is_here && !self.py.is_none(callbacks.as_ptr())).then_some(callbacks)
     }
 }
 
 fn this_process() -> c_ulong {
-    // SAFETY: no preconditions.
+    // SAFETY: `getpid` has no preconditions.
     c_ulong::from(unsafe { libc::getpid() }.unsigned_abs())
 }
 
-/// `atexit.register(function, *arguments, **keywords)`.
+/// Implements `atexit.register(function, *arguments, **keywords)`.
 unsafe extern "C" fn register(
     this: *mut PyObject,
     arguments: *mut PyObject,
     keywords: *mut PyObject,
 ) -> *mut PyObject {
     let Some(py) = get() else { return null_mut() };
-    // SAFETY: CPython calls this attached, with the list made below, a tuple, and a dict or NULL.
+    // SAFETY: CPython calls this function attached, with the list made below, a tuple, and a dict or NULL.
     unsafe {
         let Some(list) = Owned::of_borrowed(py, this) else { return null_mut() };
         let noting = Noting { py, list: &list };
         let size = py.PyTuple_Size(arguments);
         let function = if size == 0 { null_mut() } else { py.PyTuple_GetItem(arguments, 0) };
         let is_callable = !function.is_null() && py.PyCallable_Check(function) != 0;
-        // What cannot be registered is for CPython to say.
+        // If the object cannot be registered, CPython's own function, called below, says so.
         if let Some(callbacks) = noting.callbacks().filter(|_| is_callable) {
             let Some(function) = Owned::of_borrowed(py, function) else { return null_mut() };
             let arguments = Owned::new(py, py.PyTuple_GetSlice(arguments, 1, size));
@@ -130,10 +131,10 @@ unsafe extern "C" fn register(
     }
 }
 
-/// `atexit.unregister(function)`.
+/// Implements `atexit.unregister(function)`.
 unsafe extern "C" fn unregister(this: *mut PyObject, function: *mut PyObject) -> *mut PyObject {
     let Some(py) = get() else { return null_mut() };
-    // SAFETY: CPython calls this attached, with the list made below, and an object.
+    // SAFETY: CPython calls this function attached, with the list made below, and an object.
     unsafe {
         let list = Owned::of_borrowed(py, this);
         let function = Owned::of_borrowed(py, function);
@@ -161,25 +162,25 @@ unsafe extern "C" fn unregister(this: *mut PyObject, function: *mut PyObject) ->
     }
 }
 
-/// The callbacks registered while an exit waits.
+/// The callbacks that are registered while an exit waits.
 pub(crate) struct LateCallbacks {
     py: &'static Api,
     /// See [`Noting`].
     list: Owned,
     functions: [Owned; 2],
-    /// With what it takes to put CPython's functions back without memory.
+    /// Kept with the names, so that CPython's functions can be put back without memory.
     module: Owned,
     names: [Owned; 2],
 }
 
 impl LateCallbacks {
-    /// Has them noted from now on. `None`: `atexit` was never loaded, or out of memory; leaves no
-    /// exception.
+    /// Makes `atexit` note the callbacks from now on. Returns `None` if `atexit` was never loaded, or if there is no
+    /// memory. Leaves no exception set.
     ///
     /// # Safety
-    /// The calling thread is attached, and is whenever the value is used.
+    /// The calling thread is attached, and it is attached whenever the value is used.
     pub(crate) unsafe fn note(py: &'static Api) -> Option<LateCallbacks> {
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         unsafe {
             let late = LateCallbacks::new(py);
             match &late {
@@ -198,7 +199,7 @@ impl LateCallbacks {
     /// # Safety
     /// The calling thread is attached.
     unsafe fn new(py: &'static Api) -> Option<LateCallbacks> {
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         unsafe {
             let module = loaded_module(py, c"atexit")?;
             let list = Owned::new(py, py.PyList_New(0))?;
@@ -221,7 +222,7 @@ impl LateCallbacks {
     /// # Safety
     /// The calling thread is attached.
     unsafe fn stand_in(&self) -> bool {
-        // SAFETY: attached, says the caller; the dict is borrowed from the module.
+        // SAFETY: attached, by this function's contract. The dict is borrowed from the module.
         unsafe {
             let dict = self.py.PyModule_GetDict(self.module.as_ptr());
             !dict.is_null()
@@ -231,12 +232,12 @@ impl LateCallbacks {
         }
     }
 
-    /// Puts CPython's own back, unless somebody else replaced ours.
+    /// Puts CPython's own functions back, unless other code has replaced the library's functions.
     ///
     /// # Safety
     /// The calling thread is attached.
     unsafe fn step_down(&self) {
-        // SAFETY: attached, says the caller; the dict is borrowed from the module, which keeps it.
+        // SAFETY: attached, by this function's contract. The dict is borrowed from the module, which keeps it.
         unsafe {
             let dict = self.py.PyModule_GetDict(self.module.as_ptr());
             let Some(dict) = Owned::of_borrowed(self.py, dict) else { return };
@@ -252,7 +253,7 @@ impl LateCallbacks {
         }
     }
 
-    /// Takes the youngest callback out, for the caller to run.
+    /// Takes the youngest callback out of the list. The caller runs it.
     ///
     /// # Safety
     /// The calling thread is attached.
@@ -261,17 +262,17 @@ impl LateCallbacks {
         LateCallback::youngest(self.py, &callbacks)
     }
 
-    /// The wait is over: CPython's own functions are back. What is noted all the same is run now, by
-    /// `run`: nothing registered is lost.
+    /// Ends the noting: the wait is over, and CPython's own functions are put back. If callbacks are noted
+    /// nevertheless, `run` runs them now, so nothing registered is lost.
     ///
     /// # Safety
     /// The calling thread is attached.
     pub(crate) unsafe fn end(self, mut run: impl FnMut(LateCallback)) {
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         unsafe {
             self.step_down();
             let callbacks = self.list.item(Noting::CALLBACKS);
-            // Python code may have kept our functions.
+            // Python code may have kept the library's functions.
             self.py.PyList_SetItem(self.list.as_ptr(), Noting::CALLBACKS, self.py.new_none());
             while let Some(callback) =
                 callbacks.as_ref().and_then(|left| LateCallback::youngest(self.py, left))
@@ -287,7 +288,7 @@ pub(crate) struct LateCallback(Owned);
 
 impl LateCallback {
     fn youngest(py: &'static Api, callbacks: &Owned) -> Option<LateCallback> {
-        // SAFETY: attached while an `Owned` lives.
+        // SAFETY: the thread is attached while an `Owned` lives.
         unsafe {
             let size = py.PyList_Size(callbacks.as_ptr());
             let noted = |index| Some((index, LateCallback::at(index, callbacks)?));
@@ -297,19 +298,19 @@ impl LateCallback {
         }
     }
 
-    /// The one in that place. `None`: it was taken out, or there is no such place.
+    /// Returns the callback at that index. Returns `None` if it was taken out, or if there is no such index.
     fn at(index: isize, callbacks: &Owned) -> Option<LateCallback> {
         let is_there = |noted: &Owned| !noted.py.is_none(noted.as_ptr());
         callbacks.item(index).filter(is_there).map(LateCallback)
     }
 
-    /// `Err`: the function, with its exception set.
+    /// Runs the callback. The error is the function, with its exception set.
     ///
     /// # Safety
     /// The calling thread is attached.
     pub(crate) unsafe fn run(self, py: &'static Api) -> Result<(), Owned> {
         let callback = self.0.as_ptr();
-        // SAFETY: attached, says the caller; a tuple made by `register`.
+        // SAFETY: attached, by this function's contract. The callback is a tuple that `register` made.
         unsafe {
             let function = py.PyTuple_GetItem(callback, 0);
             let arguments = py.PyTuple_GetItem(callback, 1);

@@ -63,7 +63,7 @@ HIDDEN int pep788_pause(void)
     return pause();
 }
 
-/* For `seatbelt/patch.rs`. */
+/* For `patch/page.rs`. */
 HIDDEN void pep788_clear_cache(void *begin, void *end)
 {
     __builtin___clear_cache(begin, end);

@@ -1,7 +1,7 @@
-//! Which thread state is attached to the calling thread.
+//! Finds out which thread state is attached to the calling thread.
 //!
-//! From 3.12 on CPython keeps the answer per thread. Before, it only keeps the thread state
-//! that holds the GIL, whichever thread that is, and the calling thread has to recognize its own.
+//! From 3.12 on CPython keeps the answer per thread. Before 3.12 CPython only keeps the thread state that holds the
+//! GIL, and that may belong to any thread. So the calling thread has to recognize its own thread state.
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -15,9 +15,9 @@ pub(super) const PER_THREAD: u16 = 0x030c;
 /// What is attached to a thread.
 #[derive(Clone, Copy)]
 pub(crate) struct Attached {
-    /// NULL: nothing.
+    /// NULL if nothing is attached.
     pub(crate) state: *mut PyThreadState,
-    /// Whether `PyGILState_Ensure` would find that it is.
+    /// Whether `PyGILState_Ensure` would find that this thread state is attached.
     pub(crate) known_to_gilstate: bool,
 }
 
@@ -26,18 +26,18 @@ impl Attached {
         Attached { state: std::ptr::null_mut(), known_to_gilstate: true };
 }
 
-/// The thread state attached to this thread.
+/// Returns what is attached to this thread.
 ///
 /// `ensured` is the thread state of this thread's innermost Ensure, or NULL.
 #[inline]
 pub(crate) fn attached(py: &Api, ensured: *mut PyThreadState) -> Attached {
-    // SAFETY: may be called by any thread at any time.
+    // SAFETY: any thread may make this call at any time.
     let holder = unsafe { py.unchecked_current() };
     if py.version >= PER_THREAD || holder.is_null() || holder == ensured {
-        // An Ensure tells `PyGILState`, if that is needed.
+        // An Ensure makes its thread state known to `PyGILState`, if that is needed.
         return Attached { state: holder, known_to_gilstate: true };
     }
-    // SAFETY: reads thread-local storage only.
+    // SAFETY: the call only reads thread-local storage.
     let usual = unsafe { py.PyGILState_GetThisThreadState() };
     if holder == usual {
         Attached { state: holder, known_to_gilstate: true }
@@ -48,12 +48,11 @@ pub(crate) fn attached(py: &Api, ensured: *mut PyThreadState) -> Attached {
     }
 }
 
-/// Whether the GIL's holder is this thread, with a thread state that is neither the one
-/// `PyGILState` knows for it nor one that it attached through us: the main thread after
-/// `Py_NewInterpreter`, say.
+/// Returns whether this thread holds the GIL with a thread state that `PyGILState` does not know for it, and that it
+/// did not attach through the library. An example is the main thread after `Py_NewInterpreter`.
 ///
-/// If it is not, the holder can be freed while we look. So it is read in a way that cannot
-/// fault, and believed only if the GIL has the same holder afterwards.
+/// If another thread holds the GIL, the holder's thread state can be freed while this function looks at it. So the
+/// function reads it in a way that cannot fault, and believes it only if the GIL has the same holder afterwards.
 #[cold]
 fn is_ours(
     py: &Api,
@@ -66,49 +65,52 @@ fn is_ours(
     };
     let mut words = [0usize; LONGEST_LAYOUT];
     let words = &mut words[..layout.words];
-    // SAFETY: see above; may be called by any thread at any time.
+    // SAFETY: as said above, the holder is read in a way that cannot fault. Any thread may call `unchecked_current`
+    // at any time.
     if !read_without_faulting(holder.cast(), words) || unsafe { py.unchecked_current() } != holder {
         return false;
     }
     if usual.is_null() {
-        // A thread that creates a thread state is given it as its usual one. Without any, `holder`
-        // was created by another thread. It may be attached here all the same, which shows only
-        // where it runs Python code.
+        // A thread that creates a thread state gets it as its usual one. This thread has no usual one, so another
+        // thread created `holder`. It may be attached to this thread nevertheless, but that shows only where it runs
+        // Python code.
         return layout.cframe.is_some_and(|CFrame { word, own }| {
             words[word] != holder as usize + own && on_this_stack(words[word])
         });
     }
-    // SAFETY: no preconditions.
+    // SAFETY: `pthread_self` has no preconditions.
     let this_thread = unsafe { libc::pthread_self() } as usize;
     if words[layout.words - 1] != this_thread {
         return false;
     }
-    // This thread created the holder, but may have handed it to another one, which runs with it
-    // now. Some evidence, from strong to weak:
+    // This thread created `holder`, but it may have handed it to another thread, which runs with it now. The evidence
+    // follows, from strong to weak.
     let last_taker = last_taker(py, holder, &layout);
     if last_taker == usual || (last_taker == ensured && !ensured.is_null()) {
-        // The GIL was taken with a thread state that is surely ours, and `holder` was swapped in.
+        // The GIL was taken with a thread state that is certainly this thread's, and `holder` was swapped in.
         return true;
     }
     if let Some(CFrame { word, own }) = layout.cframe {
         if words[word] != holder as usize + own {
-            // It runs Python code, on the stack that this points to.
+            // `holder` runs Python code, on the stack that this word points to.
             return on_this_stack(words[word]);
         }
     }
-    // The GIL was taken with `holder` itself. A thread that has one thread state of an interpreter
-    // seldom attaches another one of the same (a debug build forbids it), while handing new ones to
-    // workers is usual; of another interpreter, it is the other way round: unless that one is seen to go on.
+    // The GIL was taken with `holder` itself. A thread that has one thread state of an interpreter seldom attaches
+    // another one of the same interpreter (a debug build forbids it). But it is usual to hand new ones of that
+    // interpreter to workers. For a thread state of another interpreter it is the other way round, unless that one is
+    // seen to go on.
     // SAFETY: `usual` is this thread's own.
     let is_of_another =
         words[INTERPRETER] != unsafe { py.PyThreadState_GetInterpreter(usual) } as usize;
     is_of_another && stays(py, holder, &layout)
 }
 
-/// Whether the holder of the GIL, and what is known of both, stays as it is for a moment. It does while this thread, being
-/// here, is the holder. Whoever else is one goes on: taken for this thread, it would lose the GIL in the middle of that.
+/// Returns whether the GIL keeps its holder for a moment, and whether what is known of the two stays as it is. Both
+/// hold if this thread is the holder, because this thread is in this function. Any other holder goes on meanwhile. If
+/// another holder were taken for this thread, it would lose the GIL in the middle of its work.
 ///
-/// For ten times as long as a thread that wants the GIL waits by default until it asks for it.
+/// The moment is ten times as long as a thread that wants the GIL waits by default until it asks for the GIL.
 fn stays(py: &Api, holder: *mut PyThreadState, layout: &Layout) -> bool {
     const MOMENT: Duration = Duration::from_millis(50);
     const LOOK_AGAIN: Duration = Duration::from_micros(20);
@@ -123,9 +125,10 @@ fn stays(py: &Api, holder: *mut PyThreadState, layout: &Layout) -> bool {
     true
 }
 
-/// The beginning of its thread state, and the state of the GIL. `None`: somebody else holds it, or nobody.
+/// Returns the beginning of the holder's thread state, and the state of the GIL. Returns `None` if another thread
+/// state holds the GIL, or if none does.
 ///
-/// Without its neighbours in the list of thread states: any thread changes those, and needs no GIL for it.
+/// The neighbours in the list of thread states are left out. Any thread changes those, and needs no GIL for it.
 fn look_at(
     py: &Api,
     holder: *mut PyThreadState,
@@ -134,20 +137,20 @@ fn look_at(
     let (mut state, mut gil) = ([0; LONGEST_LAYOUT], [0; GIL_WORDS]);
     for (index, word) in gil.iter_mut().enumerate() {
         let offset = layout.runtime.last_taker + index * size_of::<usize>();
-        // Relaxed: compared with itself only.
+        // Relaxed: the word is only compared with itself.
         *word = runtime_word(py, offset)?.load(Ordering::Relaxed) as usize;
     }
     let is_read = read_without_faulting(holder.cast(), &mut state[..layout.words]);
     state[..INTERPRETER].fill(0);
-    // SAFETY: may be called by any thread at any time.
+    // SAFETY: any thread may make this call at any time.
     (is_read && unsafe { py.unchecked_current() } == holder).then_some((state, gil))
 }
 
-/// The thread state with which the GIL was last taken; NULL if that cannot be told.
+/// Returns the thread state with which the GIL was last taken. Returns NULL if that cannot be told.
 fn last_taker(py: &Api, holder: *mut PyThreadState, layout: &Layout) -> *mut PyThreadState {
-    // The first word is known by another way, which shows that the layout is right.
+    // The word at `current` is also known in another way. If both agree, the layout is right.
     match runtime_word(py, layout.runtime.current) {
-        // Relaxed: evidence about this thread's own past, or none.
+        // Relaxed: the word is evidence about this thread's own past, or it is none.
         Some(current) if current.load(Ordering::Relaxed) == holder => {
             runtime_word(py, layout.runtime.last_taker)
                 .map_or(std::ptr::null_mut(), |word| word.load(Ordering::Relaxed))
@@ -158,12 +161,12 @@ fn last_taker(py: &Api, holder: *mut PyThreadState, layout: &Layout) -> *mut PyT
 
 fn runtime_word(py: &Api, offset: usize) -> Option<&'static AtomicPtr<PyThreadState>> {
     let runtime = py.runtime();
-    // SAFETY: an aligned word inside CPython's `_PyRuntime`, which it accesses atomically too.
+    // SAFETY: this is an aligned word inside CPython's `_PyRuntime`, which CPython accesses atomically too.
     (!runtime.is_null())
         .then(|| unsafe { &*runtime.byte_add(offset).cast::<AtomicPtr<PyThreadState>>() })
 }
 
-/// Up to 3.11: the word of `_PyRuntime` that names the thread state that holds the GIL.
+/// Up to 3.11: returns the word of `_PyRuntime` that names the thread state that holds the GIL.
 ///
 /// # Safety
 /// `state` is attached to the calling thread.
@@ -175,13 +178,14 @@ pub(super) unsafe fn current_word(
     (word.load(Ordering::Relaxed) == state).then_some(word)
 }
 
-/// What must be looked into in some versions. These structures are fixed: 3.9 to 3.11 get no new
-/// features.
+/// The parts of CPython's structures that the library has to read in some versions. These structures are fixed,
+/// because 3.9 to 3.11 get no new features.
 struct Layout {
-    /// As many words of `PyThreadState` as are read, the last one being `thread_id`.
+    /// The number of words of `PyThreadState` that are read. The last one is `thread_id`.
     words: usize,
-    /// Where it runs Python code: `cframe` points into the C stack of the thread that does, or, if
-    /// none does, to the field at byte `own` of the thread state. 3.9 has nothing like it.
+    /// Shows where the thread state runs Python code. If a thread runs Python code with it, `cframe` points into the
+    /// C stack of that thread. If none does, `cframe` points to the field at byte `own` of the thread state. 3.9 has
+    /// nothing like it.
     cframe: Option<CFrame>,
     runtime: RuntimeLayout,
 }
@@ -191,19 +195,20 @@ struct CFrame {
     own: usize,
 }
 
-/// `_PyRuntime`, in bytes.
+/// Where these fields are in `_PyRuntime`, in bytes.
 struct RuntimeLayout {
-    /// `gilstate.tstate_current`, which comes after two mutexes of the C library's: on x86-64, and so
-    /// much further as those are longer.
+    /// `gilstate.tstate_current`. It comes after two mutexes of the C library. [`Layout::of`] has its offset on
+    /// x86-64. Where these mutexes are longer, the offset is larger by as much.
     current: usize,
     /// `ceval.gil.last_holder`
     last_taker: usize,
 }
 
-/// From there: who took it last, whether it is taken, and how often it changed hands.
+/// The words from `last_taker` on: who took the GIL last, whether it is taken, and how often it changed hands.
 const GIL_WORDS: usize = 3;
-/// Of a thread state, in words: `next`, the older one of that interpreter, after `prev`; then `interp`. They are the first of
-/// `struct _ts`: 3.9.18 lines 52 to 54, 3.10.13 lines 63 to 65, 3.11.7 lines 85 to 87.
+/// Where a thread state has these fields, in words: first `prev`, then `next` (the older thread state of that
+/// interpreter), then `interp`. They are the first fields of `struct _ts`:
+/// 3.9.18 lines 52 to 54, 3.10.13 lines 63 to 65, 3.11.7 lines 85 to 87.
 const NEXT: usize = 1;
 const INTERPRETER: usize = 2;
 const LONGEST_LAYOUT: usize = 23;
@@ -211,16 +216,16 @@ const MUTEX_ON_X86_64: usize = 40;
 
 impl Layout {
     fn of(version: u16) -> Option<Layout> {
-        // `struct _ts` is in `Include/cpython/pystate.h`. `_PyRuntime` is in `Include/internal/pycore_runtime.h`, and has its
-        // GIL by way of `pycore_gil.h`, where `last_holder` is in line 28, `locked` in 31 and `switch_number` in 33.
+        // `struct _ts` is in `Include/cpython/pystate.h`. `_PyRuntime` is in `Include/internal/pycore_runtime.h`. Its
+        // GIL comes from `pycore_gil.h`, where `last_holder` is in line 28, `locked` in 31 and `switch_number` in 33.
         let (words, cframe, current, last_taker) = match version {
             // 3.9.18: `thread_id` in line 95; of the runtime, `ceval` in 98, `gilstate` in 99, `tstate_current` in 33
             0x0309 => (23, None, 568, 360),
-            // 3.10.13: `thread_id` in line 106, `cframe` in 80, `root_cframe` in 148; `ceval` in 107, `gilstate` in 108,
-            // `tstate_current` in 35
+            // 3.10.13: `thread_id` in line 106, `cframe` in 80, `root_cframe` in 148; `ceval` in 107,
+            // `gilstate` in 108, `tstate_current` in 35
             0x030a => (23, Some(CFrame { word: 6, own: 264 }), 568, 360),
-            // 3.11.7: `thread_id` in line 132, `cframe` in 110, `root_cframe` in 202; `ceval` in 115, `gilstate` in 116,
-            // `tstate_current` in 37
+            // 3.11.7: `thread_id` in line 132, `cframe` in 110, `root_cframe` in 202; `ceval` in 115,
+            // `gilstate` in 116, `tstate_current` in 37
             0x030b => (20, Some(CFrame { word: 7, own: 336 }), 576, 368),
             _ => return None,
         };
@@ -229,14 +234,14 @@ impl Layout {
     }
 }
 
-/// Copies memory that may have been freed, even unmapped, in the meantime.
+/// Copies memory that may have been freed, or even unmapped, in the meantime.
 fn read_without_faulting(from: *const c_void, to: &mut [usize]) -> bool {
     let bytes = std::mem::size_of_val(to);
     #[cfg(target_os = "linux")]
     {
         let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: bytes };
         let remote = libc::iovec { iov_base: from.cast_mut(), iov_len: bytes };
-        // SAFETY: the kernel checks `remote` and writes only to `local`, which is ours.
+        // SAFETY: the kernel checks `remote`. It writes only to `local`, which is this function's own.
         let read = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
         if read == bytes as isize {
             return true;
@@ -244,16 +249,16 @@ fn read_without_faulting(from: *const c_void, to: &mut [usize]) -> bool {
         if std::io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT) {
             return false;
         }
-        // Forbidden, as in some sandboxes: ask another way.
+        // The call is forbidden, as in some sandboxes. So the memory is read in another way.
     }
     read_through_pipe(from, to, bytes)
 }
 
-/// `write` checks the memory it reads from, on every system.
+/// Copies the memory by way of a pipe: on every system, `write` checks the memory that it reads from.
 fn read_through_pipe(from: *const c_void, to: &mut [usize], bytes: usize) -> bool {
     let mut ends = [0; 2];
-    // SAFETY: `ends` has room for two descriptors; both are closed below. A few hundred bytes
-    // fit any pipe, so neither call blocks.
+    // SAFETY: `ends` has room for two descriptors, and both are closed below. A few hundred bytes fit into any pipe,
+    // so neither call blocks.
     unsafe {
         if libc::pipe(ends.as_mut_ptr()) != 0 {
             return false;
@@ -268,7 +273,7 @@ fn read_through_pipe(from: *const c_void, to: &mut [usize], bytes: usize) -> boo
 
 #[cfg(target_os = "linux")]
 fn on_this_stack(address: usize) -> bool {
-    // SAFETY: the attributes are initialized by the call that fills them, and destroyed.
+    // SAFETY: the attributes are initialized by the call that fills them, and they are destroyed afterwards.
     unsafe {
         let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
         if libc::pthread_getattr_np(libc::pthread_self(), &mut attributes) != 0 {
@@ -283,7 +288,7 @@ fn on_this_stack(address: usize) -> bool {
 
 #[cfg(target_os = "macos")]
 fn on_this_stack(address: usize) -> bool {
-    // SAFETY: both take any live thread.
+    // SAFETY: both functions take any live thread.
     let (top, size) = unsafe {
         let this = libc::pthread_self();
         (libc::pthread_get_stackaddr_np(this) as usize, libc::pthread_get_stacksize_np(this))
@@ -296,10 +301,11 @@ fn on_this_stack(_address: usize) -> bool {
     true
 }
 
-/// Whether an interpreter is alive at this address, which may be anything; and its number.
+/// Returns the number of the interpreter that is alive at this address, if one is. The address may be anything.
+/// Leaves no exception set.
 ///
 /// # Safety
-/// The calling thread is attached, to whichever interpreter. Leaves no exception.
+/// The calling thread is attached to an interpreter, whichever it is.
 pub(crate) unsafe fn live_interpreter(
     py: &'static Api,
     address: *mut PyInterpreterState,
@@ -316,8 +322,8 @@ pub(crate) unsafe fn live_interpreter(
             return None;
         }
     }
-    // SAFETY: reads one word of memory that was readable a moment ago. Whatever it is, it is only
-    // taken for a number, and believed if CPython knows an interpreter of that number there.
+    // SAFETY: the call reads one word of memory that was readable a moment ago. Whatever the word is, it is only
+    // taken for a number. It is believed only if CPython knows an interpreter of that number at this address.
     unsafe {
         let _exception = KeepException::new(py);
         let id = py.PyInterpreterState_GetID(address);
@@ -326,15 +332,16 @@ pub(crate) unsafe fn live_interpreter(
     }
 }
 
-/// Up to 3.11: whether the calling thread made the interpreter's thread state, of which there is only one. So it is the calling
-/// thread that will end it, and not another one that is about to.
+/// Up to 3.11: returns whether the interpreter has only one thread state, and the calling thread made it. If so, the
+/// calling thread will end the interpreter, and no other thread is about to end it.
 ///
 /// # Safety
 /// The calling thread is attached, and the interpreter alive.
 pub(crate) unsafe fn is_made_here(py: &Api, interpreter: *mut PyInterpreterState) -> bool {
     let Some(Layout { words, .. }) = Layout::of(py.version) else { return false };
     let mut state = [0; LONGEST_LAYOUT];
-    // SAFETY: alive, says the caller. The thread state may go while it is read, which does not fault.
+    // SAFETY: the interpreter is alive, by this function's contract. The thread state may go while it is read, and
+    // that does not fault.
     unsafe {
         let newest = py.PyInterpreterState_ThreadHead(interpreter);
         !newest.is_null()

@@ -1,4 +1,4 @@
-//! Finding the interpreter in this process.
+//! Finds CPython in this process, and looks up its functions.
 
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::io::Write;
@@ -7,41 +7,43 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use super::api::Api;
 use crate::support::kept::Kept;
 
-/// Only success is remembered: a program may load the library first and Python later.
+/// Only success is remembered, because a program may load the library first and Python later.
 static API: Kept<Api> = Kept::new();
 
-/// A function of CPython's by its name, or null.
+/// Returns a function of CPython by its name, or null.
 pub(crate) type Finder = fn(&CStr) -> *mut c_void;
 
-/// A CPython that came late. `seatbelt/arrival.rs` says what it is.
+/// A CPython that came late. `seatbelt/arrival.rs` says what that is.
 pub(crate) struct Late {
-    /// Where it has its names.
+    /// Finds names in this CPython.
     pub(crate) find: Finder,
-    /// What is yet to be done at the first call that comes to the library.
+    /// Does what remains to be done at the first call that comes to the library.
     pub(crate) complete: fn(),
 }
 
-/// Not behind a lock, which another thread could have while this one forks.
+/// This is not behind a lock, because another thread could have that lock while this thread forks.
 static LATE: AtomicPtr<Late> = AtomicPtr::new(std::ptr::null_mut());
 
-/// From now on in this one, rather than where the loader looks.
+/// Looks up names in this CPython from now on, and not where the loader looks.
 pub(crate) fn look_in(late: Option<&'static Late>) {
     let late = late.map_or(std::ptr::null_mut(), |late| std::ptr::from_ref(late).cast_mut());
-    // Release: what was done with that CPython comes before.
+    // Release: pairs with `late`. What was done with that CPython comes before.
     LATE.store(late, Ordering::Release);
 }
 
 pub(super) fn late() -> Option<&'static Late> {
-    // SAFETY: NULL, or what `look_in` stored. Acquire: pairs with that.
+    // SAFETY: NULL, or what `look_in` stored.
+    // Acquire: pairs with the store in `look_in`.
     unsafe { LATE.load(Ordering::Acquire).as_ref() }
 }
 
-/// Whether it is known, which it stays. One that came late stays loaded then.
+/// Returns whether CPython is known. Once known, it stays known. A CPython that came late stays loaded from then on.
 pub(crate) fn is_found() -> bool {
     API.get().is_some()
 }
 
-/// The version of a CPython that has all that is needed. Calls nothing in it, and leaves nothing behind.
+/// Returns the version of a CPython that has everything the library needs. Calls nothing in that CPython, and leaves
+/// nothing behind.
 pub(crate) fn usable_version(find: Finder) -> Option<u16> {
     let scope = Scope::Late(find);
     let number = version(&scope)?;
@@ -71,12 +73,12 @@ impl Absent {
     }
 }
 
-/// CPython's functions, or `None` in a process without it.
+/// Returns CPython's functions, or `None` in a process without CPython.
 pub(crate) fn get() -> Option<&'static Api> {
     obtain().ok()
 }
 
-/// CPython's functions, or a fatal error that says why there are none.
+/// Returns CPython's functions. If there are none, ends the process with a fatal error that says why.
 #[inline]
 pub(crate) fn get_or_fatal(function: &str) -> &'static Api {
     match API.get() {
@@ -93,8 +95,8 @@ fn find_or_fatal(function: &str) -> &'static Api {
     }
 }
 
-/// Twice if two threads come at once: the lookup takes the loader's lock, which a thread may hold that comes here, in the
-/// constructor of a library.
+/// Looks the functions up twice if two threads come at the same time. There is no lock against that: the lookup takes
+/// the loader's lock, and a thread that comes here from the constructor of a library may hold that one already.
 fn obtain() -> Result<&'static Api, Absent> {
     match API.get() {
         Some(api) => Ok(api),
@@ -109,29 +111,29 @@ fn load() -> Result<Api, Absent> {
     let scope = Scope::of_python().ok_or(Absent::NoPython)?;
     let number = version(&scope).ok_or_else(|| Absent::TooOld(long_version(&scope)))?;
     if matches!(scope, Scope::Late(_)) {
-        // Its handle is kept. The loader's lock is not needed again for what follows.
+        // The handle is kept. What follows does not need the loader's lock again.
         let _ = scope.of_interpreter_alone();
     }
     functions(&scope, number).map_err(Absent::Incomplete)
 }
 
-/// Of a CPython of this version.
+/// Looks up the functions of a CPython of this version.
 fn functions(scope: &Scope, number: u16) -> Result<Api, &'static CStr> {
-    // SAFETY: the names are looked up in CPython, whose version was just checked.
+    // SAFETY: the names are looked up in CPython, and its version was checked before.
     unsafe { Api::load(number, |name| scope.find(name)) }
 }
 
-/// A function of CPython's, or null.
+/// Returns a function of CPython, or null.
 pub(crate) fn address_of(name: &CStr) -> *mut c_void {
     Scope::of_python().map_or(std::ptr::null_mut(), |scope| scope.find(name))
 }
 
-/// The version as in [`Api::version`]; `None` before 3.9. Not by `Py_GetVersion`, which up to 3.10
-/// writes its answer anew at each call, into one buffer for all threads.
+/// Returns the version as in [`Api::version`], or `None` if it is older than 3.9. Does not use `Py_GetVersion`: up to
+/// 3.10 that function writes its answer anew at each call, into one buffer for all threads.
 fn version(scope: &Scope) -> Option<u16> {
     let number = scope.find(c"Py_Version").cast::<std::ffi::c_ulong>();
     if !number.is_null() {
-        // SAFETY: since 3.11 a constant of this type, equal to `PY_VERSION_HEX`.
+        // SAFETY: since 3.11 this is a constant of this type, equal to `PY_VERSION_HEX`.
         return Some((unsafe { *number } >> 16) as u16);
     }
     let has = |name| !scope.find(name).is_null();
@@ -142,9 +144,9 @@ fn version(scope: &Scope) -> Option<u16> {
     }
 }
 
-/// For a message.
+/// Returns the version as text for a message.
 fn long_version(scope: &Scope) -> String {
-    // SAFETY: the documented signature; needs neither an attached thread nor initialization.
+    // SAFETY: this is the documented signature. The function needs neither an attached thread nor initialization.
     unsafe {
         let get_version = std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *const c_char>(
             scope.find(c"Py_GetVersion"),
@@ -154,35 +156,35 @@ fn long_version(scope: &Scope) -> String {
     }
 }
 
-/// The loaded object, executable or library, that an address is in.
+/// Returns the loaded object that contains an address: the executable or a library.
 fn object_at(address: *mut c_void) -> Option<libc::Dl_info> {
-    // SAFETY: an all-zero Dl_info is valid; dladdr fills it.
+    // SAFETY: an all-zero `Dl_info` is valid, and `dladdr` fills it.
     let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
-    // SAFETY: any address may be asked about, `info` is a valid place for the answer.
+    // SAFETY: any address may be asked about, and `info` is a valid place for the answer.
     (unsafe { libc::dladdr(address, &mut info) } != 0).then_some(info)
 }
 
-/// The same as the address it is loaded at; null where there is none.
+/// Returns the address at which the object that contains `address` is loaded, or null if there is none.
 pub(super) fn object_of(address: *mut c_void) -> *mut c_void {
     object_at(address).map_or(std::ptr::null_mut(), |object| object.dli_fbase)
 }
 
-/// Whether CPython is linked into the executable, and not in a library.
+/// Returns whether CPython is linked into the executable, and is not in a library.
 pub(crate) fn is_in_executable() -> bool {
     #[cfg(target_os = "linux")]
     {
-        // SAFETY: reads what the kernel passed to the process.
+        // SAFETY: the call reads what the kernel passed to the process.
         let headers = unsafe { libc::getauxval(libc::AT_PHDR) } as *mut c_void;
         object_of(address_of(c"Py_GetVersion")) == object_of(headers)
     }
-    // Nothing tells.
+    // The library does not know how to tell on other systems.
     #[cfg(not(target_os = "linux"))]
     true
 }
 
-/// A handle of a loaded object, which loads and runs nothing. The executable has no name but null.
+/// Returns a handle of a loaded object. Loads and runs nothing. The executable has no name, so its name is null here.
 fn loaded(name: *const c_char) -> Option<*mut c_void> {
-    // SAFETY: null, or a C string that the loader gave.
+    // SAFETY: `name` is null, or a C string that came from the loader.
     let handle = unsafe { libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
     (!handle.is_null()).then_some(handle)
 }
@@ -194,8 +196,8 @@ pub(super) enum Scope {
 }
 
 impl Scope {
-    /// The process's global scope; or, for a libpython that a plugin host loaded privately
-    /// (`RTLD_LOCAL`), that library.
+    /// Returns the process's global scope. If a plugin host loaded libpython privately (`RTLD_LOCAL`), returns that
+    /// library instead.
     pub(super) fn of_python() -> Option<Scope> {
         if let Some(late) = late() {
             return Some(Scope::Late(late.find));
@@ -207,16 +209,16 @@ impl Scope {
         private_libpython()
     }
 
-    /// The object that holds the interpreter itself, past whatever was preloaded over it.
+    /// Returns the object that contains the interpreter itself, whatever was preloaded over it.
     pub(super) fn of_interpreter_alone(&self) -> Option<Scope> {
         let name = object_at(self.find(c"Py_GetVersion"))?.dli_fname;
-        // The handles are kept: the interpreter is not unloaded.
+        // The handle is never closed, so the interpreter is not unloaded.
         loaded(name).or_else(|| loaded(std::ptr::null())).map(Scope::Handle)
     }
 
     pub(super) fn find(&self, name: &CStr) -> *mut c_void {
         match self {
-            // SAFETY: a valid handle, or one of dlsym's constants, and a C string.
+            // SAFETY: the handle is valid, or one of dlsym's constants, and the name is a C string.
             Scope::Handle(handle) => unsafe { libc::dlsym(*handle, name.as_ptr()) },
             Scope::Late(find) => find(name),
         }
@@ -230,7 +232,7 @@ fn private_libpython() -> Option<Scope> {
         _size: libc::size_t,
         names: *mut c_void,
     ) -> c_int {
-        // SAFETY: the loader passes a valid record; `names` is the vector given below.
+        // SAFETY: the loader passes a valid record, and `names` is the vector given below.
         unsafe {
             let name = (*info).dlpi_name;
             if !name.is_null() {
@@ -243,8 +245,8 @@ fn private_libpython() -> Option<Scope> {
         0
     }
     let mut names: Vec<CString> = Vec::new();
-    // The names are copied first: dlopen must not be called while the loader iterates.
-    // SAFETY: `visit` has the type that is asked for, and `names` outlives the call.
+    // The names are copied first, because dlopen must not be called while the loader iterates.
+    // SAFETY: `visit` has the type that the loader asks for, and `names` outlives the call.
     unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(&mut names).cast()) };
     names.into_iter().find_map(|name| {
         let scope = Scope::Handle(loaded(name.as_ptr())?);
@@ -257,15 +259,16 @@ fn private_libpython() -> Option<Scope> {
     None
 }
 
-/// Ends the process as CPython's own fatal errors do: the function, the rule that was broken,
-/// the traceback where there is one, `abort()`. Finds its own way to CPython, because it also reports that there is none.
+/// Ends the process as CPython's own fatal errors do. Prints the function, the rule that was broken, and the
+/// traceback if there is one, and calls `abort()`. Finds CPython by itself, because it also reports that CPython is
+/// missing.
 #[cold]
 pub(crate) fn fatal(function: &str, rule: &str) -> ! {
     let (c_function, c_rule) = (c_string(function), c_string(rule));
     if let Some(scope) = API.get().and_then(|_| Scope::of_python()) {
         let report = scope.find(c"_Py_FatalErrorFunc");
         if !report.is_null() {
-            // SAFETY: exported with this signature since 3.9; it does not return.
+            // SAFETY: CPython has exported this function with this signature since 3.9. It does not return.
             unsafe {
                 let report = std::mem::transmute::<
                     *mut c_void,
@@ -279,7 +282,7 @@ pub(crate) fn fatal(function: &str, rule: &str) -> ! {
     std::process::abort()
 }
 
-/// Text for C. Interior NULs cannot occur in our own messages; they would end the text.
+/// Makes a text for C. The library's own messages have no interior NULs, which would end the text.
 fn c_string(text: &str) -> CString {
     CString::new(text.replace('\0', " ")).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Which Python code runs.
+//! Finds out which Python code the calling thread runs.
 
 use std::ffi::c_ulong;
 
@@ -9,16 +9,16 @@ use super::objects::Owned;
 pub(crate) struct Frame {
     pub(crate) file: Owned,
     pub(crate) function: Owned,
-    /// 0: it has none.
+    /// 0 if the frame has no line.
     pub(crate) line: c_ulong,
 }
 
-/// The innermost Python frame of the calling thread, if there is one. Leaves no exception.
+/// Returns the innermost Python frame of the calling thread, if there is one. Leaves no exception set.
 ///
 /// # Safety
 /// The calling thread is attached, with no exception set.
 pub(crate) unsafe fn innermost_frame(py: &'static Api) -> Option<Frame> {
-    // SAFETY: attached, says the caller; the frame is borrowed, and then owned.
+    // SAFETY: attached, by this function's contract. The frame is borrowed, and then owned.
     unsafe {
         let frame = py.PyEval_GetFrame();
         if frame.is_null() {

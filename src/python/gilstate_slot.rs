@@ -1,4 +1,4 @@
-//! The thread state that `PyGILState` knows for a thread.
+//! Changes the thread state that `PyGILState` knows for a thread, for the time of an Ensure.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,10 +8,10 @@ use super::current::PER_THREAD;
 
 /// What `PyGILState` takes for this thread's thread state, changed for the time of an Ensure.
 ///
-/// From 3.12 on attaching a thread state changes it. Before, it stays the first one that the
-/// thread ever had, so that within an Ensure of another interpreter `PyGILState_Ensure` would
-/// wait for the GIL that its own thread holds, and a debug build would end the process.
-/// CPython keeps it under a thread-specific key that no function tells: see [`gilstate_key`].
+/// From 3.12 on attaching a thread state changes it. Before 3.12 it stays the first thread state that the thread ever
+/// had. So within an Ensure of another interpreter, `PyGILState_Ensure` would wait for the GIL that its own thread
+/// holds, and a debug build would end the process. CPython keeps it under a thread-specific key that no function
+/// tells: see [`gilstate_key`].
 #[derive(Clone, Copy)]
 pub(crate) struct GilstateSlot {
     before: NonNull<PyThreadState>,
@@ -19,13 +19,14 @@ pub(crate) struct GilstateSlot {
 }
 
 impl GilstateSlot {
-    /// `None`: nothing to change, or (never seen) no such key.
+    /// Makes `state` the thread state that `PyGILState` knows for this thread. Returns `None` if there is nothing to
+    /// change, or (never seen) if there is no such key.
     pub(crate) fn replace(py: &Api, state: *mut PyThreadState) -> Option<GilstateSlot> {
         if py.version >= PER_THREAD {
             return None;
         }
         let key = gilstate_key(py)?;
-        // SAFETY: the value is one that CPython put there, for this thread.
+        // SAFETY: CPython put the value there, for this thread.
         unsafe {
             let before = NonNull::new(libc::pthread_getspecific(key).cast::<PyThreadState>())?;
             let changed =
@@ -35,28 +36,28 @@ impl GilstateSlot {
     }
 
     pub(crate) fn restore(self) {
-        // SAFETY: the key held this value, for this thread, when the slot was made.
+        // SAFETY: the key had this value, for this thread, when the slot was made.
         unsafe { libc::pthread_setspecific(self.key, self.before.as_ptr().cast()) };
     }
 }
 
-/// Up to 3.11: the key under which each thread has what `PyGILState` takes for its thread state.
-/// `None`: this thread has none; or (never seen) there is no such key.
+/// Up to 3.11: returns the key under which each thread has what `PyGILState` takes for its thread state. Returns
+/// `None` if this thread has nothing there, or (never seen) if there is no such key.
 pub(super) fn gilstate_key(py: &Api) -> Option<libc::pthread_key_t> {
-    /// The key that worked last, plus one. A new run of the runtime may get another.
+    /// The key that worked last, plus one. A new run of the runtime may get another key.
     static KNOWN: AtomicUsize = AtomicUsize::new(0);
     const KEYS_MAX: libc::pthread_key_t = 1024;
 
-    // SAFETY: reads thread-local storage only.
+    // SAFETY: the call only reads thread-local storage.
     let own = unsafe { py.PyGILState_GetThisThreadState() };
     if own.is_null() {
         return None;
     }
-    // Relaxed: a number to try first, nothing is published with it.
+    // Relaxed: this is a number to try first. Nothing is published with it.
     let known = KNOWN.load(Ordering::Relaxed).checked_sub(1).map(|key| key as libc::pthread_key_t);
     let found = known.into_iter().chain(0..KEYS_MAX).find(|key| {
-        // SAFETY: any key may be asked for; one that does not exist has no value. A value is
-        // changed only where it is `own`, to see whether CPython notices, and put back.
+        // SAFETY: any key may be asked for, and a key that does not exist has no value. A value is changed only where
+        // it is `own`, to see whether CPython notices, and it is put back.
         unsafe {
             if libc::pthread_getspecific(*key).cast() != own {
                 return false;

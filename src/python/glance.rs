@@ -1,4 +1,4 @@
-//! What the commonest calls need to know of CPython, for as few instructions as possible.
+//! What the commonest calls need to know of CPython, found with as few instructions as possible.
 
 use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU32, Ordering};
 
@@ -10,33 +10,32 @@ use super::word;
 use crate::support::kept::Kept;
 
 /// Where a thread state has its interpreter, in words: `interp` of `struct _ts`, after `prev` and `next`
-/// (`Include/cpython/pystate.h`: 3.9.18 line 54, 3.10.13 line 65, 3.11.7 line 87, 3.12.1 line 120, 3.13.0 line 64, 3.14.10 and
-/// 3.15.2 line 71). It is compared with what CPython says before it is believed.
+/// (`Include/cpython/pystate.h`: 3.9.18 line 54, 3.10.13 line 65, 3.11.7 line 87, 3.12.1 line 120, 3.13.0 line 64,
+/// 3.14.10 and 3.15.2 line 71). The library compares it with what CPython says before it believes it.
 const INTERPRETER: usize = 2;
 
-/// What was learned of this process's CPython.
+/// What the library has learned of this process's CPython.
 pub(crate) struct Known {
     api: &'static Api,
-    /// Of `api`, to have it nearer.
+    /// A copy of the function in `api`, so that it is nearer.
     unchecked_current: UncheckedCurrent,
-    /// From 3.12 on: where the attached thread state may be read, see `word.rs`; or zeros.
+    /// From 3.12 on: where the attached thread state may be read, see `word.rs`. Zeros if that is not known.
     places: [isize; 2],
-    /// Up to 3.11: the key under which a thread has what `PyGILState` takes for its thread state;
-    /// or, while it is not known, one under which no thread has anything.
+    /// Up to 3.11: the key under which a thread has what `PyGILState` takes for its thread state. While it is not
+    /// known, this is a key under which no thread has anything.
     key: AtomicU32,
 }
 
 const NO_KEY: u32 = u32::MAX;
 
-/// There is one once calls are known to be served by this library, in a CPython whose structures
-/// are as expected, and guards not to be traced. Until then, and for whatever is out of the common,
-/// there are the ways that need not know.
+/// This is set once three things are known: this library serves the calls, the structures of CPython are as expected,
+/// and guards are not traced. Until then, and in uncommon cases, the library takes the ways that need none of this.
 static GLANCE: AtomicPtr<Known> = AtomicPtr::new(std::ptr::null_mut());
 
-/// The one of its `places` that is right. 0: not known.
+/// The one of the two `places` in [`Known`] that is right. 0 if that is not known.
 static PLACE: AtomicIsize = AtomicIsize::new(0);
 
-/// Up to 3.11: where CPython has the thread state that holds the GIL. NULL: not known.
+/// Up to 3.11: where CPython has the thread state that holds the GIL. NULL if that is not known.
 static HOLDER: AtomicPtr<AtomicPtr<PyThreadState>> = AtomicPtr::new(std::ptr::null_mut());
 
 #[derive(Clone, Copy)]
@@ -45,22 +44,24 @@ pub(crate) struct Glance(&'static Known);
 impl Glance {
     #[inline(always)]
     pub(crate) fn get() -> Option<Glance> {
-        // Acquire: pairs with `learn`. SAFETY: NULL, or what that stored.
+        // SAFETY: NULL, or what `learn` stored.
+        // Acquire: pairs with the Release store in `look`, which `learn` calls.
         unsafe { GLANCE.load(Ordering::Acquire).as_ref() }.map(Glance)
     }
 
-    /// The same again, for functions that are called with one, but would not keep it in a register
-    /// for that.
+    /// Returns the same again. For functions whose caller has a [`Glance`] already, so that they need not keep it in
+    /// a register.
     ///
     /// # Safety
-    /// This thread had one from [`Glance::get`].
+    /// This thread had a [`Glance`] from [`Glance::get`].
     #[inline(always)]
     pub(crate) unsafe fn again() -> Glance {
-        // SAFETY: once set, it stays. Relaxed: `get` acquired.
+        // SAFETY: this thread had a `Glance`, by this function's contract, and once set, it stays.
+        // Relaxed: `get` acquired.
         unsafe { Glance(&*GLANCE.load(Ordering::Relaxed)) }
     }
 
-    /// For a caller that knows that guards are not traced.
+    /// Learns what a [`Glance`] needs, if it is not known yet. For a caller that knows that guards are not traced.
     ///
     /// # Safety
     /// `state` is attached to the calling thread.
@@ -70,15 +71,15 @@ impl Glance {
             holder().is_none() || glance.0.key.load(Ordering::Relaxed) != NO_KEY
         });
         if !known {
-            // SAFETY: `state` is attached, says the caller.
+            // SAFETY: `state` is attached, by this function's contract.
             unsafe { look(py, state) };
         }
     }
 
-    /// With a new run of the runtime `PyGILState` has another key.
+    /// Forgets the key, because `PyGILState` has another key in a new run of the runtime.
     pub(crate) fn forget_run() {
         if let Some(glance) = Glance::get() {
-            // Relaxed: who still uses the old key finds nothing under it that is attached.
+            // Relaxed: a thread that still uses the old key finds nothing under it that is attached.
             glance.0.key.store(NO_KEY, Ordering::Relaxed);
         }
     }
@@ -87,22 +88,23 @@ impl Glance {
         self.0.api
     }
 
-    /// Of two places, that which is empty when nothing is attached. For a thread with nothing attached.
+    /// Chooses, of the two places, the one that is empty when nothing is attached. For a thread with nothing
+    /// attached.
     #[inline(never)]
     fn choose_place(&self) {
         if let Some(place) = empty_one(self.0.places) {
-            // Release: see `look`.
+            // Release: pairs with `attached_word`. See `look`.
             PLACE.store(place, Ordering::Release);
         }
     }
 
-    /// What is attached to this thread; NULL for nothing. `None`: not known at a glance. What is
-    /// attached is known to `PyGILState` as well.
+    /// Returns what is attached to this thread, or NULL if nothing is. Returns `None` if that is not known at a
+    /// glance. A thread state that is returned is known to `PyGILState` as well.
     #[inline(always)]
     pub(crate) fn attached(&self) -> Option<*mut PyThreadState> {
         match holder() {
             None => {
-                // SAFETY: may be called by any thread at any time.
+                // SAFETY: any thread may make this call at any time.
                 let current = unsafe { (self.0.unchecked_current)() };
                 if current.is_null() {
                     self.choose_place();
@@ -110,7 +112,8 @@ impl Glance {
                 Some(current)
             }
             Some(holder) => {
-                // Relaxed: see `forget_run`. SAFETY: any key may be asked for.
+                // SAFETY: any key may be asked for.
+                // Relaxed: see `forget_run`.
                 let ours =
                     || unsafe { libc::pthread_getspecific(self.0.key.load(Ordering::Relaxed)) };
                 (holder.is_null() || holder == ours().cast()).then_some(holder)
@@ -119,55 +122,57 @@ impl Glance {
     }
 }
 
-/// Of two places, from [`word::find`] or 0, the one that has nothing, if the other one has something.
+/// Returns the one of two places that has nothing, if the other one has something. A place is from [`word::find`], or
+/// 0.
 pub(super) fn empty_one(places: [isize; 2]) -> Option<isize> {
-    // SAFETY: from `find`, unless they are 0.
+    // SAFETY: a place is from `find` unless it is 0, and 0 is not read.
     let is_empty = |place: &isize| *place != 0 && unsafe { word::read(*place) }.is_null();
     let mut empty = places.into_iter().filter(is_empty);
     empty.next().filter(|_| empty.next().is_none())
 }
 
-/// What is attached to this thread, NULL for nothing, read where CPython has it. `None`: that is not
-/// known, and a [`Glance`] may tell. If it is, then there is a [`Glance`] too.
+/// Returns what is attached to this thread, or NULL if nothing is, read where CPython has it. Returns `None` if that
+/// place is not known; then a [`Glance`] may tell. If the place is known, there is a [`Glance`] too.
 #[inline(always)]
 pub(crate) fn attached_word() -> Option<*mut PyThreadState> {
-    // Acquire: there is a glance, as of before the place was told.
+    // Acquire: pairs with the Release stores of `PLACE`. The glance was stored before the place, so there is a
+    // glance.
     let place = PLACE.load(Ordering::Acquire);
-    // SAFETY: found in `look`.
+    // SAFETY: `look` found this place.
     (place != 0).then(|| unsafe { word::read(place) })
 }
 
-/// Up to 3.11: the thread state that is attached to any thread, NULL for none. `None`: not known, or
-/// each thread has its own. If it is known, then there is a [`Glance`] too.
+/// Up to 3.11: returns the thread state that is attached to any thread, or NULL if none is. Returns `None` if that is
+/// not known, or if each thread has its own. If it is known, there is a [`Glance`] too.
 #[inline(always)]
 pub(crate) fn holder() -> Option<*mut PyThreadState> {
-    // Acquire: there is a glance, as of before the word was told. SAFETY: NULL, or a word of
-    // CPython's.
+    // SAFETY: NULL, or a word of CPython's.
+    // Acquire: pairs with the Release store in `look`. The glance was stored before the word, so there is a glance.
     let word = unsafe { HOLDER.load(Ordering::Acquire).as_ref() };
-    // Relaxed: compared with what this thread wrote there, or not.
+    // Relaxed: the value is compared with what this thread wrote there, or did not write.
     word.map(|word| word.load(Ordering::Relaxed))
 }
 
-/// Whether a thread state is of this interpreter.
+/// Returns whether a thread state belongs to this interpreter.
 ///
 /// # Safety
-/// It [has it where it is expected](has_interpreter_where_expected), as where there is a [`Glance`]; and `state` is alive: it is
-/// attached to this thread, say.
+/// The thread state [has its interpreter where it is expected](has_interpreter_where_expected), as it does where
+/// there is a [`Glance`]. `state` is alive: for example, it is attached to this thread.
 #[inline(always)]
 pub(crate) unsafe fn is_of(
     state: *mut PyThreadState,
     interpreter: *mut PyInterpreterState,
 ) -> bool {
-    // SAFETY: alive, says the caller, and `look` looked where it has its interpreter.
+    // SAFETY: `state` is alive and has its interpreter there, by this function's contract: `look` has looked there.
     unsafe { *state.cast::<*mut PyInterpreterState>().add(INTERPRETER) == interpreter }
 }
 
-/// Whether [`is_of`] is right in this CPython.
+/// Returns whether [`is_of`] is right in this CPython.
 ///
 /// # Safety
 /// `state` is attached to the calling thread.
 pub(super) unsafe fn has_interpreter_where_expected(py: &Api, state: *mut PyThreadState) -> bool {
-    // SAFETY: a thread state is longer than this; what is read is only compared.
+    // SAFETY: a thread state is longer than this. What is read is only compared.
     unsafe {
         let found = *state.cast::<*mut PyInterpreterState>().add(INTERPRETER);
         found == py.PyThreadState_GetInterpreter(state)
@@ -179,16 +184,16 @@ pub(super) unsafe fn has_interpreter_where_expected(py: &Api, state: *mut PyThre
 #[cold]
 unsafe fn look(py: &'static Api, state: *mut PyThreadState) {
     static KNOWN: Kept<Known> = Kept::new();
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     if !unsafe { has_interpreter_where_expected(py, state) } || native(py).is_some() {
         return;
     }
     let (mut places, mut holder, mut key) = (None, None, NO_KEY);
     if py.version >= PER_THREAD {
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         places = unsafe { word::find(py, state) };
     } else {
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         let found = unsafe { current_word(py, state).zip(gilstate_key(py)) };
         let Some((word, found)) = found else { return };
         (holder, key) = (Some(word), found);
@@ -200,9 +205,9 @@ unsafe fn look(py: &'static Api, state: *mut PyThreadState) {
         key: AtomicU32::new(key),
     });
     known.key.store(key, Ordering::Relaxed);
-    // Release: it is complete.
+    // Release: pairs with `Glance::get`. What it points to is complete.
     GLANCE.store(std::ptr::from_ref(known).cast_mut(), Ordering::Release);
-    // Release, both: after the glance.
+    // Release, both: they pair with `attached_word` and `holder`, and come after the glance.
     if let [place, 0] = known.places {
         PLACE.store(place, Ordering::Release);
     }

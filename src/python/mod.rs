@@ -1,20 +1,19 @@
-//! The only code that touches CPython: its functions, found at run time, and what differs
-//! between its versions.
+//! The only code that touches CPython: functions found at run time, and what differs between versions.
 //!
-//! Imports `gate` (the address of an interpreter), `patch` (the copy of a function) and what is below them. Read `api` and
-//! `current`, then what you need.
+//! Imports `gate` (the address of an interpreter), `patch` (the copy of a function) and what is below them. Read
+//! `api` and `current`, then what you need.
 //!
 //! # Contracts
 //!
-//! Calls into CPython are sound under a few conditions that are always the same. `# Safety` sections and SAFETY comments
-//! name them:
+//! Calls into CPython are sound under a few conditions that are always the same. `# Safety` sections and SAFETY
+//! comments name them:
 //!
-//! - **attached**: a thread state of that interpreter is attached to the calling thread. With a GIL the thread has that too.
-//!   The interpreter cannot go away before the thread detaches.
-//! - **held**: a guard or a hold keeps the interpreter from finalizing until the caller gives it back. So the interpreter
-//!   is alive, and a thread state can be made in it.
-//! - **own**: a thread state that belongs to the calling thread. No other thread attaches or deletes it, but for the end of
-//!   its interpreter.
+//! - **attached**: a thread state of that interpreter is attached to the calling thread. With a GIL, the thread holds
+//!   the GIL too. The interpreter cannot go away before the thread detaches.
+//! - **held**: a guard or a hold keeps the interpreter from finalizing until the caller gives it back. So the
+//!   interpreter is alive, and a thread state can be made in it.
+//! - **own**: a thread state that belongs to the calling thread. No other thread attaches or deletes it, except at
+//!   the end of its interpreter.
 //! - **room**: the thread's stack of levels has a free place (`thread/levels.rs`).
 
 mod api;

@@ -1,4 +1,4 @@
-//! The interpreter's own PEP 788, from 3.15 on.
+//! From 3.15 on: finds CPython's own functions of PEP 788.
 
 use std::ffi::{c_void, CStr};
 
@@ -23,14 +23,14 @@ macro_rules! native {
                         let name = CStr::from_bytes_with_nul(name.as_bytes()).ok()?;
                         let found = scope.find(name);
                         extern "C" {
-                            /// Ours, of `capi`: for its address alone.
+                            /// This library's own function, in `capi`. Only its address is used.
                             fn $name();
                         }
                         if found.is_null() || is_ours(scope, found, $name as *const () as *mut c_void) {
                             return None;
                         }
-                        // SAFETY: 3.15's signature of this name; handles and tokens are
-                        // pointers that we only pass on.
+                        // SAFETY: this is 3.15's signature of this name. Handles and tokens are pointers that the
+                        // library only passes on.
                         unsafe {
                             std::mem::transmute::<
                                 *mut c_void, unsafe extern "C" fn($($arg),*) $(-> $ret)?,
@@ -43,12 +43,12 @@ macro_rules! native {
     };
 }
 
-/// Whether a function that was found under the name of our `exported` one is that. Its address
-/// alone does not tell: our own reference to it may be bound to the interpreter's.
+/// Returns whether `found` is the library's function `exported`, under whose name it was found. Its address alone
+/// does not tell: the library's own reference may be bound to the interpreter's function.
 fn is_ours(scope: &Scope, found: *mut c_void, exported: *mut c_void) -> bool {
     let here = object_of(is_ours as *mut c_void);
     object_of(found) == here
-        // All in one static executable, where references are bound for good.
+        // In one static executable the address tells, because references are bound for good there.
         && (object_of(scope.find(c"Py_GetVersion")) != here || found == exported)
 }
 
@@ -64,8 +64,8 @@ native! {
     PyThreadState_Release: fn(usize);
 }
 
-/// The functions that serve accepted calls instead of ours, if the interpreter has them and
-/// `PEP788_ENGINE` does not ask for ours.
+/// Returns CPython's own functions, which serve accepted calls instead of the library's. Returns `None` if the
+/// interpreter has none, or if `PEP788_ENGINE` asks for the library's.
 #[inline]
 pub(crate) fn native(py: &Api) -> Option<&'static Native> {
     if py.version < 0x030f {
@@ -83,7 +83,7 @@ fn chosen() -> Option<&'static Native> {
 
 fn look_up() -> Option<Native> {
     let scope = Scope::of_python()?;
-    // A preloaded library comes before a shared libpython: then the names found first are ours,
-    // and the interpreter's own are asked of its object alone.
+    // A preloaded library comes before a shared libpython, so its functions are found first. Then the interpreter's
+    // own are looked up in the interpreter's object alone.
     Native::find(&scope).or_else(|| Native::find(&scope.of_interpreter_alone()?))
 }

@@ -1,18 +1,18 @@
-//! Python objects, and the exception that is set.
+//! Owned references to Python objects, and the exception that is set.
 
 use std::ffi::{c_int, CStr};
 use std::ptr::null_mut;
 
 use super::api::{Api, PyCFunction, PyCFunctionWithKeywords, PyMethodDef, PyObject};
 
-/// An owned reference, given up when dropped. Lives only while its thread is attached.
+/// An owned reference. It is given up when the value is dropped. The value lives only while its thread is attached.
 pub(crate) struct Owned {
     pub(super) py: &'static Api,
     object: *mut PyObject,
 }
 
 impl Owned {
-    /// Takes over a new reference; `None` for NULL, with CPython's exception left set.
+    /// Takes over a new reference. Returns `None` for NULL, and leaves CPython's exception set.
     pub(crate) fn new(py: &'static Api, object: *mut PyObject) -> Option<Owned> {
         (!object.is_null()).then_some(Owned { py, object })
     }
@@ -26,7 +26,7 @@ impl Owned {
         std::mem::ManuallyDrop::new(self).object
     }
 
-    /// An attribute, or `None` with the exception cleared.
+    /// Returns an attribute. If there is none, clears the exception and returns `None`.
     pub(crate) fn attribute(&self, name: &CStr) -> Option<Owned> {
         // SAFETY: the thread is attached while an `Owned` lives, and the object is alive.
         unsafe {
@@ -38,37 +38,38 @@ impl Owned {
         }
     }
 
-    /// Calls it with one argument or none. `None`: failed, with the exception set.
+    /// Calls the object with one argument or none. Returns `None` if that failed, with the exception set.
     pub(crate) fn call(&self, argument: Option<&Owned>) -> Option<Owned> {
-        // SAFETY: attached while an `Owned` lives, which keeps the object.
+        // SAFETY: the thread is attached while an `Owned` lives, and `self` keeps the object alive.
         unsafe {
             let arguments = tuple(self.py, argument.as_slice())?;
             Owned::new(self.py, self.py.PyObject_CallObject(self.object, arguments.object))
         }
     }
 
-    /// One more reference to an object that somebody else owns; `None` for NULL.
+    /// Takes one more reference to an object that has another owner. Returns `None` for NULL.
     ///
     /// # Safety
     /// The thread is attached, and the object alive.
     pub(crate) unsafe fn of_borrowed(py: &'static Api, object: *mut PyObject) -> Option<Owned> {
         if !object.is_null() {
-            // SAFETY: as the caller says.
+            // SAFETY: attached, and the object is alive, by this function's contract.
             unsafe { py.Py_IncRef(object) };
         }
         Owned::new(py, object)
     }
 
-    /// The items of a list.
+    /// Returns the items of a list, one after the other.
     pub(crate) fn items(&self) -> impl Iterator<Item = Owned> + '_ {
-        // SAFETY: attached while an `Owned` lives, which keeps the object.
+        // SAFETY: the thread is attached while an `Owned` lives, and `self` keeps the object alive.
         (0..unsafe { self.py.PyList_Size(self.object) }).filter_map(|index| self.item(index))
     }
 
-    /// An item of a list. `None`: it has not so many. Leaves no exception.
+    /// Returns an item of a list. Returns `None` if the list has no such item. Leaves no exception set.
     pub(crate) fn item(&self, index: isize) -> Option<Owned> {
-        // SAFETY: as above. Without a GIL another thread may take the item out of the list at any time, so there it
-        // is never borrowed: CPython has had the first function for as long as it can do without one.
+        // SAFETY: the thread is attached while an `Owned` lives, and `self` keeps the object alive. Without a GIL
+        // another thread may take the item out of the list at any time, so there the item is never borrowed: CPython
+        // has had `PyList_GetItemRef` for as long as it can run without a GIL.
         unsafe {
             let item = match self.py.PyList_GetItemRef(self.object, index) {
                 Some(item) => Owned::new(self.py, item),
@@ -81,11 +82,12 @@ impl Owned {
         }
     }
 
-    /// What a dict has under a key. `None`: nothing, or failed. Leaves no exception.
+    /// Returns what a dict has under a key. Returns `None` if there is nothing, or if that failed. Leaves no
+    /// exception set.
     pub(crate) fn value(&self, key: &Owned) -> Option<Owned> {
         let (dict, key) = (self.object, key.object);
         let mut value = null_mut();
-        // SAFETY: as in `item`; `value` is a valid place, for a reference of ours.
+        // SAFETY: as in `item`. `value` is a valid place, for a reference that this function owns.
         unsafe {
             let value = match self.py.PyDict_GetItemRef(dict, key, &mut value) {
                 Some(_) => Owned::new(self.py, value),
@@ -98,10 +100,11 @@ impl Owned {
         }
     }
 
-    /// The text of a string. `None`: it is none, or has no UTF-8; with the exception cleared.
+    /// Returns the text of a string. Returns `None`, with the exception cleared, if it is not a string or has no
+    /// UTF-8.
     pub(crate) fn utf8(&self) -> Option<&[u8]> {
         let mut length = 0;
-        // SAFETY: as above; CPython keeps the text with the string.
+        // SAFETY: as in `item`. CPython keeps the text with the string.
         unsafe {
             let text = self.py.PyUnicode_AsUTF8AndSize(self.object, &mut length);
             if text.is_null() {
@@ -113,7 +116,7 @@ impl Owned {
     }
 
     pub(crate) fn is_true(&self) -> bool {
-        // SAFETY: attached while an `Owned` lives, which keeps the object.
+        // SAFETY: the thread is attached while an `Owned` lives, and `self` keeps the object alive.
         unsafe {
             let truth = self.py.PyObject_IsTrue(self.object);
             if truth < 0 {
@@ -126,20 +129,20 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // SAFETY: the reference is ours, and the thread is attached.
+        // SAFETY: `self` owns the reference, and the thread is attached.
         unsafe { self.py.Py_DecRef(self.object) }
     }
 }
 
-/// A module that is loaded already, or about to be; nothing is imported. Leaves no exception.
+/// Returns a module that is loaded already, or about to be. Imports nothing. Leaves no exception set.
 ///
-/// Not by `PyImport_GetModule`, which waits for a thread that is in the middle of importing it: maybe
-/// one that waits for the calling thread, or that a forked child does not have.
+/// Does not use `PyImport_GetModule`, which waits for a thread that is in the middle of importing the module. That
+/// thread may wait for the calling thread, or a forked child may not have it.
 ///
 /// # Safety
 /// The thread is attached.
 pub(crate) unsafe fn loaded_module(py: &'static Api, name: &CStr) -> Option<Owned> {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
         let module = sys(py, c"modules").and_then(|modules| {
             modules.value(&Owned::new(py, py.PyUnicode_FromString(name.as_ptr()))?)
@@ -151,29 +154,33 @@ pub(crate) unsafe fn loaded_module(py: &'static Api, name: &CStr) -> Option<Owne
     }
 }
 
-/// Whether the attached interpreter has begun to be taken apart: it runs no exit callbacks any more. Leaves no exception.
+/// Returns whether CPython has begun to take the attached interpreter apart. If so, the interpreter runs no exit
+/// callbacks any more. Leaves no exception set.
 ///
 /// # Safety
 /// The thread is attached.
 pub(crate) unsafe fn is_taken_apart(py: &'static Api) -> bool {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
-        // CPython's first step, and how it tells by itself. Later there is nothing at all, and nothing is imported.
+        // As its first step CPython sets `sys.meta_path` to `None`, and CPython itself tells by that. Later there is
+        // no `sys.meta_path` at all, and nothing is imported.
         let meta_path = sys(py, c"meta_path");
         py.PyErr_Clear();
         meta_path.is_some_and(|meta_path| py.is_none(meta_path.as_ptr()))
     }
 }
 
-/// What `sys` has under that name. `None`: nothing, or out of memory, perhaps with an exception.
+/// Returns what `sys` has under that name. Returns `None` if there is nothing, or if there is no memory. An exception
+/// may be set then.
 ///
 /// # Safety
 /// The thread is attached.
 pub(super) unsafe fn sys(py: &'static Api, name: &CStr) -> Option<Owned> {
     let mut value = null_mut();
-    // SAFETY: attached, says the caller; `value` is a valid place, for a reference of ours.
+    // SAFETY: attached, by this function's contract. `value` is a valid place, for a reference that this function
+    // owns.
     unsafe {
-        // From 3.13 on the last one prints an exception, and other threads run meanwhile.
+        // From 3.13 on the last function prints an exception, and other threads run meanwhile.
         let found = py
             .PySys_GetOptionalAttrString(name.as_ptr(), &mut value)
             .or_else(|| py._PySys_GetOptionalAttrString(name.as_ptr(), &mut value));
@@ -184,10 +191,10 @@ pub(super) unsafe fn sys(py: &'static Api, name: &CStr) -> Option<Owned> {
     }
 }
 
-/// A function of ours that Python calls.
+/// A function of the library that Python calls.
 pub(crate) struct MethodDef(PyMethodDef);
 
-// SAFETY: CPython only reads it, and so do we.
+// SAFETY: CPython only reads the definition, and so does the library.
 unsafe impl Sync for MethodDef {}
 
 impl MethodDef {
@@ -209,14 +216,14 @@ impl MethodDef {
         MethodDef::new(name, function, METH_O, doc)
     }
 
-    /// It is called with a tuple, and a dict or NULL.
+    /// Defines a function that is called with a tuple, and a dict or NULL.
     pub(crate) const fn any_arguments(
         name: &'static CStr,
         function: PyCFunctionWithKeywords,
         doc: &'static CStr,
     ) -> MethodDef {
         const METH_VARARGS_KEYWORDS: c_int = 0x0001 | 0x0002;
-        // SAFETY: with these flags CPython calls it as what it is.
+        // SAFETY: with these flags CPython calls the function with its own type.
         let function =
             unsafe { std::mem::transmute::<PyCFunctionWithKeywords, PyCFunction>(function) };
         MethodDef::new(name, function, METH_VARARGS_KEYWORDS, doc)
@@ -236,23 +243,24 @@ impl MethodDef {
         })
     }
 
-    /// The function as an object, bound to `this`. `None`: out of memory, with an exception.
+    /// Returns the function as an object, bound to `this`. Returns `None` if there is no memory, with an exception
+    /// set.
     ///
     /// # Safety
     /// The calling thread is attached.
     pub(crate) unsafe fn function(&'static self, py: &'static Api, this: &Owned) -> Option<Owned> {
         let method = std::ptr::from_ref(&self.0).cast_mut();
-        // SAFETY: attached, says the caller; the definition is never freed.
+        // SAFETY: attached, by this function's contract. The definition is never freed.
         unsafe { Owned::new(py, py.PyCFunction_NewEx(method, this.object, null_mut())) }
     }
 }
 
-/// A new tuple. `None`: out of memory, with an exception.
+/// Makes a new tuple. Returns `None` if there is no memory, with an exception set.
 ///
 /// # Safety
 /// The calling thread is attached.
 pub(crate) unsafe fn tuple(py: &'static Api, items: &[&Owned]) -> Option<Owned> {
-    // SAFETY: attached, says the caller; the tuple takes over the references made for it.
+    // SAFETY: attached, by this function's contract. The tuple takes over the references that are made for it.
     unsafe {
         let tuple = Owned::new(py, py.PyTuple_New(items.len() as isize))?;
         for (index, item) in items.iter().enumerate() {
@@ -263,14 +271,14 @@ pub(crate) unsafe fn tuple(py: &'static Api, items: &[&Owned]) -> Option<Owned> 
     }
 }
 
-/// Puts the exception that is set now back when dropped, whatever happened in between.
+/// Takes the exception that is set now, and sets it again when dropped, whatever happened in between.
 pub(crate) struct KeepException(Option<Exception>);
 
 impl KeepException {
     /// # Safety
-    /// The thread is attached, and still is when the value is dropped.
+    /// The thread is attached. It is still attached when the value is dropped.
     pub(crate) unsafe fn new(py: &'static Api) -> Self {
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         KeepException(Some(unsafe { Exception::take(py) }))
     }
 }
@@ -283,31 +291,33 @@ impl Drop for KeepException {
     }
 }
 
-/// An exception that CPython raised, for somebody to set again. Lives only while its thread is attached.
+/// An exception that CPython raised, kept to be set again. It lives only while its thread is attached.
 pub(crate) struct Exception {
     py: &'static Api,
     parts: [*mut PyObject; 3],
 }
 
 impl Exception {
-    /// The one that is set, which is not any more.
+    /// Takes the exception that is set. After that no exception is set.
     ///
     /// # Safety
     /// The thread is attached.
     pub(crate) unsafe fn take(py: &'static Api) -> Exception {
         let mut parts = [null_mut(); 3];
         let [kind, value, trace] = &mut parts;
-        // SAFETY: attached; the three places are valid.
+        // SAFETY: attached, by this function's contract. The three places are valid.
         unsafe { py.PyErr_Fetch(kind, value, trace) };
         Exception { py, parts }
     }
 
-    /// Whether it was raised with this text.
+    /// Returns whether the exception was raised with this text.
     pub(crate) fn has_text(&self, text: &[u8]) -> bool {
-        // SAFETY: attached, as `self` lives, which has references to its parts. The item is borrowed from a tuple.
+        // SAFETY: the thread is attached while `self` lives, and `self` has references to its parts. The item is
+        // borrowed from a tuple.
         unsafe {
             let Some(value) = Owned::of_borrowed(self.py, self.parts[1]) else { return false };
-            // Raised by C code, the text itself may be there, for the exception to be made with.
+            // If C code raised the exception, the text itself may be there. CPython makes the exception from it
+            // later.
             let of_exception = value.attribute(c"args").and_then(|arguments| {
                 let first = self.py.PyTuple_GetItem(arguments.as_ptr(), 0);
                 Owned::of_borrowed(self.py, first)
@@ -320,7 +330,7 @@ impl Exception {
 
     pub(crate) fn set(mut self) {
         let [kind, value, trace] = std::mem::replace(&mut self.parts, [null_mut(); 3]);
-        // SAFETY: attached, as `self` lives; gives the three references away.
+        // SAFETY: the thread is attached while `self` lives. `PyErr_Restore` takes over the three references.
         unsafe { self.py.PyErr_Restore(kind, value, trace) }
     }
 }
@@ -328,7 +338,7 @@ impl Exception {
 impl Drop for Exception {
     fn drop(&mut self) {
         for part in self.parts {
-            // It may be NULL.
+            // A part may be NULL.
             drop(Owned::new(self.py, part));
         }
     }

@@ -1,7 +1,7 @@
-//! Where a thread's own thread state, and the attached one, can be read, for the seatbelt's commonest calls.
+//! Reads a thread's own thread state and the attached one, for the seatbelt's commonest calls.
 //!
-//! As [`Glance`](super::glance::Glance), which is for PEP 788's calls: that there is one means more, and it is missing where
-//! CPython has the calls itself, or guards are traced.
+//! [`Glance`](super::glance::Glance) does the same for PEP 788's calls. A `Glance` says more, and there is none where
+//! CPython serves the calls itself, or where guards are traced.
 
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
@@ -11,38 +11,41 @@ use super::current::{current_word, PER_THREAD};
 use super::gilstate_slot::gilstate_key;
 use super::{glance, word};
 
-// Release and Acquire: who sees by `PLACE` or `HOLDER` knows what its caller of `learn` knew. Relaxed, all else: what is
-// read of CPython is the thread's own, or compared with that.
+// Release and Acquire: they pair on `PLACE` and `HOLDER`. A thread that sees one of them set knows what the caller of
+// `learn` knew.
+// Relaxed, everywhere else: what is read of CPython is the thread's own, or it is compared with that.
 
-/// From 3.12 on: where a thread has the attached one, see `word.rs`. 0: not known.
+/// From 3.12 on: the place where a thread has its attached thread state, see `word.rs`. 0 if it is not known.
 static PLACE: AtomicIsize = AtomicIsize::new(0);
-/// Two of which one is that place, as long as it is not known which.
+/// Two places, while it is not known which of them is `PLACE`.
 static CANDIDATES: [AtomicIsize; 2] = [const { AtomicIsize::new(0) }; 2];
 
-/// Up to 3.11: where CPython has the thread state that holds the GIL. NULL: not known.
+/// Up to 3.11: where CPython has the thread state that holds the GIL. NULL if that is not known.
 static HOLDER: AtomicPtr<AtomicPtr<PyThreadState>> = AtomicPtr::new(null_mut());
 
-/// The key under which a thread has what `PyGILState` takes for its own; and where it has that, likewise, or 0.
+/// `KEY` is the key under which a thread has what `PyGILState` takes for its own thread state. `OWN` is the place
+/// where a thread has that, as in `word.rs`, or 0.
 static KEY: AtomicU32 = AtomicU32::new(0);
 static OWN: AtomicIsize = AtomicIsize::new(0);
 
-/// Whether a run of Python has ended. In the next one, threads still have values of the first.
+/// Whether a run of Python has ended. In the next run, threads still have values of the first one.
 static IS_OVER: AtomicUsize = AtomicUsize::new(0);
 
-/// What is attached to this thread, and known to `PyGILState`; NULL for nothing. `None`: that cannot be seen, but
-/// [`attached_by_key`] may tell.
+/// Returns what is attached to this thread and known to `PyGILState`, or NULL if nothing is attached. Returns `None`
+/// if that cannot be seen; then [`attached_by_key`] may tell.
 #[inline(always)]
 pub(crate) fn attached() -> Option<*mut PyThreadState> {
     let place = PLACE.load(Ordering::Acquire);
     if place != 0 {
-        // SAFETY: found in `learn`.
+        // SAFETY: `learn` found this place.
         return Some(unsafe { word::read(place) });
     }
     let holder = holder()?;
     (holder.is_null() || holder == own_by_place()?).then_some(holder)
 }
 
-/// The same up to 3.11, by a call. Under the key of an earlier run of Python may be anything that is not attached.
+/// Up to 3.11: returns the same, by a call. Under the key of an earlier run of Python there may be anything that is
+/// not attached.
 pub(crate) fn attached_by_key() -> Option<*mut PyThreadState> {
     let holder = holder()?;
     // SAFETY: any key may be asked for.
@@ -50,7 +53,7 @@ pub(crate) fn attached_by_key() -> Option<*mut PyThreadState> {
     (holder.is_null() || holder == own().cast()).then_some(holder)
 }
 
-/// Up to 3.11: the thread state that holds the GIL, of whichever thread; NULL for none.
+/// Up to 3.11: returns the thread state that holds the GIL, or NULL if none does. It may belong to any thread.
 #[inline(always)]
 fn holder() -> Option<*mut PyThreadState> {
     // SAFETY: NULL, or a word of CPython's.
@@ -61,24 +64,25 @@ fn holder() -> Option<*mut PyThreadState> {
 #[inline(always)]
 fn own_by_place() -> Option<*mut PyThreadState> {
     let place = OWN.load(Ordering::Relaxed);
-    // SAFETY: found in `learn`.
+    // SAFETY: `learn` found this place.
     (place != 0).then(|| unsafe { word::read(place) })
 }
 
-/// What `PyGILState` takes for this thread's thread state; NULL for none.
+/// Returns what `PyGILState` takes for this thread's thread state, or NULL if there is none.
 #[inline(always)]
 pub(crate) fn own(py: &'static Api) -> *mut PyThreadState {
-    // SAFETY: reads thread-local storage only.
+    // SAFETY: the call only reads thread-local storage.
     own_by_place().unwrap_or_else(|| unsafe { py.PyGILState_GetThisThreadState() })
 }
 
-/// `end_is_seen`: [`forget_run`] will be called at the end of this run of Python.
+/// Learns where the thread states can be read. `end_is_seen` says that [`forget_run`] will be called at the end of
+/// this run of Python.
 ///
 /// # Safety
 /// `state` is attached to the calling thread, and known to `PyGILState`.
 #[cold]
 pub(crate) unsafe fn learn(py: &'static Api, state: *mut PyThreadState, end_is_seen: bool) {
-    /// So often in vain: what stood in the way the first time may have been a coincidence.
+    /// The number of attempts that may fail. What stood in the way the first time may have been a coincidence.
     const TIMES: usize = 8;
     static IN_VAIN: AtomicUsize = AtomicUsize::new(0);
     if attached().or_else(attached_by_key).is_some()
@@ -87,7 +91,7 @@ pub(crate) unsafe fn learn(py: &'static Api, state: *mut PyThreadState, end_is_s
     {
         return;
     }
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
         if !glance::has_interpreter_where_expected(py, state) {
             IN_VAIN.fetch_add(1, Ordering::Relaxed);
@@ -118,10 +122,10 @@ pub(crate) unsafe fn learn(py: &'static Api, state: *mut PyThreadState, end_is_s
     }
 }
 
-/// From then on `PyGILState` has its thread states where the attached ones are.
+/// From this version on `PyGILState` has its thread states where the attached ones are.
 const USES_NO_KEY: u16 = 0x030f;
 
-/// For a thread with nothing attached that had something attached before: of two places that is the empty one.
+/// Chooses, of the two places, the empty one. For a thread with nothing attached that had something attached before.
 #[cold]
 pub(crate) fn choose_place() {
     let mut places = [0; 2];
@@ -131,7 +135,7 @@ pub(crate) fn choose_place() {
     }
 }
 
-/// A run of Python comes to its end.
+/// Forgets the run of Python that comes to its end.
 pub(crate) fn forget_run() {
     IS_OVER.store(1, Ordering::Relaxed);
     OWN.store(0, Ordering::Relaxed);

@@ -1,5 +1,7 @@
-//! What the library knows of the thread states of each version: how to make one without `PyThreadState_New`, which is
-//! redirected, and where one counts the calls of `PyGILState_Ensure` that it is in.
+//! Makes, deletes and counts in thread states, which works differently in each version of CPython.
+//!
+//! The library makes thread states without `PyThreadState_New`, which is redirected. It also knows where a thread
+//! state counts the calls of `PyGILState_Ensure` that it is in.
 
 use std::ffi::{c_int, c_void, CStr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,16 +12,18 @@ use super::find::{self, Finder};
 use crate::patch::original;
 use crate::support::kept::Kept;
 
-/// What `PyThreadState_New` consists of.
+/// The functions that `PyThreadState_New` consists of.
 enum Parts {
-    /// Makes one, and binds it to the thread.
+    /// The first function makes a thread state. The second one binds it to the thread.
     TwoSteps(&'static CStr, &'static CStr),
-    /// Does both. Its second argument is what the thread state is for; 0 is not known, as there.
+    /// One function does both. Its second argument says what the thread state is for. Like `PyThreadState_New`, the
+    /// library passes 0, which means that this is not known.
     One(&'static CStr),
 }
 
-/// In bytes. It is `gilstate_counter` of `struct _ts` in `Include/cpython/pystate.h`, which pybind11 and cffi write too: so it
-/// does not move within a minor version. At the end of each line, where it is in that file.
+/// Returns where the count is, in bytes. The count is `gilstate_counter` of `struct _ts` in
+/// `Include/cpython/pystate.h`. pybind11 and cffi write it too, so it does not move within a minor version. The end
+/// of each line says where it is in that file.
 fn counter(version: u16) -> Option<usize> {
     match version {
         0x0309 => Some(160), // 3.9.18: line 92
@@ -56,18 +60,18 @@ enum Maker {
     One(MakeBound),
 }
 
-/// How `PyThreadState_DeleteCurrent`, which is redirected, does it: in one step, so that whoever has the GIL next finds
-/// the thread state gone.
+/// How the library does the work of `PyThreadState_DeleteCurrent`, because that function is redirected. The work is
+/// one step, so that the next thread that has the GIL finds the thread state gone.
 #[derive(Clone, Copy)]
 enum Delete {
-    /// It is only this one, with the thread state for an argument (up to 3.12).
+    /// Up to 3.12: `PyThreadState_DeleteCurrent` only calls this function, with the thread state as the argument.
     Given(Bind),
-    /// A copy of it.
+    /// A copy of `PyThreadState_DeleteCurrent`.
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     Original(unsafe extern "C" fn()),
 }
 
-/// Thread states of the version that runs.
+/// What is known of thread states in the version that runs.
 pub(crate) struct States {
     counter: usize,
     maker: Maker,
@@ -75,7 +79,7 @@ pub(crate) struct States {
     delete: Option<Delete>,
 }
 
-/// Why they are not known.
+/// Why nothing is known of thread states.
 pub(crate) enum Why {
     TooNew,
     Missing(&'static CStr),
@@ -83,10 +87,10 @@ pub(crate) enum Why {
 
 static STATES: Kept<States> = Kept::new();
 
-/// Of [`STATES`], for callers that know that they have been looked at.
+/// The counter of [`STATES`], for callers that know that [`look`] has been called.
 static COUNTER: AtomicUsize = AtomicUsize::new(0);
 
-/// Before the first of what follows.
+/// Looks up everything about thread states. Must be called before the functions below.
 pub(crate) fn look(py: &'static Api) -> Result<(), Why> {
     let states = of_version(py.version, find::address_of)?;
     COUNTER.store(states.counter, Ordering::Relaxed);
@@ -94,7 +98,8 @@ pub(crate) fn look(py: &'static Api) -> Result<(), Why> {
     Ok(())
 }
 
-/// Looks at nothing but where functions are: so it may be asked of a CPython that is not complete yet.
+/// Looks up what the library needs for a version. It only looks at where functions are, so it may be used for a
+/// CPython that is not complete yet.
 pub(crate) fn of_version(version: u16, find: Finder) -> Result<States, Why> {
     let counter = counter(version).ok_or(Why::TooNew)?;
     let find = |name: &'static CStr| -> Result<*mut c_void, Why> {
@@ -105,7 +110,7 @@ pub(crate) fn of_version(version: u16, find: Finder) -> Result<States, Why> {
             Ok(found)
         }
     };
-    // SAFETY: the signatures that these have in the versions that they are looked for in.
+    // SAFETY: these functions have these signatures in the versions in which they are looked for.
     let maker = unsafe {
         match parts(version).ok_or(Why::TooNew)? {
             Parts::TwoSteps(make, bind) => Maker::TwoSteps(
@@ -118,11 +123,11 @@ pub(crate) fn of_version(version: u16, find: Finder) -> Result<States, Why> {
         }
     };
     let name = if version < 0x030d { c"_Py_IsFinalizing" } else { c"Py_IsFinalizing" };
-    // SAFETY: the signature that both have.
+    // SAFETY: both functions have this signature.
     let is_finalizing = unsafe { std::mem::transmute::<*mut c_void, IsFinalizing>(find(name)?) };
     let delete = if version < 0x030d {
         let found = find(c"_PyThreadState_DeleteCurrent").ok();
-        // SAFETY: the signature that it has in these versions.
+        // SAFETY: the function has this signature in these versions.
         found.map(|it| Delete::Given(unsafe { std::mem::transmute::<*mut c_void, Bind>(it) }))
     } else {
         original(find(c"PyThreadState_DeleteCurrent")?)
@@ -133,7 +138,7 @@ pub(crate) fn of_version(version: u16, find: Finder) -> Result<States, Why> {
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn original(entry: *mut c_void) -> Option<Delete> {
     let copy = original::of(entry)?;
-    // SAFETY: it does what that function does, which has this signature.
+    // SAFETY: the copy does what that function does, and that function has this signature.
     Some(Delete::Original(unsafe { std::mem::transmute::<usize, unsafe extern "C" fn()>(copy) }))
 }
 
@@ -147,7 +152,7 @@ pub(crate) fn get() -> &'static States {
     STATES.get().unwrap_or_else(look_late)
 }
 
-/// CPython came late, and this is the first call that comes to the library.
+/// Completes a CPython that came late, at the first call that comes to the library.
 #[cold]
 fn look_late() -> &'static States {
     if let Some(late) = find::late() {
@@ -156,25 +161,27 @@ fn look_late() -> &'static States {
     STATES.get().unwrap_or_else(|| find::fatal("PyGILState_Ensure", "not redirected"))
 }
 
-/// Where a thread state has its count, in bytes: for callers that saw a thread state by [`sight`](super::sight).
+/// Returns where a thread state has its count, in bytes. For callers that saw a thread state by
+/// [`sight`](super::sight).
 #[inline(always)]
 pub(crate) fn counter_in_sight() -> usize {
-    // Relaxed: set before that learned anything, which it published.
+    // Relaxed: the value was set before `sight` learned anything, and `sight` published what it learned.
     COUNTER.load(Ordering::Relaxed)
 }
 
-/// Where they have been looked at.
+/// Returns what is known of thread states, if [`look`] has been called.
 pub(crate) fn known() -> Option<&'static States> {
     STATES.get()
 }
 
 impl States {
-    /// As `PyThreadState_New`.
+    /// Makes a thread state, as `PyThreadState_New` does.
     ///
     /// # Safety
     /// The interpreter does not end meanwhile.
     pub(crate) unsafe fn make(&self, interpreter: *mut PyInterpreterState) -> *mut PyThreadState {
-        // SAFETY: the interpreter does not end meanwhile, says the caller; the functions are CPython's, of these types.
+        // SAFETY: the interpreter does not end meanwhile, by this function's contract. The functions are CPython's,
+        // and they have these types.
         unsafe {
             match self.maker {
                 Maker::One(make) => make(interpreter, 0),
@@ -189,12 +196,14 @@ impl States {
         }
     }
 
-    /// As `PyThreadState_DeleteCurrent`. `false`: not here, as that cannot be had.
+    /// Does what `PyThreadState_DeleteCurrent` does. Returns `false`, and does nothing, if there is no function for
+    /// it.
     ///
     /// # Safety
     /// The thread state is attached to the calling thread, and cleared.
     pub(crate) unsafe fn delete_current(&self, state: *mut PyThreadState) -> bool {
-        // SAFETY: attached and cleared, says the caller; the functions are CPython's, of these types.
+        // SAFETY: attached and cleared, by this function's contract. The functions are CPython's, and they have these
+        // types.
         unsafe {
             match self.delete {
                 Some(Delete::Given(delete)) => delete(state),
@@ -209,19 +218,19 @@ impl States {
         true
     }
 
-    /// Whether Python is being finalized. Where it is not, and nobody is let in, it may be `Py_Initialize` that
-    /// asks, for the next run.
+    /// Returns whether Python is being finalized. If it is not, and no thread is let in, the caller may be
+    /// `Py_Initialize`, for the next run.
     pub(crate) fn are_going(&self) -> bool {
-        // SAFETY: may be called by any thread at any time.
+        // SAFETY: any thread may make this call at any time.
         unsafe { (self.is_finalizing)() != 0 }
     }
 
-    /// The count in a thread state.
+    /// Returns where a thread state has its count.
     ///
     /// # Safety
-    /// `state` is the calling thread's own, and exists. The result is good for as long as that.
+    /// `state` is the calling thread's own, and exists. The result is good as long as the thread state exists.
     pub(crate) unsafe fn count(&self, state: *mut PyThreadState) -> *mut c_int {
-        // SAFETY: within the thread state.
+        // SAFETY: the count is within the thread state.
         unsafe { state.byte_add(self.counter).cast() }
     }
 }

@@ -1,20 +1,20 @@
-//! Python's standard streams.
+//! Flushes Python's standard streams, takes their locks for a moment, and replaces the streams.
 
 use std::ffi::CStr;
 
 use super::api::Api;
 use super::objects::{loaded_module, sys, tuple, KeepException, Owned};
 
-/// Where the classes of streams are. Python has it before it has streams.
+/// The module that has the classes of streams. Python has this module before it has streams.
 const IO: &CStr = c"_io";
 
-/// Flushes `sys.stdout` and `sys.stderr`. What a stream raises comes again when CPython flushes it.
+/// Flushes `sys.stdout` and `sys.stderr`. What a stream raises comes again when CPython flushes the stream.
 ///
 /// # Safety
 /// The calling thread is attached.
 pub(crate) unsafe fn flush(py: &'static Api) {
     for name in [c"stdout", c"stderr"] {
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         unsafe {
             let _exception = KeepException::new(py);
             let flush = there(py, name).and_then(|stream| stream.attribute(c"flush"));
@@ -24,16 +24,16 @@ pub(crate) unsafe fn flush(py: &'static Api) {
     }
 }
 
-/// Takes and gives back the locks of the streams' buffers. Gives up the GIL only if it has to wait for one.
+/// Takes the locks of the streams' buffers, and gives them back. Gives up the GIL only if it has to wait for a lock.
 ///
 /// # Safety
 /// The calling thread is attached.
 pub(crate) unsafe fn take_locks_for_a_moment(py: &'static Api) {
     for name in [c"stdout", c"stderr", c"__stdout__", c"__stderr__"] {
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         unsafe {
             let _exception = KeepException::new(py);
-            // Nothing is written, not even what is in the buffer.
+            // This writes nothing, not even what is in the buffer.
             let written = there(py, name).and_then(|stream| {
                 let buffer = buffer_of(&loaded_module(py, IO)?, &stream)?;
                 let text = Owned::new(py, py.PyUnicode_FromString(c"".as_ptr()))?;
@@ -46,17 +46,19 @@ pub(crate) unsafe fn take_locks_for_a_moment(py: &'static Api) {
     }
 }
 
-/// Has `sys` have new streams, on the same files, for `stdout`, `stderr`, `__stdout__` and `__stderr__`. The old ones are never
-/// freed, since that needs their locks. One that is not an `io.TextIOWrapper` with an `io.BufferedWriter` stays.
+/// Gives `sys` new streams, on the same files, for `stdout`, `stderr`, `__stdout__` and `__stderr__`. The old streams
+/// are never freed, because that needs their locks. A stream that is not an `io.TextIOWrapper` with an
+/// `io.BufferedWriter` stays.
 ///
 /// # Safety
-/// The calling thread is attached. It has not given up the GIL when this returns, after the first of them was replaced.
+/// The calling thread is attached. From the moment when the first stream is replaced until this function returns, it
+/// does not give up the GIL.
 pub(crate) unsafe fn renew(py: &'static Api) {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
         let _exception = KeepException::new(py);
         let pairs = [(c"stdout", c"__stdout__"), (c"stderr", c"__stderr__")];
-        // All are made before one is in use: other threads may run meanwhile.
+        // All new streams are made before one of them is in use, because other threads may run meanwhile.
         let renewed = pairs.map(|(name, first)| {
             let old = there(py, name).or_else(|| there(py, first))?;
             let new = copy(py, &old);
@@ -76,21 +78,22 @@ pub(crate) unsafe fn renew(py: &'static Api) {
     }
 }
 
-/// A stream of `sys`. `None`: there is none, or it is `None`.
+/// Returns a stream of `sys`. Returns `None` if there is no such stream, or if it is Python's `None`.
 ///
 /// # Safety
 /// The calling thread is attached.
 unsafe fn there(py: &'static Api, name: &CStr) -> Option<Owned> {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe { sys(py, name).filter(|stream| !py.is_none(stream.as_ptr())) }
 }
 
-/// A stream like this one, with a buffer of its own, on the same file. `None`: it is of another kind, or an exception is set.
+/// Makes a stream like this one, with a buffer of its own, on the same file. Returns `None` if the stream is of
+/// another kind, or if an exception is set.
 ///
 /// # Safety
 /// The calling thread is attached.
 unsafe fn copy(py: &'static Api, stream: &Owned) -> Option<Owned> {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
         let io = loaded_module(py, IO)?;
         let raw = buffer_of(&io, stream)?.attribute(c"raw")?;
@@ -110,7 +113,7 @@ unsafe fn copy(py: &'static Api, stream: &Owned) -> Option<Owned> {
     }
 }
 
-/// The buffer of a stream, if they are exactly of CPython's own classes.
+/// Returns the buffer of a stream, if the stream and the buffer are exactly of CPython's own classes.
 fn buffer_of(io: &Owned, stream: &Owned) -> Option<Owned> {
     let is_a = |object: &Owned, class: &CStr| {
         let (class, own) = (io.attribute(class), object.attribute(c"__class__"));

@@ -1,4 +1,4 @@
-//! How often a thread that waits for the GIL wakes to ask its holder for it (`sys.setswitchinterval`).
+//! How often a thread that waits for the GIL wakes to ask the GIL's holder for it (`sys.setswitchinterval`).
 
 use std::ffi::CStr;
 use std::time::Duration;
@@ -6,15 +6,16 @@ use std::time::Duration;
 use super::api::Api;
 use super::objects::{sys, KeepException, Owned};
 
-/// Makes the interval of the attached interpreter's GIL at least so long, and gives the one it had. `None`: it was as
-/// long, or it cannot be told or changed.
+/// Makes the switch interval of the attached interpreter's GIL at least this long, and returns the interval that it
+/// had. Returns `None` if it was this long already, or if it cannot be read or changed.
 ///
-/// These are builtin functions of CPython's: none of them runs Python code, where the thread might lose the GIL.
+/// The functions that this file calls are builtin functions of CPython. None of them runs Python code, where the
+/// thread might lose the GIL.
 ///
 /// # Safety
 /// The thread is attached.
 pub(crate) unsafe fn lengthen(py: &'static Api, interval: Duration) -> Option<Duration> {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
         let _exception = KeepException::new(py);
         let before = get(py).filter(|before| *before < interval);
@@ -27,7 +28,7 @@ pub(crate) unsafe fn lengthen(py: &'static Api, interval: Duration) -> Option<Du
 /// # Safety
 /// The thread is attached.
 pub(crate) unsafe fn restore(py: &'static Api, interval: Duration) {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
         let _exception = KeepException::new(py);
         set(py, interval);
@@ -38,7 +39,7 @@ pub(crate) unsafe fn restore(py: &'static Api, interval: Duration) {
 /// # Safety
 /// The thread is attached.
 unsafe fn get(py: &'static Api) -> Option<Duration> {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     let seconds = unsafe {
         let interval = builtin(py, c"getswitchinterval")?.call(None)?;
         py.PyFloat_AsDouble(interval.as_ptr())
@@ -49,7 +50,7 @@ unsafe fn get(py: &'static Api) -> Option<Duration> {
 /// # Safety
 /// The thread is attached.
 unsafe fn set(py: &'static Api, interval: Duration) -> bool {
-    // SAFETY: attached, says the caller; the reference is ours.
+    // SAFETY: attached, by this function's contract. The reference to `seconds` is owned.
     unsafe {
         let seconds = Owned::new(py, py.PyFloat_FromDouble(interval.as_secs_f64()));
         let function = builtin(py, c"setswitchinterval");
@@ -57,12 +58,13 @@ unsafe fn set(py: &'static Api, interval: Duration) -> bool {
     }
 }
 
-/// A function of `sys`, if it is one of C's, as CPython's own is.
+/// Returns a function of `sys` if it is a C function, as CPython's own is.
 ///
 /// # Safety
 /// The thread is attached.
 unsafe fn builtin(py: &'static Api, name: &CStr) -> Option<Owned> {
-    // SAFETY: attached, says the caller. Of any other object CPython tells that it is no such function.
+    // SAFETY: attached, by this function's contract. For any other object CPython reports that it is no such
+    // function.
     unsafe {
         let function = sys(py, name)?;
         (!py.PyCFunction_GetFunction(function.as_ptr()).is_null()).then_some(function)

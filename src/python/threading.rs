@@ -1,5 +1,6 @@
-//! What the library asks of Python's `threading`, if a program has loaded it. Nothing here
-//! imports it, and nothing here but `watch` leaves an exception set.
+//! What the library asks of Python's `threading`, if a program has loaded it.
+//!
+//! Nothing here imports `threading`. Only `watch` leaves an exception set.
 
 use std::ffi::{c_ulong, CStr};
 use std::ptr::null_mut;
@@ -10,27 +11,27 @@ use super::objects::{loaded_module, KeepException, MethodDef, Owned};
 
 const THREADING: &CStr = c"threading";
 
-/// Whether the exit has begun: `threading._shutdown()` comes before the exit callbacks. `None`:
-/// nobody to ask.
+/// Returns whether the exit has begun: `threading._shutdown()` comes before the exit callbacks. Returns `None` if
+/// `threading` cannot be asked.
 ///
 /// # Safety
 /// The calling thread is attached.
 pub(crate) unsafe fn is_shutting_down(py: &'static Api) -> Option<bool> {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     let threading = unsafe { loaded_module(py, THREADING) }?;
     Some(threading.attribute(c"_SHUTTING_DOWN")?.is_true())
 }
 
-/// `daemon` of this thread's `threading.Thread`; `None` if `threading` did not start it.
+/// Returns `daemon` of this thread's `threading.Thread`. Returns `None` if `threading` did not start this thread.
 ///
 /// # Safety
 /// The calling thread is attached.
 pub(crate) unsafe fn is_daemon(py: &'static Api) -> Option<bool> {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
         let _exception = KeepException::new(py);
         let threading = loaded_module(py, THREADING)?;
-        // Up to 3.12 whichever thread loads `threading` passes for the main one.
+        // Up to 3.12 the thread that loads `threading` counts as the main one, whichever thread it is.
         let main = threading.attribute(c"_main_thread")?;
         let thread = this_thread(py, &threading)?;
         if thread.as_ptr() == main.as_ptr() || is_dummy(&threading, &thread) {
@@ -40,13 +41,13 @@ pub(crate) unsafe fn is_daemon(py: &'static Api) -> Option<bool> {
     }
 }
 
-/// The kernel's numbers of the threads that `threading` started, as far as there is memory.
+/// Returns the kernel's numbers of the threads that `threading` started, as far as there is memory.
 ///
 /// # Safety
 /// The calling thread is attached.
 pub(crate) unsafe fn native_ids(py: &'static Api) -> Vec<u64> {
     let mut ids = Vec::new();
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe {
         let (Some(threading), Some(threads)) = (loaded_module(py, THREADING), all(py)) else {
             return ids;
@@ -62,22 +63,22 @@ pub(crate) unsafe fn native_ids(py: &'static Api) -> Vec<u64> {
     ids
 }
 
-/// The name of this thread's `threading.Thread`; `None` if there is none.
+/// Returns the name of this thread's `threading.Thread`. Returns `None` if there is none.
 ///
 /// # Safety
 /// The calling thread is attached.
 pub(crate) unsafe fn name(py: &'static Api) -> Option<Owned> {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe { this_thread(py, &loaded_module(py, THREADING)?)?.attribute(c"_name") }
 }
 
-/// This thread's `threading.Thread`. Leaves no exception.
+/// Returns this thread's `threading.Thread`. Leaves no exception set.
 ///
 /// # Safety
 /// The calling thread is attached.
 unsafe fn this_thread(py: &'static Api, threading: &Owned) -> Option<Owned> {
     let active = threading.attribute(c"_active")?;
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     let ident = unsafe {
         let ident = py.PyLong_FromUnsignedLong(py.PyThread_get_thread_ident());
         or_cleared(py, Owned::new(py, ident))?
@@ -86,13 +87,12 @@ unsafe fn this_thread(py: &'static Api, threading: &Owned) -> Option<Owned> {
 }
 
 fn is_daemon_thread(thread: &Owned) -> Option<bool> {
-    // Not the property `daemon`, which runs Python code.
+    // The property `daemon` is not read, because that runs Python code.
     Some(thread.attribute(c"_daemonic")?.is_true())
 }
 
-/// The threads that the exit joins by itself: those that are there when it begins to. One that
-/// is alive after that was left behind on purpose, by a Ctrl-C; one that comes later is joined
-/// by nobody but us.
+/// The threads that the exit joins by itself: those that exist when it begins to join. If one of them is alive after
+/// that, a Ctrl-C left it behind on purpose. A thread that comes later is joined by nobody but this library.
 pub(crate) struct JoinedByExit {
     threads: Owned,
 }
@@ -100,10 +100,11 @@ pub(crate) struct JoinedByExit {
 static NOTE_THREADS: MethodDef =
     MethodDef::no_arguments(c"pep788_note_threads", note_threads, c"Notes the threads there are.");
 
-/// Called with the list, at the beginning of `threading._shutdown()`.
+/// Notes the threads in the list that it is called with. CPython calls it at the beginning of
+/// `threading._shutdown()`.
 unsafe extern "C" fn note_threads(list: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
     let Some(py) = get() else { return null_mut() };
-    // SAFETY: CPython calls this attached, with the list.
+    // SAFETY: CPython calls this function attached, with the list.
     unsafe {
         let threads = all(py);
         for thread in threads.iter().flat_map(Owned::items) {
@@ -116,26 +117,27 @@ unsafe extern "C" fn note_threads(list: *mut PyObject, _: *mut PyObject) -> *mut
 }
 
 impl JoinedByExit {
-    /// Has the threads noted when the exit begins. `None`: out of memory, with an exception.
+    /// Makes `threading` note the threads when the exit begins. Returns `None` if there is no memory, with an
+    /// exception set.
     ///
     /// # Safety
     /// The calling thread is attached.
     pub(crate) unsafe fn watch(py: &'static Api) -> Option<JoinedByExit> {
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         unsafe {
             let threads = Owned::new(py, py.PyList_New(0))?;
             let note = NOTE_THREADS.function(py, &threads)?;
             let register = loaded_module(py, THREADING)
                 .and_then(|threading| threading.attribute(c"_register_atexit"));
             if register.is_some_and(|register| register.call(Some(&note)).is_none()) {
-                // The exit has begun; `late` makes up for it.
+                // The exit has begun already. `late_thread` makes up for that.
                 py.PyErr_Clear();
             }
             Some(JoinedByExit { threads })
         }
     }
 
-    /// As an object to keep, and back from it.
+    /// Returns the threads as an object that can be kept. `from_object` makes the value from that object again.
     pub(crate) fn as_object(&self) -> &Owned {
         &self.threads
     }
@@ -144,13 +146,13 @@ impl JoinedByExit {
         JoinedByExit { threads }
     }
 
-    /// A thread to be joined that came after those, and is not over. If nobody noted them, because
-    /// `threading` was loaded late, they are those of the first call.
+    /// Returns a thread that is to be joined, that came after the noted threads, and that is not over. If no threads
+    /// were noted, because `threading` was loaded late, the first call of this function notes those that exist then.
     ///
     /// # Safety
     /// The calling thread is attached.
     pub(crate) unsafe fn late_thread(&self, py: &'static Api) -> Result<Option<Owned>, NotTold> {
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         unsafe {
             let Some(threading) = loaded_module(py, THREADING) else { return Ok(None) };
             let main = threading.attribute(c"_main_thread").ok_or(NotTold)?;
@@ -169,13 +171,13 @@ impl JoinedByExit {
         self.threads.items().any(|known| known.as_ptr() == thread.as_ptr())
     }
 
-    /// Whether such a thread is in its end, where `threading` does not list it any more. From 3.13 on
-    /// this waits for it.
+    /// Returns whether a late thread, as in `late_thread`, is ending, at a point where `threading` does not list it
+    /// any more. From 3.13 on this function waits for the thread.
     ///
     /// # Safety
     /// The calling thread is attached.
     pub(crate) unsafe fn is_one_ending(&self, py: &'static Api) -> Result<bool, NotTold> {
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         unsafe {
             let Some(threading) = loaded_module(py, THREADING) else { return Ok(false) };
             let main = threading.attribute(c"_main_thread").ok_or(NotTold)?;
@@ -187,19 +189,20 @@ impl JoinedByExit {
         }
     }
 
-    /// `true`: one that is not in its end came meanwhile. A Ctrl-C leaves them behind, as in the exit of
-    /// `threading` itself.
+    /// Joins the threads that are ending. Returns `true` if a thread that is not ending came meanwhile. A Ctrl-C
+    /// leaves the threads behind, as in the exit of `threading` itself.
     ///
     /// # Safety
     /// The calling thread is attached.
     unsafe fn join_those_ending(&self, threading: &Owned, main: &Owned) -> Result<bool, NotTold> {
         let py = threading.py;
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         unsafe {
             let join = loaded_module(py, c"_thread").and_then(|it| it.attribute(c"_shutdown"));
             let join = join.ok_or(NotTold)?;
-            // It joins all there are. So there must be no others: nobody would look after the wait
-            // as long as one of them runs. From here to there, no Python code lets one begin.
+            // `join` joins all threads that there are. So there must be no others: as long as one of them runs,
+            // nobody would look after the wait. From here to the call of `join`, no Python code runs that could start
+            // one.
             for dict in [c"_active", c"_limbo"] {
                 let dict = threading.attribute(dict).ok_or(NotTold)?;
                 let threads = Owned::new(py, py.PyDict_Values(dict.as_ptr()));
@@ -211,7 +214,7 @@ impl JoinedByExit {
                     return Ok(true);
                 }
             }
-            // Nor those that were left behind.
+            // There must also be none of those that were left behind.
             if self.threads.items().any(|known| is_awaited(threading, main, &known)) {
                 return Ok(false);
             }
@@ -220,15 +223,15 @@ impl JoinedByExit {
         }
     }
 
-    /// By the locks that [`is_over`] knows.
+    /// Returns whether a late thread is ending, by the locks that [`is_over`] knows.
     ///
     /// # Safety
     /// The calling thread is attached.
     unsafe fn is_one_locked(&self, threading: &Owned, main: &Owned) -> Result<bool, NotTold> {
         let py = threading.py;
-        // Of all threads that an exit joins.
+        // The locks of all threads that an exit joins.
         let locks = threading.attribute(c"_shutdown_locks").ok_or(NotTold)?;
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         let (locks, listed) = unsafe {
             let locks = Owned::new(py, py.PySequence_List(locks.as_ptr()));
             (or_cleared(py, locks).ok_or(NotTold)?, all(py).ok_or(NotTold)?)
@@ -236,7 +239,7 @@ impl JoinedByExit {
         let is_of = |lock: &Owned, thread: &Owned| {
             thread.attribute(c"_tstate_lock").is_some_and(|its| its.as_ptr() == lock.as_ptr())
         };
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         let here = |thread: &Owned| unsafe { !is_elsewhere(py, thread) };
         let is_late = |lock: &Owned| {
             !self.threads.items().any(|known| is_of(lock, &known))
@@ -249,37 +252,37 @@ impl JoinedByExit {
     }
 }
 
-/// Clears the exception if that failed.
+/// Clears the exception if there is no `result`.
 ///
 /// # Safety
 /// The calling thread is attached.
 unsafe fn or_cleared(py: &Api, result: Option<Owned>) -> Option<Owned> {
     if result.is_none() {
-        // SAFETY: attached, says the caller.
+        // SAFETY: attached, by this function's contract.
         unsafe { py.PyErr_Clear() };
     }
     result
 }
 
-/// `threading` could not be asked, for want of memory.
+/// `threading` could not be asked, because there is no memory.
 pub(crate) struct NotTold;
 
-/// Whether an exit has to wait for this thread.
+/// Returns whether an exit has to wait for this thread.
 fn is_awaited(threading: &Owned, main: &Owned, thread: &Owned) -> bool {
     thread.as_ptr() != main.as_ptr()
         && is_to_be_joined(threading, thread)
-        // SAFETY: attached while an `Owned` lives.
+        // SAFETY: the thread is attached while an `Owned` lives.
         && unsafe { is_elsewhere(thread.py, thread) }
         && is_over(thread) != Some(true)
 }
 
-/// Whether it is non-daemon, and `threading` started it.
+/// Returns whether the thread is non-daemon and `threading` started it.
 fn is_to_be_joined(threading: &Owned, thread: &Owned) -> bool {
     !is_dummy(threading, thread) && is_daemon_thread(thread) != Some(true)
 }
 
-/// Whether it stands for a thread that `threading` did not start. Where daemon threads are not
-/// allowed it passes for non-daemon, but nothing tells its end.
+/// Returns whether the object stands for a thread that `threading` did not start. Where daemon threads are not
+/// allowed, it counts as non-daemon, but nothing tells when that thread ends.
 fn is_dummy(threading: &Owned, thread: &Owned) -> bool {
     let class = thread.attribute(c"__class__");
     class.is_some_and(|class| {
@@ -287,34 +290,36 @@ fn is_dummy(threading: &Owned, thread: &Owned) -> bool {
     })
 }
 
-/// Whether it is another thread of the system's. What replaces `threading` may run several by turns in one of those, as gevent
-/// does: to wait for one that the calling thread runs would never end. One that is about to start has no numbers yet.
+/// Returns whether the thread is another thread of the system than the calling one. A replacement of `threading` may
+/// run several threads by turns in one thread of the system, as gevent does. A wait for one that the calling thread
+/// runs would never end. A thread that is about to start has no numbers yet.
 ///
 /// # Safety
 /// The calling thread is attached.
 unsafe fn is_elsewhere(py: &'static Api, thread: &Owned) -> bool {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     let is = |number: &CStr, own: c_ulong| unsafe {
         let number = thread.attribute(number).map(|it| py.PyLong_AsUnsignedLong(it.as_ptr()));
         let is_number = py.PyErr_Occurred().is_null();
         py.PyErr_Clear();
         is_number && number == Some(own)
     };
-    // SAFETY: both take nothing. The first one alone is right in a child of a fork, and the second one alone for gevent's.
+    // SAFETY: both functions take nothing. In a child of a fork only the first number is right. For gevent's threads
+    // only the second one is right.
     let (ident, id) =
         unsafe { (py.PyThread_get_thread_ident(), py.PyThread_get_thread_native_id()) };
     !is(c"_ident", ident) && !is(c"_native_id", id)
 }
 
-/// Whether a thread has come to its end, its thread state with it. `None`: cannot be asked, for want
-/// of memory.
+/// Returns whether a thread has come to its end, and its thread state with it. Returns `None` if it cannot be asked,
+/// because there is no memory.
 ///
-/// Asked again and again, as joining gets in others' way: up to 3.12 two threads that join the same
-/// one at a time can make each other fail, and a thread that is about to start cannot be joined.
+/// The exit asks again and again, because joining gets in the way of others. Up to 3.12 two threads that join the
+/// same thread at the same time can make each other fail. And a thread that is about to start cannot be joined.
 pub(crate) fn is_over(thread: &Owned) -> Option<bool> {
     let py = thread.py;
     if py.version >= 0x030d {
-        // Renamed in 3.14.
+        // The attribute was renamed in 3.14.
         let handle =
             thread.attribute(c"_os_thread_handle").or_else(|| thread.attribute(c"_handle"));
         return answers(&handle?, c"is_done");
@@ -322,8 +327,8 @@ pub(crate) fn is_over(thread: &Owned) -> Option<bool> {
     if !answers(&thread.attribute(c"_started")?, c"is_set")? {
         return Some(false);
     }
-    // A lock, which the thread has from before it says that it is started until its thread state is
-    // gone; then somebody may have replaced it by `None`.
+    // This is a lock. The thread has it from before it says that it is started until its thread state is gone. After
+    // that, other code may have replaced the lock by `None`.
     let lock = thread.attribute(c"_tstate_lock")?;
     if py.is_none(lock.as_ptr()) {
         return Some(true);
@@ -331,18 +336,18 @@ pub(crate) fn is_over(thread: &Owned) -> Option<bool> {
     answers(&lock, c"locked").map(|locked| !locked)
 }
 
-/// What a method without arguments says. `None`: it failed.
+/// Returns what a method without arguments says. Returns `None` if it failed.
 fn answers(object: &Owned, method: &CStr) -> Option<bool> {
     let answer = object.attribute(method)?.call(None);
-    // SAFETY: attached while an `Owned` lives.
+    // SAFETY: the thread is attached while an `Owned` lives.
     Some(unsafe { or_cleared(object.py, answer) }?.is_true())
 }
 
-/// The threads that `threading` knows, in a list. `None`: failed.
+/// Returns the threads that `threading` knows, in a list. Returns `None` if that failed.
 ///
 /// # Safety
 /// The calling thread is attached.
 unsafe fn all(py: &'static Api) -> Option<Owned> {
-    // SAFETY: attached, says the caller.
+    // SAFETY: attached, by this function's contract.
     unsafe { or_cleared(py, loaded_module(py, THREADING)?.attribute(c"enumerate")?.call(None)) }
 }

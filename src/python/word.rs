@@ -1,9 +1,8 @@
-//! From 3.12 on: where CPython has the thread state that is attached to a thread, to be read without
-//! a call.
+//! From 3.12 on: finds where CPython has the attached thread state, so that it is read without a call.
 //!
-//! It is a thread-local variable, of which only a function tells. Where it is in *static*
-//! thread-local storage, it is as far from the thread pointer in one thread as in the other, and a
-//! read takes one instruction.
+//! CPython keeps it in a thread-local variable, and only a function tells what is in that variable. If the variable
+//! is in *static* thread-local storage, it is as far from the thread pointer in one thread as in any other thread.
+//! Then a read takes one instruction.
 
 #[cfg(all(
     target_os = "linux",
@@ -18,30 +17,30 @@ mod imp {
     use super::super::api::{Api, PyThreadState};
 
     extern "C" {
-        /// A thread-local variable of libc's.
+        /// Returns the address of a thread-local variable of libc.
         fn __ctype_b_loc() -> *const *const u16;
     }
 
-    /// How far from the thread pointer it is, in bytes, if the second place is 0; or else, one of
-    /// these two is it. `None`: that is not known for sure.
+    /// Returns how far CPython's variable is from the thread pointer, in bytes. That is the first place if the second
+    /// one is 0. Otherwise it is one of the two. Returns `None` if that is not known for sure.
     ///
     /// # Safety
     /// `state` is attached to the calling thread.
     pub(crate) unsafe fn find(py: &Api, state: *mut PyThreadState) -> Option<[isize; 2]> {
         const WORD: usize = size_of::<usize>();
         let storage = storage_of(py.unchecked_current_itself() as usize)?;
-        // CPython's variable is one of the whole words with this value. On 3.15 another one is what
-        // `PyGILState` takes for it.
+        // CPython's variable is one of the whole words that have this value. On 3.15 another such word is what
+        // `PyGILState` takes for the thread's own thread state.
         let words = storage.start.next_multiple_of(WORD)..=storage.end.checked_sub(WORD)?;
         let mut same = words.step_by(WORD).filter(|word| {
-            // SAFETY: the storage of the calling thread, which only this thread changes.
+            // SAFETY: this is the storage of the calling thread, and only this thread changes it.
             (unsafe { (*word as *const *mut PyThreadState).read_volatile() }) == state
         });
         let (Some(one), other, None) = (same.next(), same.next(), same.next()) else { return None };
-        // Static storage is one block from the thread pointer on, and libc, which is never loaded
-        // late, has its variables in it. Not by `errno`: some programs put that elsewhere.
+        // Static storage is one block next to the thread pointer. libc is never loaded late, so it has its variables
+        // in that block. `errno` is not used here, because some programs put it elsewhere.
         let base = thread_pointer();
-        // SAFETY: no preconditions.
+        // SAFETY: `__ctype_b_loc` has no preconditions.
         let libc = unsafe { __ctype_b_loc() } as usize;
         let block = if libc < base { libc..base } else { base..libc };
         let is_static = block.contains(&one) && other.is_none_or(|other| block.contains(&other));
@@ -49,25 +48,26 @@ mod imp {
         is_static.then(|| [place(one), other.map_or(0, place)])
     }
 
-    /// How far from the thread pointer the value of a thread-specific `key` is, which has `value` in the calling thread.
-    /// `None`: that is not known for sure.
+    /// Returns how far from the thread pointer the value of a thread-specific `key` is. The key has `value` in the
+    /// calling thread. Returns `None` if that is not known for sure.
     ///
-    /// glibc has the first 32 in the thread's own record, next to the thread pointer on x86-64.
+    /// glibc has the first 32 values in the thread's own record, which is next to the thread pointer on x86-64.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn find_specific(key: libc::pthread_key_t, value: *mut c_void) -> Option<isize> {
         const FIRST: libc::pthread_key_t = 32;
-        /// In bytes: they begin after 784, have 16 each, and the record is longer than that.
+        /// In bytes: the values begin after byte 784, and each of them has 16 bytes. The record is longer than this
+        /// range.
         const WHERE: Range<usize> = 512..1536;
         if key >= FIRST {
             return None;
         }
         let places = || WHERE.step_by(size_of::<usize>()).map(|place| place as isize);
-        // SAFETY: words of the thread's record, which it has for life.
+        // SAFETY: these are words of the thread's record, which the thread has for its whole life.
         let has = |place: isize, value: *mut c_void| unsafe { read(place) }.cast() == value;
-        // A value of ours, which nothing else has, tells where the values of all keys are.
+        // A value of this library, which no other word has, shows where the values of all keys are.
         let mut own = 0;
         let mark = std::ptr::from_mut(&mut own).cast::<c_void>();
-        // SAFETY: the key is made here, and deleted here; nobody else knows it.
+        // SAFETY: the key is made here and deleted here. Nothing else knows it.
         let of_own = unsafe {
             if libc::pthread_key_create(&mut own, None) != 0 {
                 return None;
@@ -93,11 +93,10 @@ mod imp {
         found: Option<Range<usize>>,
     }
 
-    /// The addresses of the calling thread's storage for the library, or executable, that has this
-    /// code.
+    /// Returns the addresses of the calling thread's storage for the library or executable that contains this code.
     fn storage_of(code: usize) -> Option<Range<usize>> {
         let mut search = Search { code, found: None };
-        // SAFETY: `visit` has the type that is asked for, and `search` outlives the call.
+        // SAFETY: `visit` has the type that the loader asks for, and `search` outlives the call.
         unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(&mut search).cast()) };
         search.found
     }
@@ -107,10 +106,10 @@ mod imp {
         _size: libc::size_t,
         search: *mut c_void,
     ) -> c_int {
-        // SAFETY: the loader passes a valid record, and the search of `storage_of`.
+        // SAFETY: the loader passes a valid record, and the `Search` of `storage_of`.
         let (object, search) = unsafe { (&*object, &mut *search.cast::<Search>()) };
         let count = usize::from(object.dlpi_phnum);
-        // SAFETY: so many there are.
+        // SAFETY: the object has this number of headers.
         let headers = unsafe { std::slice::from_raw_parts(object.dlpi_phdr, count) };
         let has_it = headers.iter().any(|header| {
             let begin = (object.dlpi_addr + header.p_vaddr) as usize;
@@ -121,7 +120,7 @@ mod imp {
             return 0;
         }
         let storage = headers.iter().find(|header| header.p_type == libc::PT_TLS);
-        // NULL: this thread has none yet.
+        // The address is NULL if this thread has no storage for the object yet.
         if let Some(storage) = storage.filter(|_| !object.dlpi_tls_data.is_null()) {
             let begin = object.dlpi_tls_data as usize;
             search.found = Some(begin..begin + storage.p_memsz as usize);
@@ -132,7 +131,7 @@ mod imp {
     #[cfg(target_arch = "x86_64")]
     fn thread_pointer() -> usize {
         let base;
-        // SAFETY: where the thread pointer points, it is written down.
+        // SAFETY: the word at the thread pointer contains the thread pointer itself.
         unsafe {
             asm!(
                 "mov {base}, qword ptr fs:[0]",
@@ -147,7 +146,7 @@ mod imp {
     #[inline(always)]
     fn thread_pointer() -> usize {
         let base;
-        // SAFETY: reads a register.
+        // SAFETY: the instruction only reads a register.
         unsafe {
             asm!(
                 "mrs {base}, tpidr_el0",
@@ -158,15 +157,16 @@ mod imp {
         base
     }
 
-    /// What the calling thread has there.
+    /// Returns what the calling thread has at this place.
     ///
     /// # Safety
-    /// `place` comes from [`find`].
+    /// `place` comes from [`find`] or [`find_specific`].
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) unsafe fn read(place: isize) -> *mut PyThreadState {
         let word;
-        // SAFETY: a word that every thread has, says the caller. Not `pure`: CPython changes it.
+        // SAFETY: every thread has this word, by this function's contract. Not `pure`, because CPython changes the
+        // word.
         unsafe {
             asm!(
                 "mov {word}, qword ptr fs:[{place}]",
@@ -182,7 +182,8 @@ mod imp {
     #[inline(always)]
     pub(crate) unsafe fn read(place: isize) -> *mut PyThreadState {
         let word = thread_pointer().wrapping_add_signed(place) as *const *mut PyThreadState;
-        // SAFETY: a word that every thread has, says the caller. Volatile: CPython changes it.
+        // SAFETY: every thread has this word, by this function's contract. Volatile, because CPython changes the
+        // word.
         unsafe { word.read_volatile() }
     }
 }

@@ -1,19 +1,20 @@
-//! A CPython that comes late: a host of plugins loads it (`dlopen`) when this library is there already.
+//! Serves a CPython that comes late: a host of plugins loads it when this library is there already.
 //!
-//! *How the library learns of it.* The loader calls a function that does nothing, for debuggers, before and after it maps or
-//! unmaps objects (`r_brk` of `<link.h>`). If the seatbelt is asked for and there is no CPython, the library writes a jump
-//! there. So it learns of CPython under the loader's lock, before any thread can have called CPython.
+//! *How the library learns of it.* The host calls `dlopen`. The loader calls a function that does nothing, for
+//! debuggers, before and after it maps or unmaps objects (`r_brk` of `<link.h>`). If the seatbelt is asked for and
+//! there is no CPython, the library writes a jump there. So it learns of CPython under the loader's lock, before any
+//! thread can have called CPython.
 //!
-//! *CPython's code* is redirected at once. No thread runs it yet, so no thread has to stand still. glibc before 2.41 makes the call
-//! when objects are not relocated yet. So nothing is called in them, no slot is written, and names are looked up in their own
-//! tables, because the loader would not find them.
+//! *CPython's code* is redirected at once. No thread runs it yet, so no thread has to stand still. glibc before 2.41
+//! makes the call when objects are not relocated yet. So nothing is called in them, no slot is written, and names
+//! are looked up in their own tables, because the loader would not find them.
 //!
 //! *The rest* follows at the first call that comes to the library, or when the loader maps another object: CPython
-//! is relocated by then. From that first call on CPython stays loaded. If it is unloaded before, the library forgets it, and waits
-//! for the next one.
+//! is relocated by then. From that first call on CPython stays loaded. If it is unloaded before, the library forgets
+//! it, and waits for the next one.
 //!
-//! A CPython in a namespace of its own (`dlmopen`) is not seen here. If the kernel forbids the jump, the
-//! end of the process says so.
+//! A CPython in a namespace of its own (`dlmopen`) is not seen here. If the kernel forbids the jump, the library
+//! says so at the end of the process.
 
 use std::ffi::{c_int, c_void, CStr};
 use std::ptr::null_mut;
@@ -39,27 +40,28 @@ struct Debug {
     state: c_int,
 }
 
-/// Nothing is in the making. The other states are: objects are about to come, or to go.
+/// No change of the list of objects is under way. In the other states objects are about to come, or to go.
 const CONSISTENT: c_int = 0;
 
 static DEBUG: AtomicPtr<Debug> = AtomicPtr::new(null_mut());
 
-/// Of the CPython that came, and whose code is redirected.
+/// The tables of the CPython that came, and whose code is redirected.
 static FOUND: AtomicPtr<Tables> = AtomicPtr::new(null_mut());
 
 /// Whether protection is asked for, from the beginning.
 static IS_WANTED: AtomicBool = AtomicBool::new(false);
 static WAS_ON: AtomicBool = AtomicBool::new(false);
-/// Why the last one that came is not protected. Not behind a lock, which another thread could have while this one forks.
+/// Why the last CPython that came is not protected. This is not behind a lock, which another thread could have while
+/// this thread forks.
 static WHY: AtomicPtr<Why> = AtomicPtr::new(null_mut());
 
 fn note(why: Why) {
-    // Release: pairs with `at_end`. It is not freed, as that may read it.
+    // Release: pairs with `at_end`. The old value is not freed, because `at_end` may read it.
     WHY.store(Box::into_raw(Box::new(why)), Ordering::Release);
 }
 
-/// Protection is asked for; CPython may have to be waited for. Called when the library is loaded: so under the loader's
-/// lock, or with no other thread.
+/// Notes that protection is asked for, and begins to wait for a CPython if `is_to_wait` says so. This is called when
+/// the library is loaded: so the loader's lock is held, or there is no other thread.
 pub(crate) fn ask(is_to_wait: bool) {
     IS_WANTED.store(true, Ordering::Relaxed);
     if is_to_wait {
@@ -68,38 +70,39 @@ pub(crate) fn ask(is_to_wait: bool) {
 }
 
 fn wait() {
-    // What takes the loader's lock is not done when it has come.
+    // The first look takes the loader's lock. So it is done now, and not inside the loader when CPython has come.
     late::prepare();
-    // SAFETY: the loader's own objects, which stay loaded meanwhile.
+    // SAFETY: these are the loader's own objects, which stay loaded meanwhile.
     let debug = find_object(|object| unsafe { object.entry(elf::DT_DEBUG) }.filter(|at| *at != 0));
     let Some(debug) = debug.map(|at| at as *mut Debug) else { return };
-    // Release: pairs with `notified`.
+    // Release: pairs with the load in `notified`.
     DEBUG.store(debug, Ordering::Release);
-    // SAFETY: the loader's record, which it has filled in before it loads anything.
+    // SAFETY: this is the loader's record, which the loader has filled in before it loads anything.
     let hook = unsafe { (*debug).hook };
     if let Err(why) = patch::fill_in(hook, notified as *const () as usize) {
         note(Why::Unannounced(why));
     }
 }
 
-/// The loader calls this, with its lock, which a thread may take again.
+/// The loader calls this. It holds its lock, which the same thread may take again.
 unsafe extern "C" fn notified() {
-    // SAFETY: the loader's record. Acquire: see `wait`.
+    // SAFETY: this is the loader's record. Acquire: pairs with the store in `wait`.
     let state = unsafe { (*DEBUG.load(Ordering::Acquire)).state };
     if python::is_found() && state == CONSISTENT {
-        // Found, it stays loaded.
+        // A CPython that was found stays loaded.
         return;
     }
-    // SAFETY: NULL, or what `arrive` left there for good. Relaxed: written under the same lock.
+    // SAFETY: the pointer is NULL, or what `arrive` left there for good. Relaxed: it is written under the same lock.
     match unsafe { FOUND.load(Ordering::Relaxed).as_ref() } {
         None if state == CONSISTENT => arrive(),
         None => {}
         Some(found) if !found.is_loaded() => forget(),
-        // It was complete before anything else could come, or go.
+        // CPython was complete before any other object could come, or go.
         Some(_) if state != CONSISTENT => {
             imports::redirect();
-            // The host is about to ask for the loader's own errors.
-            // SAFETY: no preconditions.
+            // The host is about to ask for the loader's own errors. This call removes the errors of the library's
+            // look-ups.
+            // SAFETY: `dlerror` has no preconditions.
             unsafe { libc::dlerror() };
         }
         Some(_) => {}
@@ -107,15 +110,15 @@ unsafe extern "C" fn notified() {
 }
 
 fn arrive() {
-    // SAFETY: objects that stay loaded meanwhile.
+    // SAFETY: the objects stay loaded meanwhile.
     let Some(tables) = find_object(|object| unsafe { Tables::of_python(object) }) else { return };
-    // It is not freed: who looks for a name may have it.
+    // The tables are never freed: another thread that looks for a name may have them.
     FOUND.store(Box::into_raw(Box::new(tables)), Ordering::Release);
     match redirect_code() {
         Ok(()) => {
             WAS_ON.store(true, Ordering::Relaxed);
             set_protected(true);
-            // Now that all is done, others may find it.
+            // All is done now, so other threads may find this CPython.
             python::look_in(Some(&LATE));
         }
         Err(why) => {
@@ -125,7 +128,7 @@ fn arrive() {
     }
 }
 
-/// As `switch_on`, without the locks: nobody else knows this CPython.
+/// Does what `switch_on` does, without the locks: nobody else knows this CPython.
 fn redirect_code() -> Result<(), Why> {
     let version = python::usable_version(find).ok_or(Why::NoPython)?;
     states::of_version(version, find).map_err(Why::States)?;
@@ -138,7 +141,7 @@ fn redirect_code() -> Result<(), Why> {
     Ok(())
 }
 
-/// It was unloaded, and nobody had called it.
+/// Forgets the CPython. It was unloaded, and no thread had called it.
 fn forget() {
     python::look_in(None);
     original::forget();
@@ -148,35 +151,38 @@ fn forget() {
 
 static LATE: Late = Late { find, complete };
 
-/// What could not be done at once. At the first call that comes to the library.
+/// Does what could not be done at once. This is called at the first call that comes to the library.
 fn complete() {
     if let Some(py) = python::get() {
-        // It was looked at before.
+        // This version was looked at before, in `redirect_code`.
         let _ = states::look(py);
         imports::redirect();
     }
 }
 
-/// In the CPython that came.
+/// Finds a name in the CPython that came.
 fn find(name: &CStr) -> *mut c_void {
-    // SAFETY: NULL, or what `arrive` left there for good. Acquire: it is complete.
+    // SAFETY: the pointer is NULL, or what `arrive` left there for good. Acquire: pairs with the store in `arrive`,
+    // so the tables are complete.
     unsafe { FOUND.load(Ordering::Acquire).as_ref() }
         .map_or(null_mut(), |tables| tables.find(name) as *mut c_void)
 }
 
-/// When the process ends: the belt that was asked for was never on, if there was anything to put it on.
+/// Reports at the end of the process that the seatbelt was asked for and was never on. Says nothing if there was no
+/// CPython to protect.
 extern "C" fn at_end() {
-    // Relaxed, both: for what is told to people.
+    // Relaxed, both: these flags only decide what is told to people.
     let is_missing = IS_WANTED.load(Ordering::Relaxed) && !WAS_ON.load(Ordering::Relaxed);
     if !is_missing || are_protected() || TRIED.load(Ordering::Relaxed) {
         return;
     }
-    // SAFETY: objects that stay loaded meanwhile.
+    // SAFETY: the objects stay loaded meanwhile.
     let Some(tables) = find_object(|object| unsafe { Tables::of_python(object) }) else { return };
     if patch::is_by_a_copy(tables.find(ENSURE)) {
         return;
     }
-    // SAFETY: NULL, or what `note` left there for good. Acquire: it is complete.
+    // SAFETY: the pointer is NULL, or what `note` left there for good. Acquire: pairs with the store in `note`, so
+    // the value is complete.
     let why = unsafe { WHY.load(Ordering::Acquire).as_ref() };
     say_why_not(why.unwrap_or(&Why::NoPython));
 }
@@ -187,7 +193,8 @@ static AT_END: extern "C" fn() = at_end;
 
 const ENSURE: &CStr = c"PyGILState_Ensure";
 
-/// Where an object has its symbols. Its names are found by a hash, which glibc's linkers write (`DT_GNU_HASH`).
+/// Where an object has its symbols. A name is found by its hash, in a table that glibc's linkers write
+/// (`DT_GNU_HASH`).
 struct Tables {
     base: usize,
     symbols: *const Sym64<NativeEndian>,
@@ -197,9 +204,9 @@ struct Tables {
 
 impl Tables {
     /// # Safety
-    /// The object is loaded, and stays so while the tables are used.
+    /// The object is loaded, and stays loaded while the tables are used.
     unsafe fn of_python(object: &Object) -> Option<Tables> {
-        // SAFETY: the object stays loaded, says the caller, so its dynamic section can be read.
+        // SAFETY: the caller promises that the object stays loaded, so its dynamic section can be read.
         let tables = unsafe {
             Tables {
                 base: object.base(),
@@ -212,14 +219,15 @@ impl Tables {
         (has(ENSURE) && has(c"Py_GetVersion")).then_some(tables)
     }
 
-    /// The address of what the object itself defines; 0: it does not.
+    /// Returns the address of what the object itself defines under this name, or 0 if it defines nothing under it.
     fn find(&self, name: &CStr) -> usize {
         let hash = name
             .to_bytes()
             .iter()
             .fold(5381_u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)));
-        // SAFETY: as the format has it: four numbers, the filter (words of 64 bits), the buckets, and for each
-        // symbol from `first` on its hash, whose lowest bit says that it is the last one of its bucket.
+        // SAFETY: the format says what is there: four numbers, the filter (words of 64 bits), the buckets, and the
+        // hash of each symbol from `first` on. The lowest bit of such a hash says that the symbol is the last one of
+        // its bucket.
         unsafe {
             let [buckets, first, filter, _] = *self.hash.cast::<[u32; 4]>();
             if buckets == 0 {
@@ -253,7 +261,7 @@ impl Tables {
     }
 }
 
-/// The first answer for an object of the process, of the namespace that this library is in.
+/// Returns the first answer of `ask` for an object of the process, in the namespace that this library is in.
 fn find_object<T, F: FnMut(&Object) -> Option<T>>(ask: F) -> Option<T> {
     struct Search<T, F> {
         ask: F,
@@ -264,8 +272,8 @@ fn find_object<T, F: FnMut(&Object) -> Option<T>>(ask: F) -> Option<T> {
         _size: libc::size_t,
         search: *mut c_void,
     ) -> c_int {
-        // SAFETY: the loader passes a valid record of an object that stays loaded meanwhile; the
-        // search is what is given below.
+        // SAFETY: the loader passes a valid record of an object that stays loaded meanwhile. The search is the one
+        // that is given below.
         unsafe {
             let search = &mut *search.cast::<Search<T, F>>();
             search.answer = (search.ask)(&Object::of(&*info));

@@ -1,4 +1,4 @@
-//! What the redirected functions have in common: the thread state that a call attaches, makes or deletes.
+//! What the redirected functions share: attaching, making and deleting the thread state of a call.
 
 use std::ffi::c_int;
 
@@ -15,7 +15,7 @@ use crate::thread::thread::Thread;
 
 pub(super) const LOCKED: c_int = 0;
 pub(super) const UNLOCKED: c_int = 1;
-/// Neither of CPython's two.
+/// Neither of the two values that CPython's Ensure returns.
 pub(crate) const FAILED: c_int = 2;
 
 pub(super) const ENSURE: &str = "PyGILState_Ensure";
@@ -24,13 +24,13 @@ pub(super) const NEW: &str = "PyThreadState_New";
 pub(super) const ACQUIRE: &str = "PyEval_AcquireThread";
 pub(super) const DELETE: &str = "PyThreadState_DeleteCurrent";
 
-/// The calls counted in a thread state, which is the calling thread's own.
+/// Returns the count of calls in a thread state, which is the calling thread's own.
 pub(super) unsafe fn count<'a>(state: *mut PyThreadState) -> &'a mut c_int {
-    // SAFETY: says the caller; only its own thread uses it.
+    // SAFETY: the caller promises that `state` is the calling thread's own. Only that thread uses the count.
     unsafe { &mut *states::get().count(state) }
 }
 
-/// The same, of one that was seen by `sight`.
+/// Returns the same count of a thread state that `sight` saw.
 #[inline(always)]
 pub(super) fn count_in_sight(state: *mut PyThreadState) -> *mut c_int {
     state.wrapping_byte_add(states::counter_in_sight()).cast()
@@ -48,7 +48,7 @@ pub(super) enum State {
 
 impl State {
     pub(super) fn usual(py: &'static Api) -> State {
-        // SAFETY: reads thread-local storage only.
+        // SAFETY: `PyGILState_GetThisThreadState` reads thread-local storage only.
         let own = unsafe { py.PyGILState_GetThisThreadState() };
         if own.is_null() {
             State::ToBeMade
@@ -58,16 +58,17 @@ impl State {
     }
 }
 
-/// The exit callback is wanted, if it is not there, but not here: this call neither runs Python code nor gives up the GIL.
+/// Asks for the exit callback if it is not installed. This call does not install the callback itself, as it neither
+/// runs Python code nor gives up the GIL.
 pub(super) fn request_install(py: &'static Api) {
     let main = main();
-    // SAFETY: needs no thread state.
+    // SAFETY: `Py_IsInitialized` needs no thread state.
     if !main.is_installed() && !main.gate.is_closed() && unsafe { py.Py_IsInitialized() } != 0 {
         first_use::request_install(py);
     }
 }
 
-/// Attaches, with the interpreter held. `None`: it is too late.
+/// Attaches a thread state, with the interpreter held. Returns `None` if it is too late.
 pub(super) fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadState> {
     let Some(thread) = Thread::this() else { no_memory() };
     let main = main();
@@ -81,7 +82,8 @@ pub(super) fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadStat
         return None;
     }
     if let (State::ToBeMade, Some(chosen)) = (state, thread.legacy.chosen.get()) {
-        // Again, now that it is held: until then the record could become another interpreter's.
+        // This is checked again, now that the interpreter is held. Until then the record could become another
+        // interpreter's.
         if chosen.record().is_none() {
             if !is_inside {
                 thread.legacy.give_back(&thread.tally);
@@ -97,13 +99,13 @@ pub(super) fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadStat
             state
         }
     };
-    // SAFETY: this thread's own thread state, which is not attached.
+    // SAFETY: `attached` is this thread's own thread state, and it is not attached yet.
     unsafe { py.PyEval_RestoreThread(attached) };
     if !is_inside {
         thread.legacy.keep(match state {
             State::OfScope(state) => Until::Deleted(state),
             _ => {
-                // SAFETY: attached.
+                // SAFETY: a thread state is attached to this thread.
                 let alone = unsafe { py.PyEval_GetFrame() }.is_null();
                 Until::Released { ensures: 0, counted: 0, alone }
             }
@@ -112,21 +114,21 @@ pub(super) fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadStat
     Some(attached)
 }
 
-/// A thread state, with one call counted, in an interpreter that is held.
+/// Makes a thread state, with one call counted, in an interpreter that is held.
 fn make_in(py: &'static Api, thread: &Thread, record: &'static Record) -> *mut PyThreadState {
-    // SAFETY: needs no thread state.
+    // SAFETY: `PyInterpreterState_Main` needs no thread state.
     let main = unsafe { py.PyInterpreterState_Main() };
     make(py, thread, if record.is_main() { main } else { record.interpreter() })
 }
 
-/// The same.
+/// Makes a thread state, with one call counted, in `interpreter`, which is held.
 #[inline(always)]
 pub(super) fn make(
     py: &Api,
     thread: &Thread,
     interpreter: *mut PyInterpreterState,
 ) -> *mut PyThreadState {
-    // SAFETY: held, says the caller; and then the thread state just made, which nobody else knows.
+    // SAFETY: the caller promises that the interpreter is held. The new thread state is known to no other thread.
     unsafe {
         let state = birth::of_thread_state(py, &thread.birth, || states::get().make(interpreter));
         if state.is_null() {
@@ -142,56 +144,59 @@ fn no_memory() -> ! {
     python::fatal(ENSURE, "Couldn't create thread-state for new thread");
 }
 
-/// The record of the interpreter of `own`, if that is one that the library knows.
+/// Returns the record of the interpreter of `own`, if the library knows that interpreter.
 fn record_of(py: &'static Api, own: *mut PyThreadState) -> Option<&'static Record> {
-    // SAFETY: a thread's last state is not deleted behind its back, but by the end of its interpreter.
+    // SAFETY: only the thread itself and the end of its interpreter delete a thread's last thread state.
     let interpreter = while_alive(py, || unsafe { py.PyThreadState_GetInterpreter(own) })?;
     known_at(py, interpreter)
 }
 
-/// Does something quick while the thread states of the main interpreter do not go. `None`: they have, or are about to.
+/// Does something quick while the thread states of the main interpreter stay. Returns `None` if they are gone, or
+/// about to go.
 pub(super) fn while_alive<T>(py: &'static Api, work: impl FnOnce() -> T) -> Option<T> {
     let main = main();
     if main.gate.is_closed() {
-        // Unless it is alive again.
+        // Python may be alive again. Then this opens the gate.
         first_use::prepare_main(py);
     } else if main.interpreter().is_null() {
-        // Before the first use in this run: that opens the door anew, and forgets who was counted there.
+        // Opens the gate before the first use in this run of Python. That use would open the gate anew, and forget
+        // the holds that were counted there.
         let _ = open_main(py);
     }
     trying_to_hold(main, |stays| (stays || !states::get().are_going()).then(work))
 }
 
-/// Does something quick, with the interpreter held if it is not too late. It is told whether the interpreter stays
-/// meanwhile: because of that, or as this thread conducts the exit.
+/// Does something quick, and holds the interpreter meanwhile if it is not too late. `work` is told whether the
+/// interpreter stays meanwhile. The interpreter stays because it is held, or because this thread conducts the exit.
 fn trying_to_hold<T>(record: &'static Record, work: impl FnOnce(bool) -> T) -> T {
     let life = record.life();
     let held = record.legacy.enter(Claim::Holder, &LOBBY);
     let stays = held || Thread::known().is_some_and(|thread| thread.legacy.finalizes(record));
     let done = work(stays);
-    // Another run of Python, or another interpreter that has the record now, has not counted it.
+    // If another run of Python has begun, or another interpreter has the record now, that one has not counted this
+    // hold.
     if held && record.life() == life {
         let _ = record.legacy.leave(&LOBBY);
     }
     done
 }
 
-/// Detaches the attached thread state, which was cleared, and deletes it. In two steps where no function does both, as from
-/// 3.13 on where the original could not be copied: then what keeps it from going in between is a hold, or that this thread
-/// conducts the exit.
+/// Detaches the attached thread state, which was cleared, and deletes it. This takes two steps if no function does
+/// both, for example from 3.13 on where the original could not be copied. Between the two steps, what keeps the
+/// thread state from going is a hold, or that this thread conducts the exit.
 pub(super) fn delete(py: &'static Api, state: *mut PyThreadState) {
-    // SAFETY: attached and cleared, says the caller.
+    // SAFETY: the caller promises that `state` is attached to this thread, and cleared.
     if unsafe { states::get().delete_current(state) } {
         return;
     }
     request_install(py);
     let record = record_of(py, state).unwrap_or(main());
     trying_to_hold(record, |stays| {
-        // SAFETY: attached.
+        // SAFETY: `state` is attached to this thread.
         unsafe { py.PyEval_SaveThread() };
         if stays {
-            // SAFETY: not attached any more, and nobody's but this thread's. Otherwise it is too late, and the exit
-            // deletes it.
+            // SAFETY: `state` is not attached any more, and belongs to this thread alone. If the interpreter does
+            // not stay, it is too late, and the exit deletes the thread state.
             unsafe { py.PyThreadState_Delete(state) };
         }
     });

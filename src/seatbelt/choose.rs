@@ -1,4 +1,4 @@
-//! `PyGILState_SetInterpreter`: which interpreter a thread's Ensures attach to.
+//! `PyGILState_SetInterpreter`: chooses the interpreter that a thread's Ensures attach to.
 
 use super::call::{State, UNLOCKED};
 use super::copies;
@@ -11,13 +11,14 @@ use crate::thread::attached::attached;
 use crate::thread::legacy::Chosen;
 use crate::thread::thread::Thread;
 
-/// Where this thread is attached by an Ensure, while it has no thread state. `false`: cannot be.
+/// Chooses where this thread is attached by an Ensure while it has no thread state. Returns `false` if that cannot
+/// be done.
 pub(crate) fn choose_interpreter(py: &'static Api, interpreter: *mut PyInterpreterState) -> bool {
     if let Some(done) = copies::choose_by_copy(interpreter) {
         return done;
     }
     let Some(thread) = Thread::this() else { return false };
-    // SAFETY: needs no thread state.
+    // SAFETY: `PyInterpreterState_Main` needs no thread state.
     if interpreter.is_null() || interpreter == unsafe { py.PyInterpreterState_Main() } {
         thread.legacy.chosen.set(None);
         return true;
@@ -29,11 +30,12 @@ pub(crate) fn choose_interpreter(py: &'static Api, interpreter: *mut PyInterpret
     let attached = attached(py);
     let mut chosen = choose(py, interpreter, attached);
     if chosen.is_none() && attached.is_null() {
-        // One that the library was never used in is looked for with something attached.
+        // If the library was never used in that interpreter, it can look for it only with something attached. So an
+        // Ensure is begun.
         thread.legacy.chosen.set(None);
         if let Some(state) = begin(py, State::usual(py)) {
             chosen = choose(py, interpreter, state);
-            // SAFETY: of the call just begun.
+            // SAFETY: this releases the Ensure that was begun above.
             unsafe { release(UNLOCKED) };
         }
     }
@@ -41,7 +43,7 @@ pub(crate) fn choose_interpreter(py: &'static Api, interpreter: *mut PyInterpret
     chosen.is_some()
 }
 
-/// `None`: the library does not know such an interpreter.
+/// Returns the choice of `interpreter`, or `None` if the library does not know such an interpreter.
 fn choose(
     py: &'static Api,
     interpreter: *mut PyInterpreterState,

@@ -1,4 +1,6 @@
-//! Another copy of the library in the process, which was first: it serves the calls, and is asked for what changes them.
+//! Talks to another copy of the library that is in the process and was first to redirect CPython's functions.
+//!
+//! That copy serves the calls. So it is asked to do what changes how calls are served.
 
 use std::ffi::c_int;
 use std::sync::atomic::{fence, AtomicBool, Ordering};
@@ -7,16 +9,18 @@ use crate::patch::patch::Copy;
 use crate::python::PyInterpreterState;
 use crate::support::kept::Kept;
 
-/// Whether a thread that comes too late ends in `PyGILState_Ensure`, or is told (`PyGILState_SetHangDuringFini`).
+/// Whether a thread that comes too late is ended in `PyGILState_Ensure`. If not, the thread is told
+/// (`PyGILState_SetHangDuringFini`).
 static HANGS: AtomicBool = AtomicBool::new(true);
 
 pub(crate) fn set_hangs(hangs: bool) {
-    // Relaxed: nothing else is told by it.
+    // Relaxed: this value publishes nothing else.
     HANGS.store(hangs, Ordering::Relaxed);
-    // Either the copy is found here, or what was stored is found there.
+    // SeqCst: pairs with the fence in `hand_on_to`. Either the copy is found here, or what was stored here is found
+    // there.
     fence(Ordering::SeqCst);
     if let Some(serving) = SERVING.get() {
-        // SAFETY: the other copy's, which stays loaded.
+        // SAFETY: the function is the other copy's, which stays loaded.
         unsafe { (serving.set_hangs)(c_int::from(hangs)) };
     }
 }
@@ -25,7 +29,7 @@ pub(super) fn hangs() -> bool {
     HANGS.load(Ordering::Relaxed)
 }
 
-/// What another copy of the library is asked to do, as it serves the calls.
+/// What another copy of the library is asked to do when that copy serves the calls.
 struct Serving {
     set_hangs: SetHangs,
     choose: ChooseInterpreter,
@@ -36,9 +40,9 @@ pub(super) type ChooseInterpreter = unsafe extern "C" fn(*mut PyInterpreterState
 
 static SERVING: Kept<Serving> = Kept::new();
 
-/// From now on that copy is asked.
+/// Asks that copy from now on.
 pub(super) fn hand_on_to(copy: &Copy) {
-    // SAFETY: the signatures of what `for_copies` gave to it.
+    // SAFETY: these are the signatures of the functions that the other copy's `for_copies` returned.
     let serving = unsafe {
         Serving {
             set_hangs: std::mem::transmute::<usize, SetHangs>(copy.function(0)),
@@ -48,13 +52,13 @@ pub(super) fn hand_on_to(copy: &Copy) {
     SERVING.keep(serving);
     fence(Ordering::SeqCst);
     if !hangs() {
-        // It was told before.
+        // This copy was told so before.
         set_hangs(false);
     }
 }
 
-/// As `choose_interpreter`, by the copy that serves the calls. `None`: that is this one.
+/// Does what `choose_interpreter` does, by the copy that serves the calls. Returns `None` if this copy serves them.
 pub(super) fn choose_by_copy(interpreter: *mut PyInterpreterState) -> Option<bool> {
-    // SAFETY: the other copy's, which stays loaded.
+    // SAFETY: the function is the other copy's, which stays loaded.
     SERVING.get().map(|serving| unsafe { (serving.choose)(interpreter) } != 0)
 }

@@ -1,8 +1,11 @@
-//! `PyGILState_Ensure` as the library has it; `release.rs` has `PyGILState_Release`.
+//! `PyGILState_Ensure` of the library: attaches a thread, and holds the interpreter meanwhile.
 //!
-//! The two do what CPython's do, by functions that it exports, and count calls where CPython counts them: so a call may begin in
-//! one's Ensure and end in the other's Release. What they do besides: an Ensure in a thread with nothing attached holds
-//! the interpreter (`enter.rs`, `thread/legacy.rs`), and where it is too late for that, the thread is ended (`exit/late.rs`).
+//! `release.rs` has `PyGILState_Release`. The two functions do what CPython's functions do. They use functions that
+//! CPython exports, and they count calls where CPython counts them. So a call may begin in CPython's Ensure and end
+//! in the library's Release, or the other way round.
+//!
+//! They do two things besides. An Ensure in a thread with nothing attached holds the interpreter (`enter.rs`,
+//! `thread/legacy.rs`). If it is too late for a hold, the thread is ended (`exit/late.rs`).
 
 use std::ffi::c_int;
 
@@ -27,7 +30,8 @@ fn ensure_by_key() -> c_int {
     sight::attached_by_key().map_or_else(ensure_somehow, ensure_seeing)
 }
 
-/// `state` is attached to this thread, and known to `PyGILState`; or NULL, and nothing is attached.
+/// Serves an Ensure. `state` is attached to this thread, and known to `PyGILState`. If `state` is NULL, nothing is
+/// attached.
 #[inline(always)]
 fn ensure_seeing(state: *mut PyThreadState) -> c_int {
     if state.is_null() {
@@ -36,12 +40,12 @@ fn ensure_seeing(state: *mut PyThreadState) -> c_int {
     if !main().is_installed() {
         return ensure_somehow();
     }
-    // SAFETY: attached to this thread.
+    // SAFETY: `state` is attached to this thread, and its count is where `sight` saw it.
     unsafe { *count_in_sight(state) += 1 };
     LOCKED
 }
 
-/// With nothing attached, which `sight` has seen.
+/// Serves an Ensure in a thread with nothing attached, as `sight` has seen.
 #[inline(never)]
 fn ensure_detached() -> c_int {
     let Some(thread) = Thread::known() else { return ensure_somehow() };
@@ -51,8 +55,8 @@ fn ensure_detached() -> c_int {
     let py = python::get_or_fatal(ENSURE);
     let own = sight::own(py);
     let main = main();
-    // SAFETY: a thread's last state is not deleted behind its back, but by the end of its interpreter. It has that where it is
-    // expected: `sight` has looked there before it saw anything.
+    // SAFETY: only the thread itself and the end of its interpreter delete a thread's last thread state. The thread
+    // state has its interpreter where that is expected: `sight` has looked there before it saw anything.
     if own.is_null() || !unsafe { is_of(own, main.interpreter()) } {
         return ensure_uncommonly(py, thread, own);
     }
@@ -61,15 +65,17 @@ fn ensure_detached() -> c_int {
     let counted = unsafe { *count } + 1;
     // SAFETY: `own` is this thread's and stays; its count is where `sight` saw it.
     unsafe { *count = counted };
-    // Whether there is Python code under it does not matter: who counts calls of its own in a thread state, as cffi
-    // does, does so in one that an Ensure made; and that has none.
+    // It does not matter whether there is Python code under this call. That matters only where other code counts
+    // calls of its own in the thread state, as cffi does. Such code uses a thread state that an Ensure made, and
+    // there is no Python code under that Ensure.
     thread.legacy.note_quick(counted);
-    // SAFETY: this thread's own thread state, which is not attached.
+    // SAFETY: `own` is this thread's own thread state, and it is not attached.
     unsafe { py.PyEval_RestoreThread(own) };
     UNLOCKED
 }
 
-/// With the main interpreter held, to be noted still; but `own`, which is not attached, is not of that, or NULL.
+/// Serves an Ensure that has taken a hold on the main interpreter. The hold is not noted yet. `own`, which is not
+/// attached, is NULL or belongs to another interpreter.
 #[inline(never)]
 fn ensure_uncommonly(py: &'static Api, thread: &'static Thread, own: *mut PyThreadState) -> c_int {
     let legacy = &thread.legacy;
@@ -80,19 +86,19 @@ fn ensure_uncommonly(py: &'static Api, thread: &'static Thread, own: *mut PyThre
     }
     let state = make(py, thread, main().interpreter());
     legacy.note_making(state);
-    // SAFETY: this thread's own thread state, which is not attached.
+    // SAFETY: `state` is this thread's own thread state, and it is not attached.
     unsafe { py.PyEval_RestoreThread(state) };
     UNLOCKED
 }
 
-/// Whatever is attached, and whoever is first.
+/// Serves an Ensure in all cases: any thread state or none may be attached, and this may be the first call.
 #[inline(never)]
 fn ensure_somehow() -> c_int {
     let py = python::get_or_fatal(ENSURE);
     let usual = State::usual(py);
     if let State::Own(state) = usual {
         if py.is_current(state) {
-            // SAFETY: attached to this thread.
+            // SAFETY: `state` is attached to this thread.
             unsafe {
                 *count(state) += 1;
                 sight::learn(py, state, main().is_installed());
@@ -110,14 +116,14 @@ fn ensure_somehow() -> c_int {
     }
 }
 
-/// An Ensure in a thread with nothing attached. `None`: it is too late.
+/// Begins an Ensure in a thread with nothing attached. Returns `None` if it is too late.
 pub(super) fn begin(py: &'static Api, usual: State) -> Option<*mut PyThreadState> {
     let state = attach(py, usual)?;
     if let State::Own(state) = usual {
-        // SAFETY: attached to this thread.
+        // SAFETY: `state` is attached to this thread.
         unsafe { *count(state) += 1 };
     }
-    // SAFETY: attached to this thread, and known to `PyGILState`.
+    // SAFETY: `state` is attached to this thread, and known to `PyGILState`.
     unsafe {
         sight::learn(py, state, main().is_installed());
         if let Some(thread) = Thread::known() {

@@ -1,5 +1,6 @@
-//! The door of `PyGILState_Ensure`: a thread with nothing attached takes a hold on its interpreter, or learns that it is too
-//! late.
+//! Lets a thread with nothing attached into `PyGILState_Ensure`, or tells it that it is too late.
+//!
+//! A thread that is let in takes a hold on its interpreter.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,8 +14,9 @@ use crate::python::Api;
 use crate::thread::attached::is_inside;
 use crate::thread::thread::Thread;
 
-/// Takes a hold for the thread, or waits for the outcome. `is_known`: the thread has a thread state. `false`: it is too
-/// late. Without a hold it may come in if it conducts the exit, or if CPython is to decide.
+/// Takes a hold for the thread, or waits until it is clear that the thread gets none. `is_known` says whether the
+/// thread has a thread state. Returns `false` if it is too late. Returns `true` without a hold if the thread
+/// conducts the exit, or if CPython is to decide.
 pub(super) fn enter(
     py: &'static Api,
     thread: &'static Thread,
@@ -39,23 +41,24 @@ fn knock(
     if !main.is_installed() {
         prepare_main(py);
     }
-    // SAFETY: needs no thread state.
+    // SAFETY: `Py_IsInitialized` needs no thread state.
     let is_initialized = || unsafe { py.Py_IsInitialized() } != 0;
     if main.gate.is_closed() || !is_initialized() {
-        // Finalization, or there is no Python.
+        // Python is being finalized, or there is no Python.
         return thread.legacy.finalizes(main) || !main.gate.is_closed() && is_known;
     }
-    // In a call of its own that the exit waits for: if it were kept out, neither would go on.
+    // A holder is inside a call that the exit waits for. If the thread were kept out, neither the thread nor the
+    // exit would go on.
     let is_holder = is_inside(record);
     let begun = Instant::now();
     loop {
         let life = record.life();
-        // A thread that has a thread state may be one that `threading` joins. So it is kept out no longer than
-        // it takes the others to leave.
+        // `threading` may join a thread that has a thread state. So such a thread is kept out no longer than the
+        // other threads take to leave.
         let may_insist = is_holder || is_known && begun.elapsed() > 2 * CLOSED;
         let claim = if may_insist { Claim::Holder } else { Claim::View };
         if record.legacy.enter(claim, &LOBBY) {
-            // One from an earlier run of Python.
+            // The thread may still have a hold from an earlier run of Python.
             thread.legacy.give_back(&thread.tally);
             if record.life() != life {
                 // Another run of Python has begun, or another interpreter has the record.
@@ -63,7 +66,8 @@ fn knock(
                 continue;
             }
             if !main.is_installed() && !is_initialized() {
-                // Finalization, which nobody could be told of: this is the first call in the process.
+                // Python is being finalized. The library could not be told of that: this is the first call in the
+                // process.
                 let _ = record.legacy.leave(&LOBBY);
                 return thread.legacy.finalizes(main) || is_known;
             }
@@ -73,16 +77,16 @@ fn knock(
         if record.legacy.is_closed() {
             return thread.legacy.finalizes(record);
         }
-        // The exit waits for others. They may come to need this one: then it will be let in.
+        // The exit waits for other threads. They may come to need this thread: then it will be let in.
         wait_outside();
     }
 }
 
-/// The threads that wait outside. Relaxed: nothing depends on the exact number.
+/// How many threads wait outside. Relaxed: nothing depends on the exact number.
 static OUTSIDE: AtomicUsize = AtomicUsize::new(0);
 
-/// Waits before it knocks again: the longer, the more others wait. Thousands that woke every few milliseconds would
-/// keep the processors from those that the exit waits for.
+/// Waits before the thread asks again. The more other threads wait, the longer this wait is. Thousands of threads
+/// that woke every few milliseconds would keep the processors from the threads that the exit waits for.
 fn wait_outside() {
     const AT_LEAST: Duration = Duration::from_millis(5);
     const FOR_EACH: Duration = Duration::from_micros(50);
@@ -91,7 +95,7 @@ fn wait_outside() {
     OUTSIDE.fetch_sub(1, Ordering::Relaxed);
 }
 
-/// In a forked child.
+/// Forgets the waiting threads of the parent process, in a forked child.
 pub(crate) fn forget_parent() {
     OUTSIDE.store(0, Ordering::Relaxed);
 }

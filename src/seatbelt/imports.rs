@@ -1,13 +1,14 @@
-//! A thread that CPython itself finds to be too late: it comes back by `PyEval_RestoreThread`, `PyEval_AcquireLock`,
-//! `PyThreadState_Swap`, or by its evaluation loop, which takes the GIL back. Up to 3.13 CPython calls
-//! `pthread_exit` for such a thread, and later `pause`. Both calls come here (`patch/slots.rs`), and the thread is
-//! ended by `exit/late.rs`.
+//! Ends the threads that CPython itself finds to be too late.
 //!
-//! `pthread_create` comes here too. A program whose only threads are Python's calls nothing else that is redirected, but its
-//! exit is to be bounded as well. So when it starts a thread, the exit callback is asked for.
+//! Such a thread comes back by `PyEval_RestoreThread`, `PyEval_AcquireLock`, `PyThreadState_Swap`, or by CPython's
+//! evaluation loop, which takes the GIL back. Up to 3.13 CPython calls `pthread_exit` for such a thread, and from
+//! 3.14 on `pause`. Both calls come here (`patch/slots.rs`), and `exit/late.rs` ends the thread.
 //!
-//! Other callers of the two functions through the same slots are left alone: a thread that ends as it should, `signal.pause()`, and
-//! the code of a program that CPython is linked into.
+//! `pthread_create` comes here too. A program whose only threads are Python's calls nothing else that is redirected,
+//! but its exit is to be bounded as well. So when such a program starts a thread, the exit callback is asked for.
+//!
+//! Other callers of `pthread_exit` and `pause` through the same slots are left alone: a thread that ends as it
+//! should, `signal.pause()`, and the code of a program that CPython is linked into.
 
 use std::ffi::{c_int, c_void, CStr};
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -24,7 +25,7 @@ use crate::system::symbols::Symbols;
 use crate::thread::thread::Thread;
 
 extern "C" {
-    // Of `calls.c`, which is linked into this library.
+    // These are in `calls.c`, which is linked into this library.
     fn pep788_pthread_exit(result: *mut c_void);
     fn pep788_pause() -> c_int;
     fn pep788_pthread_create();
@@ -32,13 +33,13 @@ extern "C" {
     static pep788_thread_is_started: AtomicPtr<c_void>;
 }
 
-/// Has CPython's calls come here. Again and again: the loader may write the slots when it has just
-/// loaded CPython, or when a function is called for the first time.
+/// Redirects CPython's calls to this file. This is done again and again: the loader may write the slots when it has
+/// just loaded CPython, or when a function is called for the first time.
 pub(super) fn redirect() {
     late::prepare();
     look_up();
-    // SAFETY: pointers to functions, which C reads as a whole. Relaxed: they are there before the
-    // slots lead to who reads them, and are always the same.
+    // SAFETY: these are pointers to functions, which C reads as a whole. Relaxed: the pointers are stored before the
+    // slots lead to the code that reads them, and they are always the same.
     unsafe {
         pep788_is_too_late.store(is_too_late as *mut c_void, Ordering::Relaxed);
         pep788_thread_is_started.store(thread_is_started as *mut c_void, Ordering::Relaxed);
@@ -68,7 +69,7 @@ unsafe extern "C" fn is_too_late() -> c_int {
     if Thread::known().is_some_and(|thread| thread.legacy.finalizes(main)) {
         return 0;
     }
-    // SAFETY: needs no thread state.
+    // SAFETY: `Py_IsInitialized` needs no thread state.
     let is_gone = states::get().are_going() || unsafe { py.Py_IsInitialized() } == 0;
     let one_is_ending = || {
         let registry = registry();
@@ -78,8 +79,8 @@ unsafe extern "C" fn is_too_late() -> c_int {
     c_int::from((is_gone || one_is_ending()) && is_called_by_python())
 }
 
-/// Functions of CPython's that wait for the GIL, or end a thread: one of them is on the stack of a thread that it
-/// finds to be too late.
+/// Functions of CPython that wait for the GIL, or that end a thread. If CPython finds a thread to be too late, one
+/// of these functions is on the stack of that thread.
 const WAITS: [&CStr; 9] = [
     c"PyEval_RestoreThread",
     c"PyEval_AcquireThread",
@@ -92,8 +93,9 @@ const WAITS: [&CStr; 9] = [
     c"PyThreadState_EnsureFromView",
 ];
 
-/// Where these are, if CPython is linked into the executable; there, other code calls the two through the
-/// same slots. Looked up beforehand: a thread may wait for this one's end that has the loader's lock.
+/// The addresses of these functions, if CPython is linked into the executable. In such an executable other code
+/// calls `pthread_exit` and `pause` through the same slots. The addresses are looked up beforehand: a thread that
+/// has the loader's lock may wait for the end of the late thread.
 static IN_EXECUTABLE: Kept<Option<[usize; WAITS.len()]>> = Kept::new();
 
 fn look_up() {
@@ -114,8 +116,8 @@ fn is_called_by_python() -> bool {
         let function = stack::function_of(*address) as usize;
         function != 0 && waits.contains(&function)
     };
-    // A call at the end of a function may have taken its place on the stack. Then the executable's own
-    // table of symbols may know the functions behind it.
+    // A call at the end of a function may have taken the function's place on the stack. Then the executable's own
+    // table of symbols may know the function that was called there.
     stack.iter().any(exported) || {
         let symbols = Symbols::look_up(stack.iter().copied());
         let names = stack.iter().filter_map(|address| symbols.get(*address)?.function.as_ref());

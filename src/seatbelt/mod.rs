@@ -1,12 +1,12 @@
-//! The seatbelt: `PyGILState_Ensure` and `PyGILState_Release`, for programs as they are.
+//! The seatbelt: protects `PyGILState_Ensure` and `PyGILState_Release` for programs as they are.
 //!
-//! Once it is on, whoever calls CPython's two functions comes to `ensure` and `release`, which hold the interpreter
-//! for the time of the call. `patch` writes the jumps. pybind11 and cffi do by themselves what the two do, with
-//! `PyThreadState_New`, `PyEval_AcquireThread` and `PyThreadState_DeleteCurrent`: so these are served too (`scopes`), and are
-//! as they were for everybody else.
+//! Once the seatbelt is on, every call of CPython's two functions comes to `ensure` and `release`. They hold the
+//! interpreter for the time of the call. `patch` writes the jumps. pybind11 and cffi do the work of the two
+//! functions by themselves, with `PyThreadState_New`, `PyEval_AcquireThread` and `PyThreadState_DeleteCurrent`. So
+//! these three are served too (`scopes`). For all other callers they do what they did before.
 //!
-//! Imports `interpreter` and what is below it. Read `ensure`, then `call` and `enter`; how it is switched on: `protect`; a
-//! CPython that comes later than the library: `arrival`.
+//! Imports `interpreter` and the modules below it. Read `ensure` first, then `call` and `enter`. `protect` switches
+//! the seatbelt on. `arrival` serves a CPython that comes later than the library.
 
 pub(crate) mod enter;
 pub(crate) mod copies;

@@ -1,4 +1,6 @@
-//! Switching the seatbelt on. Never by itself: see [`protect`].
+//! Switches the seatbelt on, if the program or its environment asks for that.
+//!
+//! The library never switches it on by itself: see [`protect`].
 
 use std::ffi::c_int;
 use std::fmt;
@@ -18,12 +20,12 @@ use crate::support::settings;
 use crate::support::sync::{lock, Mutex, MutexGuard};
 use crate::thread::attached::attached;
 
-/// Why it cannot be switched on.
+/// Why the seatbelt cannot be switched on.
 pub(crate) enum Why {
     NoPython,
     States(states::Why),
     Patch(patch::Why),
-    /// It came late, and the loader cannot be had to tell of that.
+    /// CPython came late, and the library cannot make the loader tell of that.
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     Unannounced(patch::Why),
 }
@@ -52,15 +54,16 @@ impl fmt::Display for Why {
     }
 }
 
-/// Has CPython's two functions served by the library, from now on, for every caller. Threads may
-/// be inside them. Any thread may.
+/// Lets the library serve CPython's two functions from now on, for every caller. Threads may be inside the two
+/// functions meanwhile. Any thread may call this.
 pub(crate) fn protect() -> Result<(), Why> {
     let py = python::get().ok_or(Why::NoPython)?;
     switch_on(py)?;
     let state = attached(py);
     if !state.is_null() {
-        // The exit waits in it: so callbacks that are registered from now on are before the wait.
-        // SAFETY: attached. A refusal means that it is too late, or comes again with the first call.
+        // This installs the exit callback, and the exit waits in that callback. So callbacks that are registered
+        // from now on are called before the wait.
+        // SAFETY: `state` is attached. A refusal means that it is too late, or comes again with the first call.
         let _ = unsafe { of(py, state) };
     }
     Ok(())
@@ -68,7 +71,7 @@ pub(crate) fn protect() -> Result<(), Why> {
 
 static SWITCH: Mutex<()> = Mutex::new(());
 
-/// For the time of a fork, so that the child finds the seatbelt on or off.
+/// Holds the switch for the time of a fork, so that the child finds the seatbelt either on or off.
 pub(crate) fn hold_switch() -> MutexGuard<'static, ()> {
     lock(&SWITCH)
 }
@@ -77,7 +80,8 @@ pub(crate) fn switch_on(py: &'static Api) -> Result<(), Why> {
     if are_protected() {
         return Ok(());
     }
-    // Before the lock, which a fork waits for: these take the loader's, which may wait for a fork.
+    // These calls come before the lock, because a fork waits for that lock. They take the loader's lock, whose owner
+    // may wait for a fork.
     states::look(py).map_err(Why::States)?;
     let redirections = redirections(python::address_of).ok_or(Why::NoPython)?;
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -100,7 +104,7 @@ pub(crate) fn switch_on(py: &'static Api) -> Result<(), Why> {
     Ok(())
 }
 
-/// Which functions of CPython's are served by which of ours, as addresses.
+/// Returns pairs of addresses: a function of CPython, and the function of the library that serves it.
 pub(super) fn redirections(find: python::Finder) -> Option<Vec<(usize, usize)>> {
     let all = [
         (c"PyGILState_Ensure", ensure::ensure as *const ()),
@@ -116,7 +120,7 @@ pub(super) fn redirections(find: python::Finder) -> Option<Vec<(usize, usize)>> 
     addresses.collect()
 }
 
-/// As [`protect`]; says in a line why it cannot be.
+/// Does what [`protect`] does. If that fails, says in one line why.
 pub(crate) fn protect_or_say() -> bool {
     let done = protect();
     if let Err(why) = &done {
@@ -129,11 +133,12 @@ pub(crate) fn say_why_not(why: &Why) {
     say(format!("libpep788: PyGILState_Ensure cannot be protected here: {why}\n").as_bytes());
 }
 
-/// Whether the environment asks for it. What is neither yes nor no is said, once, in a process that has a Python.
+/// Returns whether the environment asks for the seatbelt. If the value means neither yes nor no, this says so once,
+/// in a process that has a Python.
 pub(crate) fn is_asked_for() -> bool {
     static SAID: AtomicBool = AtomicBool::new(false);
     let asked = settings::gilstate();
-    // Relaxed: a line said twice does no harm.
+    // Relaxed: a line that is said twice does no harm.
     if asked.is_none() && has_python() && !SAID.swap(true, Ordering::Relaxed) {
         settings::complain_of_gilstate();
     }
@@ -144,18 +149,18 @@ pub(crate) fn has_python() -> bool {
     !python::address_of(c"PyGILState_Ensure").is_null()
 }
 
-/// Whether it was tried, and said why it cannot be.
+/// Whether switching on was tried, and a failure was reported.
 pub(crate) static TRIED: AtomicBool = AtomicBool::new(false);
 
-/// At the first call of the library.
+/// Switches the seatbelt on at the first call of the library, if the environment asks for that.
 pub(crate) fn at_first_call() {
-    // Relaxed: `protect` lets one in at a time, and a line said twice does no harm.
+    // Relaxed: `protect` lets one thread in at a time, and a line that is said twice does no harm.
     if is_asked_for() && !are_protected() && !TRIED.swap(true, Ordering::Relaxed) {
         protect_or_say();
     }
 }
 
-/// What this copy has for others: `Serving`, in this order.
+/// Returns what this copy offers to other copies: the functions of `Serving`, in this order.
 pub(super) fn for_copies() -> [usize; 2] {
     unsafe extern "C" fn hangs(hangs: c_int) {
         set_hangs(hangs != 0);

@@ -1,4 +1,6 @@
-//! `PyGILState_Release`. See `ensure.rs`.
+//! `PyGILState_Release` of the library: detaches a thread, and gives its hold back.
+//!
+//! `ensure.rs` explains what the two functions do.
 
 use std::ffi::c_int;
 use std::ptr::null_mut;
@@ -22,14 +24,15 @@ fn release_by_key(before: c_int) {
     }
 }
 
-/// `state` is attached to this thread, and known to `PyGILState`; or NULL, and nothing is attached.
+/// Serves a Release. `state` is attached to this thread, and known to `PyGILState`. If `state` is NULL, nothing is
+/// attached.
 #[inline(always)]
 fn release_seeing(before: c_int, state: *mut PyThreadState) {
     if state.is_null() {
         return release_somehow(before);
     }
     let count = count_in_sight(state);
-    // SAFETY: attached to this thread.
+    // SAFETY: `state` is attached to this thread, and its count is where `sight` saw it.
     let counted = unsafe { *count };
     if before == LOCKED && counted != 1 {
         // SAFETY: `state` is attached to this thread, which alone changes its count.
@@ -44,21 +47,22 @@ fn release_seeing(before: c_int, state: *mut PyThreadState) {
     }
 }
 
-/// The Release of an Ensure that took a hold the quick way.
+/// Serves the Release of an Ensure that took a hold the quick way.
 #[inline(never)]
 fn release_quick(thread: &Thread, state: *mut PyThreadState, count: *mut c_int) {
     let made = thread.legacy.has_made(state);
-    // SAFETY: the count of the thread state that is attached to this thread.
+    // SAFETY: `count` is the count of the thread state that is attached to this thread.
     let counted = unsafe { *count };
     if made || counted == 1 {
         return if made && counted == 1 {
             release_made(thread, state, count);
         } else {
-            // Another keeps what an Ensure made; or the last call is not that which made it.
+            // Either other code keeps a thread state that an Ensure made, or this is the last call, and it is not
+            // the call that made the thread state.
             release_somehow(UNLOCKED);
         };
     }
-    // SAFETY: as above, until it is detached.
+    // SAFETY: `state` is attached to this thread until `PyEval_SaveThread` detaches it, and `count` is its count.
     unsafe {
         *count = counted - 1;
         python::get_or_fatal(RELEASE).PyEval_SaveThread();
@@ -66,24 +70,25 @@ fn release_quick(thread: &Thread, state: *mut PyThreadState, count: *mut c_int) 
     thread.legacy.leave_quickly(&thread.tally);
 }
 
-/// The same where that Ensure made the thread state.
+/// Serves the same Release if that Ensure made the thread state.
 #[inline(never)]
 fn release_made(thread: &Thread, state: *mut PyThreadState, count: *mut c_int) {
     let py = python::get_or_fatal(RELEASE);
     let legacy = &thread.legacy;
-    // SAFETY: attached to this thread, until the lines that say otherwise; and its own count.
+    // SAFETY: `state` is attached to this thread until one of the calls below deletes or detaches it. `count` is its
+    // count.
     unsafe {
         // One call is still counted, for destructors that use the two functions.
         py.PyThreadState_Clear(state);
         *count = 0;
         if !legacy.is_quick(1) {
-            // They did more than that.
+            // The destructors did more than use the two functions.
             delete(py, state);
             legacy.note_deletion(&thread.tally, state);
             return legacy.give_back(&thread.tally);
         }
         if !states::get().delete_current(state) {
-            // In two steps, see `delete`: the interpreter is held.
+            // This takes two steps, see `delete`. The interpreter is held in between.
             py.PyEval_SaveThread();
             py.PyThreadState_Delete(state);
         }
@@ -92,14 +97,14 @@ fn release_made(thread: &Thread, state: *mut PyThreadState, count: *mut c_int) {
     legacy.leave_quickly(&thread.tally);
 }
 
-/// Whatever is attached.
+/// Serves a Release in all cases, whatever is attached.
 #[inline(never)]
 fn release_somehow(before: c_int) {
     if before == FAILED {
         return;
     }
     let py = python::get_or_fatal(RELEASE);
-    // SAFETY: reads thread-local storage only.
+    // SAFETY: `PyGILState_GetThisThreadState` reads thread-local storage only.
     let state = unsafe { py.PyGILState_GetThisThreadState() };
     if state.is_null() {
         let rule = "auto-releasing thread-state, but no thread-state for this thread";
@@ -110,7 +115,7 @@ fn release_somehow(before: c_int) {
         python::fatal(RELEASE, &rule);
     }
     let thread = Thread::known();
-    // SAFETY: attached to this thread, until the lines that say otherwise.
+    // SAFETY: `state` is attached to this thread until `delete` or `PyEval_SaveThread` detaches it.
     unsafe {
         *count(state) -= 1;
         let is_last = *count(state) == 0;

@@ -1,14 +1,17 @@
-//! What others use in place of `PyGILState_Ensure`: `PyThreadState_New`, `PyEval_AcquireThread` and
-//! `PyThreadState_DeleteCurrent`.
+//! Serves the functions that some libraries use in place of `PyGILState_Ensure`.
 //!
-//! These attach by themselves, with `PyEval_AcquireThread`:
+//! The functions are `PyThreadState_New`, `PyEval_AcquireThread` and `PyThreadState_DeleteCurrent`. Two libraries
+//! attach threads by themselves, with `PyEval_AcquireThread`:
 //!
-//! - pybind11's `gil_scoped_acquire`, here a *scope*: in a new thread it makes a thread state, sets the count in it to 0,
-//!   attaches it, and at its end counts down to 0 again and calls `PyThreadState_DeleteCurrent`.
-//! - cffi keeps the thread state that its first Ensure made, by counting one call more. Up to 2.0 it attached that
-//!   by `PyEval_RestoreThread` from then on, which is not redirected: so it goes, for which cffi is prepared.
+//! - pybind11 has `gil_scoped_acquire`, here called a *scope*. In a new thread it makes a thread state, sets the
+//!   count in it to 0, and attaches it. At its end it counts down to 0 again and calls
+//!   `PyThreadState_DeleteCurrent`.
+//! - cffi keeps the thread state that its first Ensure made, by counting one call more. Up to 2.0 cffi attached that
+//!   thread state by `PyEval_RestoreThread` from then on, which is not redirected. So the library deletes that
+//!   thread state, and cffi is prepared for that.
 //!
-//! Where the calls of other libraries that attach by themselves end is not known. For them nothing is changed.
+//! It is not known where the calls of other libraries that attach by themselves end. For those libraries nothing is
+//! changed.
 
 use super::call::{attach, count, delete, while_alive, State, ACQUIRE, DELETE, NEW};
 use crate::exit::late;
@@ -17,11 +20,12 @@ use crate::thread::attached::attached;
 use crate::thread::birth;
 use crate::thread::thread::Thread;
 
-/// A thread with nothing attached may be about to begin a scope: after the end of Python it is ended.
+/// Makes a thread state. A thread with nothing attached may be about to begin a scope. So after the end of Python
+/// such a thread is ended.
 pub(super) unsafe extern "C" fn new(interpreter: *mut PyInterpreterState) -> *mut PyThreadState {
     let py = python::get_or_fatal(NEW);
     let make = || {
-        // SAFETY: the caller's interpreter, which does not end now.
+        // SAFETY: the caller names an interpreter that does not end now.
         let make = || unsafe { states::get().make(interpreter) };
         match birth::matters(py).then(Thread::this).flatten() {
             Some(thread) => birth::of_thread_state(py, &thread.birth, make),
@@ -35,16 +39,17 @@ pub(super) unsafe extern "C" fn new(interpreter: *mut PyInterpreterState) -> *mu
     }
 }
 
-/// CPython calls this too, while it waits for locks of its own: so it runs no Python code.
+/// Attaches a thread state. CPython calls this too, while it waits for locks of its own. So this runs no Python
+/// code.
 pub(super) unsafe extern "C" fn acquire_thread(state: *mut PyThreadState) {
     let py = python::get_or_fatal(ACQUIRE);
     if state.is_null() {
         python::fatal(ACQUIRE, "the thread state is NULL");
     }
-    // SAFETY: a thread state that the caller may attach, so its own; it goes with its interpreter.
+    // SAFETY: the caller may attach this thread state, so it is the caller's own. It goes only with its interpreter.
     let counted = while_alive(py, || unsafe { *count(state) }).unwrap_or_else(|| late::end());
     if counted != 0 {
-        // SAFETY: as the caller of CPython's own function promises.
+        // SAFETY: the caller promises what CPython's own function asks for.
         return unsafe { py.PyEval_RestoreThread(state) };
     }
     if attach(py, State::OfScope(state)).is_none() {

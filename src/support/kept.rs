@@ -1,11 +1,12 @@
-//! What is found out once and kept for good, by whichever thread comes first.
+//! A value that the first thread finds out, and that is kept for good.
 //!
-//! No thread waits for another: the child of a fork has only one, and would never stop waiting for one that was just finding
-//! out. So two threads may find out the same thing at once, and what the first of them keeps is for both. What is to be
-//! done only once besides, such as telling the user, is for the thread whose value was kept.
+//! No thread waits for another thread. The child of a fork has only one thread. It would never stop waiting for a
+//! thread that was finding out the value at the time of the fork. So two threads may find out the same value at once,
+//! and both use what the first of them keeps. If something more is to be done only once, such as telling the user,
+//! the thread whose value was kept does it.
 //!
-//! *The rule for all of the library*: what is set up once is in one of these, or is an atomic that several threads may set to the
-//! same. What changes later is behind a lock that a fork holds (`fork.rs`).
+//! *The rule for the whole library*: something that is set up once is in a `Kept`, or it is an atomic that several
+//! threads may set to the same value. Something that changes later is behind a lock that a fork holds (`fork.rs`).
 
 use std::alloc::Layout;
 use std::cell::UnsafeCell;
@@ -16,16 +17,17 @@ use once_cell::race::OnceRef;
 
 use crate::support::memory::try_box;
 
-/// For statics only.
+/// It is for statics only.
 pub(crate) struct Kept<T: 'static> {
     kept: OnceRef<'static, T>,
-    /// For the first value that comes, so that it needs no memory. One that comes at the same time is on the heap.
+    /// The room for the first value that comes, so that it needs no memory. A value that comes at the same time is on
+    /// the heap.
     room: UnsafeCell<MaybeUninit<T>>,
     is_room_taken: AtomicBool,
 }
 
-// SAFETY: only the thread that takes the room writes to it, before it gives a shared reference to others; and the value may be
-// dropped by another thread than the one that made it.
+// SAFETY: only the thread that takes the room writes to it, before it gives a shared reference to other threads. The
+// value may be dropped by another thread than the one that made it.
 unsafe impl<T: Send + Sync> Sync for Kept<T> {}
 
 impl<T> Kept<T> {
@@ -46,12 +48,13 @@ impl<T> Kept<T> {
         self.get().unwrap_or_else(|| self.keep(find_out()).0)
     }
 
-    /// Keeps the value, if none is kept yet. Gives the one that is kept, and whether it is this one.
+    /// Keeps the value, if none is kept yet. Returns the value that is kept, and whether it is this one.
     #[cold]
     pub(crate) fn keep(&'static self, value: T) -> (&'static T, bool) {
-        // Relaxed: nothing is read from the room on account of it.
+        // Relaxed: no thread reads from the room because of this flag.
         if !self.is_room_taken.swap(true, Ordering::Relaxed) {
-            // SAFETY: one thread comes here, once. So nobody else has a reference to the room, and it has nothing in it.
+            // SAFETY: one thread comes here, once. So no other thread has a reference to the room, and the room is
+            // still empty.
             let value = unsafe { &*(*self.room.get()).write(value) };
             return self.publish(value);
         }
@@ -59,7 +62,8 @@ impl<T> Kept<T> {
             return (kept, false);
         }
         match try_box(value) {
-            // Never freed; the one that is not kept is a few words, at most once for each thread that came at once.
+            // The value is never freed. A value that is not kept is a few words, at most once for each thread that
+            // came at once.
             Some(value) => self.publish(Box::leak(value)),
             None => std::alloc::handle_alloc_error(Layout::new::<T>()),
         }
@@ -104,7 +108,7 @@ mod tests {
     #[test]
     fn a_thread_that_stopped_half_way_is_not_waited_for() {
         static KEPT: Kept<String> = Kept::new();
-        // Another one took the room, and was not copied by a fork.
+        // Another thread took the room, and a fork did not copy that thread.
         KEPT.is_room_taken.store(true, Ordering::Relaxed);
         assert_eq!(KEPT.get_or_keep(|| "found".into()), "found");
         assert!(!KEPT.keep("again".into()).1);

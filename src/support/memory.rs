@@ -1,5 +1,6 @@
-//! Allocations that fail instead of ending the process: out of memory is a result that callers
-//! are promised.
+//! Allocations that fail instead of ending the process.
+//!
+//! The library promises its callers that out of memory is a result.
 
 use std::alloc::Layout;
 use std::ffi::CStr;
@@ -8,8 +9,8 @@ use std::io::Write as _;
 
 pub(crate) fn try_box<T>(value: T) -> Option<Box<T>> {
     const { assert!(size_of::<T>() != 0) };
-    // SAFETY: the layout is not empty; what was allocated with it is initialized, and becomes the
-    // box that frees it.
+    // SAFETY: the layout is not empty. What was allocated with it is initialized, and it becomes the box that frees
+    // it.
     unsafe {
         let place = std::alloc::alloc(Layout::new::<T>()).cast::<T>();
         if place.is_null() {
@@ -38,8 +39,8 @@ impl fmt::Write for Text {
     }
 }
 
-/// The name of something that each copy of the library has for itself, as copies may be built into
-/// several extensions: with the address of a variable of this one.
+/// The name of a thing that each copy of the library has for itself. Several extensions may have a copy each, so the
+/// name contains the address of a variable of this copy.
 pub(crate) struct OwnName([u8; OwnName::ROOM]);
 
 impl OwnName {
@@ -47,7 +48,7 @@ impl OwnName {
 
     pub(crate) fn new<T>(name: &str, variable: &'static T) -> OwnName {
         let mut text = [0; OwnName::ROOM];
-        // What does not fit is cut off, and the last byte stays NUL.
+        // What does not fit is cut off. The last byte stays NUL.
         let _ = write!(&mut text[..OwnName::ROOM - 1], "{name}@{variable:p}");
         OwnName(text)
     }

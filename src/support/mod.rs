@@ -1,4 +1,4 @@
-//! Tools that know nothing of Python, of threads' states, or of exits.
+//! Tools that know nothing about Python, thread states or exits.
 //!
 //! Imports nothing of the crate. Read what you need.
 

@@ -1,5 +1,6 @@
-//! Telling the user, on stderr, which may be broken: closed, full, a pipe that nobody reads any more. None of
-//! that may keep an exit from going on, or change how it ends.
+//! Tells the user on stderr, which may be broken: closed, full, or a pipe that nobody reads any more.
+//!
+//! None of this may keep an exit from going on, or change how the exit ends.
 
 use std::fmt;
 use std::mem::MaybeUninit;
@@ -9,21 +10,20 @@ use std::time::Duration;
 /// How long a reader may take for each piece before the rest is left out.
 const PATIENCE_MS: c_int = 1000;
 
-/// What a pipe takes without blocking, if it takes anything.
+/// How much a pipe takes without blocking, if it takes anything.
 const PIECE: usize = libc::PIPE_BUF;
 
-/// Writes to file descriptor 2, which Python's own `sys.stderr` need not be any more.
+/// Writes to file descriptor 2. Python's own `sys.stderr` may be another file by now.
 ///
-/// A piece is written only where `poll` says that there is room for it, so a pipe that is full, or a
-/// terminal that is stopped, costs a second. (Another writer may be faster and take the room; then
-/// this waits for the reader after all. `O_NONBLOCK` would rule that out, but would change the pipe
-/// for everybody who shares it.)
+/// A piece is written only where `poll` says that there is room for it. So a pipe that is full, or a terminal that is
+/// stopped, costs a second. (Another writer may be faster and take the room. Then this function waits for the reader
+/// after all. `O_NONBLOCK` would rule that out, but it would change the pipe for everybody who shares it.)
 pub(crate) fn say(text: &[u8]) {
     let _no_signal = WithoutSigpipe::new();
     let mut rest = text;
     while !rest.is_empty() && has_room() {
         let piece = &rest[..rest.len().min(PIECE)];
-        // SAFETY: writes from a valid slice.
+        // SAFETY: the bytes come from a valid slice.
         let written =
             unsafe { libc::write(libc::STDERR_FILENO, piece.as_ptr().cast(), piece.len()) };
         match usize::try_from(written) {
@@ -37,10 +37,10 @@ pub(crate) fn say(text: &[u8]) {
 fn has_room() -> bool {
     let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
     loop {
-        // SAFETY: one valid entry.
+        // SAFETY: there is one entry, and it is valid.
         match unsafe { libc::poll(&mut stderr, 1, PATIENCE_MS) } {
             0 => return false,
-            // Anything else that it reports is a pipe without a reader, or no file at all.
+            // Any other answer means a pipe without a reader, or no file at all.
             1.. => return stderr.revents == libc::POLLOUT,
             _ if try_again() => {}
             _ => return false,
@@ -48,28 +48,28 @@ fn has_room() -> bool {
     }
 }
 
-/// Whether the call that just failed was interrupted, or had somebody else take its room.
+/// Returns whether the call that has failed was interrupted, or whether another writer took its room.
 fn try_again() -> bool {
     let error = std::io::Error::last_os_error().kind();
     matches!(error, std::io::ErrorKind::Interrupted | std::io::ErrorKind::WouldBlock)
 }
 
-/// While it lives, a write of this thread to a pipe without a reader raises no signal. Python
-/// ignores SIGPIPE, but a program that embeds it may not.
+/// While this value lives, a write of this thread to a pipe without a reader raises no signal. Python ignores
+/// SIGPIPE, but a program that embeds Python may not.
 struct WithoutSigpipe {
-    /// The mask to go back to; `None`: a SIGPIPE was pending before, and stays so.
+    /// The mask to go back to. `None` if a SIGPIPE was pending before; it stays pending.
     before: Option<libc::sigset_t>,
 }
 
 impl WithoutSigpipe {
     fn new() -> WithoutSigpipe {
         if is_sigpipe_pending() {
-            // It is blocked, then.
+            // A signal that is pending is blocked already.
             return WithoutSigpipe { before: None };
         }
         let mut before = MaybeUninit::uninit();
         let sigpipe = only_sigpipe();
-        // SAFETY: both sets are valid places; the call writes the second one if it succeeds.
+        // SAFETY: both sets are valid places. The call writes the second set if it succeeds.
         let before = unsafe {
             let failed = libc::pthread_sigmask(libc::SIG_BLOCK, &sigpipe, before.as_mut_ptr());
             (failed == 0).then(|| before.assume_init())
@@ -81,8 +81,8 @@ impl WithoutSigpipe {
 impl Drop for WithoutSigpipe {
     fn drop(&mut self) {
         let Some(before) = self.before else { return };
-        // SAFETY: valid sets and a valid place; `sigwait` takes a signal that is there, and is
-        // this thread's, as a write raises it in the thread that makes it.
+        // SAFETY: the sets and the place are valid. `sigwait` takes a signal that is there. The signal is this
+        // thread's, because a write raises it in the thread that makes the write.
         unsafe {
             if is_sigpipe_pending() {
                 libc::sigwait(&only_sigpipe(), &mut 0);
@@ -111,7 +111,7 @@ fn is_sigpipe_pending() -> bool {
     }
 }
 
-/// For people. Without floating point, whose formatting would take 20 KB.
+/// A time for people to read. No floating point is used, because formatting it would take 20 KB.
 pub(crate) struct Seconds(pub(crate) Duration);
 
 impl fmt::Display for Seconds {

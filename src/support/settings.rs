@@ -1,4 +1,4 @@
-//! The environment variables, read once, when the first of them is needed.
+//! Reads the library's environment variables once, when the first of them is needed.
 
 use std::ffi::{c_char, CStr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,24 +8,25 @@ use crate::support::kept::Kept;
 use crate::support::say::say;
 
 pub(crate) struct Settings {
-    /// `PEP788_ENGINE=backport`: our implementation serves accepted calls on 3.15+ too.
+    /// `PEP788_ENGINE=backport`: this library serves accepted calls on 3.15+ too.
     pub backport: bool,
-    /// `PEP788_DRAIN_GRACE_MS`: how long views are honoured while finalization waits.
-    /// `None`: as long as it waits, like native 3.15.
+    /// `PEP788_DRAIN_GRACE_MS`: how long views are honoured while finalization waits. `None` means as long as
+    /// finalization waits, like native 3.15.
     pub drain_grace: Option<Duration>,
-    /// `PEP788_WAIT_WARN_MS`: how long an exit waits before it says for whom. `None`: never.
+    /// `PEP788_WAIT_WARN_MS`: how long an exit waits before it says for which threads it waits. `None` means never.
     pub wait_warn: Option<Duration>,
-    /// `PEP788_TRACE=1`: it is noted where each guard is taken.
+    /// `PEP788_TRACE=1`: the library notes where each guard is taken.
     pub trace: bool,
-    /// `PEP788_GILSTATE_WAIT_MS`: how long an exit waits for threads inside `PyGILState_Ensure`.
-    /// `None`: as long as it takes.
+    /// `PEP788_GILSTATE_WAIT_MS`: how long an exit waits for threads inside `PyGILState_Ensure`. `None` means as long
+    /// as it takes.
     pub gilstate_wait: Option<Duration>,
-    /// `PEP788_EXIT_TIMEOUT_MS`: how long after its wait an exit may take. `None`: not said.
+    /// `PEP788_EXIT_TIMEOUT_MS`: how long an exit may take after its wait. `None` if the variable is not set.
     exit_timeout: Option<Duration>,
 }
 
-/// `PEP788_GILSTATE`: whether those are protected. `None`: it says neither, which is to be said in a process that has a
-/// Python. Not among the rest, as it is asked when the library is loaded (`seatbelt`).
+/// Returns whether `PEP788_GILSTATE` asks for the protection of `PyGILState_Ensure`. Returns `None` if the variable
+/// says neither yes nor no; in a process that has a Python, the user is told so. This one is not in [`Settings`],
+/// because it is asked when the library is loaded (`seatbelt`).
 pub(crate) fn gilstate() -> Option<bool> {
     let text = variable(GILSTATE).unwrap_or_default().trim();
     let is_one_of = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
@@ -50,17 +51,18 @@ const EXIT_TIMEOUT: &CStr = c"PEP788_EXIT_TIMEOUT_MS";
 const NAMES: [&CStr; 7] =
     [DRAIN_GRACE, WAIT_WARN, TRACE, GILSTATE, GILSTATE_WAIT, EXIT_TIMEOUT, ENGINE];
 
-/// Says once which variables look like settings and are none.
+/// Says once which variables look like settings but are not.
 pub(crate) fn complain_of_names() {
     extern "C" {
         static environ: *const *const c_char;
     }
     static SAID: AtomicBool = AtomicBool::new(false);
-    // Relaxed: nothing else is told by it.
+    // Relaxed: the flag says nothing about other data.
     if SAID.swap(true, Ordering::Relaxed) {
         return;
     }
-    // SAFETY: NULL, or C strings up to a NULL. Who changes the environment while other threads run is in for worse.
+    // SAFETY: `environ` is NULL, or it has C strings up to a NULL. A program that changes the environment while other
+    // threads run has worse problems.
     unsafe {
         let mut place = environ;
         while !place.is_null() && !(*place).is_null() {
@@ -85,7 +87,7 @@ pub(crate) fn get() -> &'static Settings {
     SETTINGS.get().unwrap_or_else(|| {
         let (settings, is_first) = SETTINGS.keep(Settings::read(|_, _, _| {}));
         if is_first {
-            // Only now: a stderr that nobody reads holds up this thread alone.
+            // The library complains only now: if nobody reads stderr, that holds up this thread alone.
             Settings::read(complain);
             complain_of_names();
         }
@@ -93,7 +95,7 @@ pub(crate) fn get() -> &'static Settings {
     })
 }
 
-/// Called with the name of a setting, what it is, and what it takes instead.
+/// Is called with the name of a setting, its value, and what the setting takes instead.
 type Wrong = fn(&CStr, &str, &str);
 
 impl Settings {
@@ -118,14 +120,14 @@ impl Settings {
         }
     }
 
-    /// How long an exit may take after its wait, before the process is ended. `None`: as long as it
-    /// takes. Unless it is said, that is for protected programs alone.
+    /// Returns how long an exit may take after its wait, before the process is ended. Returns `None` if it may take
+    /// as long as it needs. If the variable is not set, only protected programs have a limit.
     pub(crate) fn exit_timeout(&self, protected: bool) -> Option<Duration> {
         let default = Duration::from_millis(if protected { 5000 } else { 0 });
         Some(self.exit_timeout.unwrap_or(default)).filter(|timeout| !timeout.is_zero())
     }
 
-    /// What is in force, as one would set it: a line for each variable.
+    /// Returns what is in force, as a user would set it: a line for each variable.
     pub(crate) fn lines(&self, protected: bool) -> String {
         let engine = if self.backport { "backport" } else { "native" };
         let grace = self.drain_grace.map_or(-1, |grace| grace.as_millis() as i64);
@@ -150,7 +152,7 @@ fn milliseconds(name: &CStr, wrong: Wrong) -> Option<i64> {
     value
 }
 
-/// Whether the second of two values is given; the first is the default.
+/// Returns whether the second of two values is set. The first one is the default.
 fn is_second(name: &CStr, first: &str, second: &str, wrong: Wrong) -> bool {
     let Some(text) = variable(name) else { return false };
     if text != first && text != second {
@@ -159,19 +161,19 @@ fn is_second(name: &CStr, first: &str, second: &str, wrong: Wrong) -> bool {
     text == second
 }
 
-/// Not by `std::env`, which copies: an exit may have no memory.
+/// Returns the value of a variable. Does not use `std::env`, which copies, because an exit may have no memory.
 fn variable(name: &CStr) -> Option<&'static str> {
-    // SAFETY: a C string. The value is used at once, and who changes the environment while other
-    // threads run is in for worse.
+    // SAFETY: the name is a C string, and the value is used at once. A program that changes the environment while
+    // other threads run has worse problems.
     let text = unsafe {
         let value = libc::getenv(name.as_ptr());
         (!value.is_null()).then(|| CStr::from_ptr(value))
     };
-    // What is not UTF-8 is nothing that a setting takes.
+    // No setting takes a value that is not UTF-8.
     Some(text?.to_str().unwrap_or("\u{fffd}")).filter(|text| !text.is_empty())
 }
 
-/// A setting that cannot be understood is not worth a process; it is said, and not followed.
+/// Says that a setting is ignored. A setting that cannot be understood is not worth ending the process.
 fn complain(name: &CStr, text: &str, wanted: &str) {
     let name = name.to_str().unwrap_or_default();
     say(format!("libpep788: {name}={text:?} is ignored: it takes {wanted}\n").as_bytes());

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// At most `N` bytes: what does not fit is cut off at the front.
+/// It has at most `N` bytes. What does not fit is cut off at the front.
 #[derive(Clone, Copy)]
 pub(crate) struct ShortText<const N: usize> {
     bytes: [u8; N],

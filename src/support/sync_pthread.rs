@@ -1,6 +1,8 @@
-//! `std`'s locks, in the part of their interface that is used here, made of pthread's. For
-//! ThreadSanitizer, which knows those of pthread: `std` comes compiled without it, so that it
-//! misses where one thread waits in `std`'s for another.
+//! Locks like those of `std`, made of pthread's, for ThreadSanitizer.
+//!
+//! They have the part of the interface of `std` that is used here. ThreadSanitizer knows the locks of pthread. `std`
+//! comes compiled without ThreadSanitizer, so ThreadSanitizer misses where one thread waits for another in a lock of
+//! `std`.
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
@@ -12,9 +14,9 @@ pub(crate) struct Mutex<T> {
     data: UnsafeCell<T>,
 }
 
-// SAFETY: `data` is reached by one thread at a time, the one that has locked `raw`.
+// SAFETY: one thread at a time reaches `data`: the thread that has locked `raw`.
 unsafe impl<T: Send> Send for Mutex<T> {}
-// SAFETY: only who has the lock reaches the value.
+// SAFETY: only the thread that has the lock reaches the value.
 unsafe impl<T: Send> Sync for Mutex<T> {}
 
 pub(crate) struct MutexGuard<'a, T>(&'a Mutex<T>);
@@ -26,7 +28,7 @@ impl<T> Mutex<T> {
     }
 
     pub(crate) fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
-        // SAFETY: initialized, and only ever used in a static.
+        // SAFETY: the mutex is initialized, and it is only ever used in a static.
         let result = unsafe { libc::pthread_mutex_lock(self.raw.get()) };
         assert_eq!(result, 0);
         Ok(MutexGuard(self))
@@ -37,28 +39,28 @@ impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: locked.
+        // SAFETY: the mutex is locked while the guard lives.
         unsafe { &*self.0.data.get() }
     }
 }
 
 impl<T> DerefMut for MutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: locked, and this is the one guard.
+        // SAFETY: the mutex is locked while the guard lives, and this is the only guard.
         unsafe { &mut *self.0.data.get() }
     }
 }
 
 impl<T> Drop for MutexGuard<'_, T> {
     fn drop(&mut self) {
-        // SAFETY: locked by this thread.
+        // SAFETY: this thread has locked the mutex.
         unsafe { libc::pthread_mutex_unlock(self.0.raw.get()) };
     }
 }
 
 pub(crate) struct Condvar(UnsafeCell<libc::pthread_cond_t>);
 
-// SAFETY: made to be used by several threads.
+// SAFETY: condition variables are made to be used by several threads.
 unsafe impl Send for Condvar {}
 // SAFETY: pthread's condition variables are for several threads at once.
 unsafe impl Sync for Condvar {}
@@ -69,7 +71,7 @@ impl Condvar {
     }
 
     pub(crate) fn notify_all(&self) {
-        // SAFETY: initialized, and only ever used in a static.
+        // SAFETY: the condition variable is initialized, and it is only ever used in a static.
         unsafe { libc::pthread_cond_broadcast(self.0.get()) };
     }
 
@@ -79,14 +81,14 @@ impl Condvar {
         Ok(guard)
     }
 
-    /// Besides, whether the time was up.
+    /// Also returns whether the time was up.
     pub(crate) fn wait_timeout<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
         time: Duration,
     ) -> LockResult<(MutexGuard<'a, T>, bool)> {
-        // SAFETY: all zeroes are a `timespec`, the clock exists, and the guard shows that this
-        // thread has locked the mutex.
+        // SAFETY: all zeroes are a valid `timespec`, the clock exists, and the guard shows that this thread has
+        // locked the mutex.
         let result = unsafe {
             let mut until: libc::timespec = std::mem::zeroed();
             libc::clock_gettime(libc::CLOCK_REALTIME, &mut until);

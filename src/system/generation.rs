@@ -1,6 +1,6 @@
-//! Which process this is: how many forks lie between it and the one that loaded the library.
+//! Counts the forks between the process that loaded the library and this process.
 //!
-//! What a forked child has to forget is in `fork.rs`, which alone writes here.
+//! `fork.rs` knows what a forked child has to forget. Only `fork.rs` writes here.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,21 +9,21 @@ static GENERATION: AtomicUsize = AtomicUsize::new(0);
 
 #[inline]
 pub(crate) fn generation() -> usize {
-    // Relaxed: changes only in a child that has a single thread.
+    // Relaxed: the number changes only in a child that has a single thread.
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// In a forked child.
+/// Counts one more fork. Is called in the forked child.
 pub(crate) fn begin_another() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
 thread_local! {
-    /// Without a destructor, so that a thread may fork while it ends.
+    /// It has no destructor, so that a thread may fork while it ends.
     static FORKS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread is between the two ends of a fork.
+/// Returns whether this thread is between the beginning and the end of a fork.
 pub(crate) fn forks_here() -> bool {
     FORKS.get()
 }

@@ -1,4 +1,4 @@
-//! What the kernel and the loader tell of this process, its threads and their stacks.
+//! What the kernel and the loader tell about this process, its threads and their stacks.
 //!
 //! Imports `support`. Read `generation`, then what you need.
 

@@ -1,4 +1,6 @@
-//! The calling thread's native stack, as addresses. What they mean is found out where it is asked.
+//! Reads the calling thread's native stack, as addresses.
+//!
+//! Callers find out what the addresses mean.
 
 use std::ffi::{c_int, c_void};
 
@@ -27,7 +29,7 @@ pub(crate) fn walk(addresses: &mut [usize]) -> usize {
         depth: usize,
     }
     unsafe extern "C" fn visit(context: *mut Context, walk: *mut c_void) -> c_int {
-        // SAFETY: `walk` is what is given below, and the context is the unwinder's.
+        // SAFETY: `walk` is the `Walk` given below, and the context is the unwinder's.
         unsafe {
             let walk = &mut *walk.cast::<Walk>();
             let address = _Unwind_GetIP(context);
@@ -40,25 +42,25 @@ pub(crate) fn walk(addresses: &mut [usize]) -> usize {
         GO_ON
     }
     let mut walk = Walk { addresses, depth: 0 };
-    // SAFETY: `visit` has the type that is asked for; the record outlives the call.
+    // SAFETY: `visit` has the type that the unwinder asks for, and the record outlives the call.
     unsafe { _Unwind_Backtrace(visit, std::ptr::from_mut(&mut walk).cast()) };
     walk.depth
 }
 
-/// Where the function begins that a call, which returns to this address, was made from. Parts that the
-/// compiler has put elsewhere ("cold" ones) count as functions of their own.
+/// Returns the beginning of the function whose call returns to this address. Parts of a function that the compiler
+/// has put elsewhere ("cold" ones) count as functions of their own.
 pub(crate) fn function_of(return_address: usize) -> *const c_void {
-    // SAFETY: looks the address up in tables. Less one: still inside the call.
+    // SAFETY: the call only looks the address up in tables. The address less one is still inside the call.
     unsafe { _Unwind_FindEnclosingFunction((return_address - 1) as *const c_void) }
 }
 
-/// The registers that a function has kept across a call: by their numbers in DWARF.
+/// The registers that a function has kept across a call, by their numbers in DWARF.
 #[cfg(target_arch = "x86_64")]
 const KEPT: [c_int; 6] = [3, 6, 12, 13, 14, 15];
 #[cfg(target_arch = "aarch64")]
 const KEPT: [c_int; 12] = [19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30];
 
-/// Where a call that is under way will return to, and the registers that it then has.
+/// Where a call that is under way will return to, and the registers that the thread then has.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -70,7 +72,7 @@ pub(crate) struct Return {
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 impl Return {
-    /// The innermost one of the calling thread into one of these functions.
+    /// Returns the calling thread's innermost return into one of these functions.
     #[inline(never)]
     pub(crate) fn into_one_of(functions: &[usize]) -> Option<Return> {
         struct Search<'a> {
@@ -78,7 +80,7 @@ impl Return {
             found: Option<Return>,
         }
         unsafe extern "C" fn visit(context: *mut Context, search: *mut c_void) -> c_int {
-            // SAFETY: `search` is what is given below, and the context is the unwinder's.
+            // SAFETY: `search` is the `Search` given below, and the context is the unwinder's.
             unsafe {
                 let search = &mut *search.cast::<Search>();
                 let address = _Unwind_GetIP(context);
@@ -94,19 +96,20 @@ impl Return {
             STOP
         }
         let mut search = Search { functions, found: None };
-        // SAFETY: `visit` has the type that is asked for; the record outlives the call.
+        // SAFETY: `visit` has the type that the unwinder asks for, and the record outlives the call.
         unsafe { _Unwind_Backtrace(visit, std::ptr::from_mut(&mut search).cast()) };
         search.found
     }
 
-    /// Goes on there, as if the call had returned 0. All that is under way on this stack is left as
-    /// it is.
+    /// Goes on at this return, as if the call had returned 0. Leaves everything that is under way on this stack as it
+    /// is.
     ///
     /// # Safety
-    /// The function has not returned since, and its thread does not run: this is a copy of the
-    /// process, which has but the calling thread.
+    /// The function has not returned since, and its thread does not run: this process is a copy that has only the
+    /// calling thread.
     pub(crate) unsafe fn take(&self) -> ! {
-        // SAFETY: says the caller. What a call may change needs no value but the result.
+        // SAFETY: the function has not returned, and its thread does not run, by this function's contract. Of the
+        // registers that a call may change, only the one of the result needs a value.
         #[cfg(target_arch = "x86_64")]
         unsafe {
             std::arch::asm!(
@@ -123,7 +126,7 @@ impl Return {
                 options(noreturn),
             )
         }
-        // SAFETY: the words are those of a frame of this thread that has not returned, as the unwinder gave them.
+        // SAFETY: the words belong to a frame of this thread that has not returned, as the unwinder gave them.
         #[cfg(target_arch = "aarch64")]
         unsafe {
             std::arch::asm!(

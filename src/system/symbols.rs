@@ -1,36 +1,37 @@
-//! Which function an address of code is in, and which library. Slow; for the report of an exit, and as
-//! far as there is memory for it.
+//! Finds the function and the library that an address of code is in.
+//!
+//! This is slow. It is for the report of an exit, and works as far as there is memory for it.
 
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::fmt::Write as _;
 
 use crate::support::memory::Text;
 
-/// What is known of one address.
+/// What is known about one address.
 pub(crate) struct Symbol {
     address: usize,
-    /// Where its library is in memory; 0: it is in none.
+    /// Where its library is in memory. 0 if it is in no library.
     base: usize,
-    /// Demangled; `None`: the file says nothing of it.
+    /// The demangled name. `None` if the file says nothing of it.
     pub(crate) function: Option<Text>,
-    /// The file's name without its folder, or `?`.
+    /// The name of the library's file without its folder, or `?`.
     pub(crate) library: Text,
-    /// Whether it is in this library, or in the program that it is linked into.
+    /// Whether the address is in this library, or in the program that this library is linked into.
     pub(crate) is_ours: bool,
 }
 
 impl Symbol {
-    /// Where in the library's memory.
+    /// Returns where the address is in the library's memory.
     pub(crate) fn offset(&self) -> usize {
         self.address - self.base
     }
 }
 
-/// By address, and so library after library.
+/// The symbols, sorted by address. So those of one library follow each other.
 pub(crate) struct Symbols(Vec<Symbol>);
 
 impl Symbols {
-    /// Looks addresses up that a stack had: each is that after a call.
+    /// Looks up addresses that were on a stack. Each of them is the address after a call.
     pub(crate) fn look_up(addresses: impl Iterator<Item = usize>) -> Symbols {
         let own_base = dladdr(demangled as *const () as usize).map_or(0, |own| base(&own));
         let mut sorted = Vec::new();
@@ -59,7 +60,7 @@ impl Symbols {
     }
 }
 
-/// What the loader says, who knows the functions that libraries export.
+/// Asks the loader, which knows the functions that libraries export.
 fn exported(address: usize, own_base: usize) -> Symbol {
     let mut symbol =
         Symbol { address, base: 0, function: None, library: Text::default(), is_ours: false };
@@ -71,8 +72,8 @@ fn exported(address: usize, own_base: usize) -> Symbol {
     symbol.is_ours = symbol.base == own_base;
     with_path(&found, |path| write_file_name(&mut symbol.library, path));
     if !found.dli_sname.is_null() {
-        // SAFETY: the loader's strings are NUL-terminated, and there as long as the library. One
-        // that is unloaded at this very moment had frames on a stack: nobody may do that.
+        // SAFETY: the loader's strings are NUL-terminated, and they exist as long as the library. A library that is
+        // unloaded at this very moment had frames on a stack, and no program may unload such a library.
         symbol.function = Some(demangled(unsafe { CStr::from_ptr(found.dli_sname) }));
     }
     symbol
@@ -83,9 +84,9 @@ fn base(info: &libc::Dl_info) -> usize {
 }
 
 fn dladdr(address: usize) -> Option<libc::Dl_info> {
-    // SAFETY: an all-zero Dl_info is valid; dladdr fills it.
+    // SAFETY: an all-zero `Dl_info` is valid, and `dladdr` fills it.
     let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
-    // SAFETY: any address may be asked about; `info` is a valid place for the answer.
+    // SAFETY: any address may be asked about, and `info` is a valid place for the answer.
     let found = unsafe { libc::dladdr(address as *const c_void, &mut info) } != 0;
     found.then_some(info)
 }
@@ -93,15 +94,15 @@ fn dladdr(address: usize) -> Option<libc::Dl_info> {
 /// Calls `use_it` with the path of the library's file.
 fn with_path(info: &libc::Dl_info, use_it: impl FnOnce(&CStr)) {
     let mut place = [0u8; libc::PATH_MAX as usize];
-    // The loader has only what the program was called.
+    // For the program, the loader has only the name that the program was called by.
     if is_program(base(info)) {
         let link = c"/proc/self/exe".as_ptr();
-        // Less the last byte, which stays NUL.
-        // SAFETY: a C string, and a valid place.
+        // The last byte is left out, so it stays NUL.
+        // SAFETY: `link` is a C string, and the place is valid.
         unsafe { libc::readlink(link, place.as_mut_ptr().cast(), place.len() - 1) };
         use_it(CStr::from_bytes_until_nul(&place).unwrap_or_default());
     } else if !info.dli_fname.is_null() {
-        // SAFETY: as in `exported`.
+        // SAFETY: the loader's string exists as long as the library, as in `exported`.
         use_it(unsafe { CStr::from_ptr(info.dli_fname) });
     }
 }
@@ -122,7 +123,7 @@ fn write_lossily(to: &mut Text, bytes: &[u8]) {
 
 #[cfg(target_os = "linux")]
 fn is_program(base: usize) -> bool {
-    // SAFETY: reads what the kernel passed to the process.
+    // SAFETY: the call reads what the kernel passed to the process.
     let headers = unsafe { libc::getauxval(libc::AT_PHDR) } as usize;
     dladdr(headers).is_some_and(|program| program.dli_fbase as usize == base)
 }
@@ -146,13 +147,13 @@ fn name_by_file(symbols: &mut [Symbol]) {
 #[cfg(not(target_os = "linux"))]
 fn name_by_file(_: &mut [Symbol]) {}
 
-/// `None`: not an ELF file as they are.
+/// Returns `None` if the file is not the usual kind of ELF file.
 #[cfg(target_os = "linux")]
 fn name_by_elf(symbols: &mut [Symbol], base: usize, contents: &[u8]) -> Option<()> {
     use object::elf::{FileHeader64, PT_LOAD, SHT_SYMTAB, STT_FUNC, STT_GNU_IFUNC};
     use object::read::elf::{FileHeader, ProgramHeader, Sym};
     use object::NativeEndian;
-    // Not by `ElfFile`, which allocates.
+    // `ElfFile` is not used, because it allocates.
     let header = FileHeader64::<NativeEndian>::parse(contents).ok()?;
     let endian = header.endian().ok()?;
     let segments = header.program_headers(endian, contents).ok()?.iter();
@@ -160,7 +161,7 @@ fn name_by_elf(symbols: &mut [Symbol], base: usize, contents: &[u8]) -> Option<(
         .filter(|segment| segment.p_type(endian) == PT_LOAD)
         .map(|segment| segment.p_vaddr(endian))
         .min()?;
-    // The loader's base is the page that the lowest segment begins in.
+    // The loader's base is the page in which the lowest segment begins.
     let bias = base.wrapping_sub(lowest as usize & !0xfff);
     let table = header.sections(endian, contents).ok()?;
     let table = table.symbols(endian, contents, SHT_SYMTAB).ok()?;
@@ -168,12 +169,12 @@ fn name_by_elf(symbols: &mut [Symbol], base: usize, contents: &[u8]) -> Option<(
     for entry in table.iter().filter(|entry| is_function(entry.st_type())) {
         let begin = bias.wrapping_add(entry.st_value(endian) as usize);
         let end = begin.wrapping_add(entry.st_size(endian) as usize);
-        // After the call that the address is the end of.
+        // An address here is the end of a call. So it is after the beginning of the function, and may be at its end.
         let first = symbols.partition_point(|symbol| symbol.address <= begin);
         let within = symbols[first..].iter_mut().take_while(|symbol| symbol.address <= end);
         for symbol in within.filter(|symbol| symbol.function.is_none()) {
             let Ok(name) = table.symbol_name(endian, entry) else { continue };
-            // Anew, for the NUL after it.
+            // The name is read again from the file, to have the NUL after it.
             let at = name.as_ptr() as usize - contents.as_ptr() as usize;
             symbol.function = CStr::from_bytes_until_nul(&contents[at..]).ok().map(demangled);
         }
@@ -181,7 +182,7 @@ fn name_by_elf(symbols: &mut [Symbol], base: usize, contents: &[u8]) -> Option<(
     Some(())
 }
 
-/// A file in memory, of which only the parts that are looked at are read.
+/// A file that is mapped into memory. Only the parts that are looked at are read.
 #[cfg(target_os = "linux")]
 struct File {
     begin: *mut c_void,
@@ -191,7 +192,8 @@ struct File {
 #[cfg(target_os = "linux")]
 impl File {
     fn map(path: &CStr) -> Option<File> {
-        // SAFETY: a C string, and a valid place; an all-zero `stat` is valid. The descriptor is ours.
+        // SAFETY: the path is a C string, and `facts` is a valid place: an all-zero `stat` is valid. The descriptor
+        // belongs to this function.
         unsafe {
             let file = libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
             if file < 0 {
@@ -203,7 +205,7 @@ impl File {
                 _ => 0,
             };
             let (read, private) = (libc::PROT_READ, libc::MAP_PRIVATE);
-            // Of no bytes there is no mapping.
+            // A file of no bytes cannot be mapped.
             let begin = libc::mmap(std::ptr::null_mut(), size, read, private, file, 0);
             libc::close(file);
             (begin != libc::MAP_FAILED).then_some(File { begin, size })
@@ -211,8 +213,8 @@ impl File {
     }
 
     fn contents(&self) -> &[u8] {
-        // SAFETY: mapped as long as `self` is. Whoever changes the file has the library changed
-        // too, which is mapped from it.
+        // SAFETY: the file is mapped as long as `self` lives. A program that changes the file also changes the
+        // library, which is mapped from the same file.
         unsafe { std::slice::from_raw_parts(self.begin.cast(), self.size) }
     }
 }
@@ -220,20 +222,20 @@ impl File {
 #[cfg(target_os = "linux")]
 impl Drop for File {
     fn drop(&mut self) {
-        // SAFETY: mapped by `map`, and nothing refers to it any more.
+        // SAFETY: `map` mapped it, and nothing refers to it any more.
         unsafe { libc::munmap(self.begin, self.size) };
     }
 }
 
-/// By the C++ library, if the process has it: the one whose names these are.
+/// Demangles a name by the C++ library of the process, if there is one. The names belong to that library.
 fn demangled(name: &CStr) -> Text {
     type Demangle =
         unsafe extern "C" fn(*const c_char, *mut c_char, *mut usize, *mut c_int) -> *mut c_char;
     let mut text = Text::default();
-    // SAFETY: a constant of dlsym's, and a C string.
+    // SAFETY: the handle is a constant of dlsym's, and the name is a C string.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__cxa_demangle".as_ptr()) };
     if !found.is_null() && name.to_bytes().starts_with(b"_Z") {
-        // SAFETY: the C++ ABI gives it this signature; what it returns is malloc's.
+        // SAFETY: the C++ ABI gives the function this signature. What it returns is memory of malloc.
         unsafe {
             let demangle = std::mem::transmute::<*mut c_void, Demangle>(found);
             let null = std::ptr::null_mut();

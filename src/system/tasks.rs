@@ -1,14 +1,16 @@
-//! The threads of this process, as the kernel tells (`/proc`). Without allocations and locks, for `patch::stop`.
+//! Lists the threads of this process and tells their states, as the kernel shows them in `/proc`.
+//!
+//! This file allocates nothing and takes no locks, because `patch::stop` uses it.
 
 use std::ffi::c_int;
 use std::ops::Range;
 
 pub(crate) fn this_thread() -> libc::pid_t {
-    // SAFETY: no preconditions. Not by `gettid`, which glibc has from 2.30 on only.
+    // SAFETY: this system call has no preconditions. `gettid` is not used, because glibc has it only from 2.30 on.
     unsafe { libc::syscall(libc::SYS_gettid) as libc::pid_t }
 }
 
-/// Whether it runs code of this process, or is about to: it does not wait for anything.
+/// Returns whether the thread runs code of this process, or is about to: it does not wait for anything.
 pub(crate) fn runs(id: libc::pid_t) -> bool {
     let mut buffer = [0; 512];
     let status = read(id, "status", &mut buffer).ok();
@@ -16,10 +18,11 @@ pub(crate) fn runs(id: libc::pid_t) -> bool {
     state.is_some_and(|state| state.starts_with(b"R")) && !is_the_kernels(id)
 }
 
-/// Whether it is one of the kernel's own (io_uring's), which runs nothing of this process, and takes no signals.
+/// Returns whether the thread is one of the kernel's own (of io_uring). Such a thread runs nothing of this process,
+/// and takes no signals.
 pub(crate) fn is_the_kernels(id: libc::pid_t) -> bool {
     const IO_WORKER: u64 = 0x10;
-    /// Of the fields after the name, which is in brackets and may have any characters.
+    /// The index of the flags among the fields after the name. The name is in brackets, and may have any characters.
     const FLAGS: usize = 6;
     let mut buffer = [0; 512];
     let stat = read(id, "stat", &mut buffer).ok();
@@ -29,21 +32,21 @@ pub(crate) fn is_the_kernels(id: libc::pid_t) -> bool {
     flags.is_some_and(|flags| flags & IO_WORKER != 0)
 }
 
-/// What is said of a thread under that name, in its file `status`.
+/// Returns what the file `status` of a thread says under that name.
 pub(crate) fn field<'a>(status: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let mut lines = status.split(|byte| *byte == b'\n');
     lines.find_map(|line| line.strip_prefix(name)).map(<[u8]>::trim_ascii)
 }
 
-/// Why nothing is told of a thread.
+/// Why the kernel told nothing about a thread.
 pub(crate) enum Unread {
-    /// It has ended.
+    /// The thread has ended.
     Gone,
-    /// It may be there: its file cannot be read, with this error.
+    /// The thread may still be there: its file cannot be read, with this error.
     Error(c_int),
 }
 
-/// Of the call that just failed.
+/// Returns why the last call failed.
 fn unread() -> Unread {
     match last_error() {
         libc::ENOENT | libc::ESRCH => Unread::Gone,
@@ -52,11 +55,11 @@ fn unread() -> Unread {
 }
 
 pub(crate) fn last_error() -> c_int {
-    // SAFETY: the calling thread's own.
+    // SAFETY: this is the calling thread's own variable.
     unsafe { *libc::__errno_location() }
 }
 
-/// The beginning of a file in `/proc/self/task`.
+/// Reads the beginning of a file of a thread in `/proc/self/task`.
 pub(crate) fn read<'a>(
     id: libc::pid_t,
     name: &str,
@@ -64,10 +67,10 @@ pub(crate) fn read<'a>(
 ) -> Result<&'a [u8], Unread> {
     use std::io::Write;
     let mut path = [0; 64];
-    // Ends in the NULs that are there.
+    // The path ends in the NULs that are already there.
     let written = write!(&mut path[..63], "/proc/self/task/{id}/{name}");
     written.map_err(|_| Unread::Error(libc::ENAMETOOLONG))?;
-    // SAFETY: a C string, and a buffer that is as long as it says.
+    // SAFETY: the path is a C string, and the buffer is as long as it says.
     let length = unsafe {
         let file = libc::open(path.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC);
         if file < 0 {
@@ -85,17 +88,17 @@ pub(crate) fn read<'a>(
 pub(crate) struct Tasks {
     folder: c_int,
     entries: [u8; 4096],
-    /// Which part of the entries is yet to be looked at.
+    /// The part of the entries that is still to be looked at.
     rest: Range<usize>,
-    /// Of a list that broke off.
+    /// The error, if the list broke off.
     pub(crate) error: Option<c_int>,
 }
 
 impl Tasks {
-    /// Fails with an error of the system.
+    /// Opens the list. Fails with an error of the system.
     pub(crate) fn open() -> Result<Tasks, c_int> {
         let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
-        // SAFETY: a C string.
+        // SAFETY: the path is a C string.
         let folder = unsafe { libc::open(c"/proc/self/task".as_ptr(), flags) };
         if folder < 0 {
             return Err(last_error());
@@ -105,7 +108,7 @@ impl Tasks {
 
     fn fill(&mut self) -> bool {
         let (buffer, size) = (self.entries.as_mut_ptr(), self.entries.len());
-        // SAFETY: a buffer that is as long as it says.
+        // SAFETY: the buffer is as long as `size` says.
         let length = unsafe { libc::syscall(libc::SYS_getdents64, self.folder, buffer, size) };
         if length < 0 {
             self.error = Some(last_error());
@@ -119,7 +122,7 @@ impl Iterator for Tasks {
     type Item = libc::pid_t;
 
     fn next(&mut self) -> Option<libc::pid_t> {
-        // Of an entry: its length, and its name, which ends in a NUL.
+        // Where an entry has its length, and its name. The name ends in a NUL.
         const LENGTH: usize = 16;
         const NAME: usize = 19;
         loop {
@@ -131,7 +134,7 @@ impl Iterator for Tasks {
                 usize::from(u16::from_ne_bytes([*entry.get(LENGTH)?, *entry.get(LENGTH + 1)?]));
             self.rest.start += length.max(1);
             let name = entry.get(NAME..)?.split(|byte| *byte == 0).next()?;
-            // Others are `.` and `..`.
+            // The other entries are `.` and `..`.
             if let Some(id) = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok()) {
                 return Some(id);
             }
@@ -141,7 +144,7 @@ impl Iterator for Tasks {
 
 impl Drop for Tasks {
     fn drop(&mut self) {
-        // SAFETY: opened by `open`.
+        // SAFETY: `open` opened it.
         unsafe { libc::close(self.folder) };
     }
 }

@@ -1,11 +1,12 @@
-//! Whether the calling thread had to wait.
+//! Counts how often the calling thread had to wait.
 
-/// How often it gave its processor up of itself: for a lock, or in a system call. Not told everywhere: then always 0.
+/// Returns how often the thread gave up its processor by itself: for a lock, or in a system call. Returns 0 where the
+/// system does not tell.
 pub(crate) fn how_often_this_thread_waited() -> i64 {
     #[cfg(target_os = "linux")]
     {
         let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: a valid place; zeroed, it is one of no use of anything, if the call fails.
+        // SAFETY: `usage` is a valid place. If the call fails, the zeroes say that nothing was used.
         let usage = unsafe {
             libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
             usage.assume_init()

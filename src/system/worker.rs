@@ -1,4 +1,4 @@
-//! Threads of the library's own: they take no signals, and do not call Python.
+//! Starts threads of the library's own, which take no signals and do not call Python.
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,25 +6,25 @@ use std::time::{Duration, Instant};
 
 use crate::support::sync::{lock, Mutex, MutexGuard};
 
-/// For a thread that is about to start.
+/// The work of a thread that is about to start.
 static WORK: Mutex<Option<fn()>> = Mutex::new(None);
 
 pub(crate) type Lock = MutexGuard<'static, Option<fn()>>;
 
-/// For the time of a fork.
+/// Takes the lock for the time of a fork.
 pub(crate) fn hold_lock() -> Lock {
     lock(&WORK)
 }
 
-/// Starts a thread that takes no signals. `false`: it cannot be had.
+/// Starts a thread that takes no signals. Returns `false` if no thread can be started.
 pub(crate) fn start(body: fn()) -> bool {
     extern "C" fn run(body: *mut c_void) -> *mut c_void {
-        // SAFETY: what is given below.
+        // SAFETY: the argument is the function given below.
         let body = unsafe { std::mem::transmute::<*mut c_void, fn()>(body) };
         body();
         std::ptr::null_mut()
     }
-    // SAFETY: valid places, filled in before they are read; the thread is nobody's to join.
+    // SAFETY: the places are valid, and they are filled in before they are read. The thread is never joined.
     unsafe {
         let (mut all, mut before) = std::mem::zeroed::<(libc::sigset_t, libc::sigset_t)>();
         libc::sigfillset(&mut all);
@@ -40,7 +40,7 @@ pub(crate) fn start(body: fn()) -> bool {
     }
 }
 
-/// Runs it in a thread of its own. `false`: it has not come to its end in that time, and may never.
+/// Runs the work in a thread of its own. Returns `false` if it has not ended in that time. Then it may never end.
 pub(crate) fn within(limit: Duration, work: fn()) -> bool {
     static DONE: AtomicUsize = AtomicUsize::new(0);
     fn body() {
@@ -56,7 +56,7 @@ pub(crate) fn within(limit: Duration, work: fn()) -> bool {
         return false;
     }
     let begun = Instant::now();
-    // Acquire: what the work did is done.
+    // Acquire: pairs with the Release in `body`, so what the work did is done.
     while DONE.load(Ordering::Acquire) == before {
         if begun.elapsed() > limit {
             return false;

@@ -1,4 +1,4 @@
-//! What is attached to the calling thread, and which Ensures it is in.
+//! Tells which thread state is attached to the calling thread, and which Ensures the thread is in.
 
 use std::ptr::null_mut;
 
@@ -7,20 +7,20 @@ use super::thread::Thread;
 use crate::gate::record::Record;
 use crate::python::{self, Api, Attached, PyThreadState};
 
-/// The Ensures of this thread, outermost first.
+/// Returns the Ensures of this thread, outermost first.
 #[inline]
 pub(crate) fn levels() -> impl Iterator<Item = Level> {
     Thread::known().into_iter().flat_map(|thread| thread.levels.iter())
 }
 
-/// This thread's levels, and the index of the innermost one, if that is of `state`.
+/// Returns this thread's levels, and the index of the innermost one, if that one is of `state`.
 pub(crate) fn innermost_in(state: *mut PyThreadState) -> Option<(&'static Levels, usize)> {
     let levels = &Thread::known()?.levels;
     levels.innermost().filter(|level| level.state == state)?;
     Some((levels, levels.len() - 1))
 }
 
-/// The thread state attached to this thread, or NULL.
+/// Returns the thread state that is attached to this thread, or NULL.
 #[inline]
 pub(crate) fn attached(py: &Api) -> *mut PyThreadState {
     what_is_attached(py).state
@@ -33,7 +33,7 @@ pub(crate) fn what_is_attached(py: &Api) -> Attached {
     python::attached(py, ensured)
 }
 
-/// The thread state attached to this thread, or a fatal error.
+/// Returns the thread state that is attached to this thread. If there is none, this is a fatal error.
 pub(crate) fn attached_or_fatal(py: &Api, function: &str) -> *mut PyThreadState {
     let state = attached(py);
     if state.is_null() {
@@ -46,12 +46,12 @@ pub(crate) fn attached_or_fatal(py: &Api, function: &str) -> *mut PyThreadState 
     state
 }
 
-/// Whether this thread state was made for an Ensure of this thread.
+/// Returns whether this thread state was made for an Ensure of this thread.
 pub(crate) fn was_created(state: *mut PyThreadState) -> bool {
     levels().any(|level| level.state == state && level.way.creates())
 }
 
-/// Whether this thread is inside an Ensure of this interpreter.
+/// Returns whether this thread is inside an Ensure of this interpreter.
 pub(crate) fn is_inside(record: &'static Record) -> bool {
     levels().any(|level| std::ptr::eq(level.record, record))
 }

@@ -1,11 +1,12 @@
-//! Thread states are not made while another thread forks.
+//! Keeps threads from making thread states while another thread forks.
 //!
-//! Up to 3.11 the child of an `os.fork()` takes the lock of CPython's list of thread states before it makes it
-//! anew, and so hangs if another thread had it in that moment. A thread that makes a thread state has it,
-//! without the GIL. (One that deletes its own has it too, but with the GIL, as the thread that forks.)
+//! CPython has a lock for its list of thread states. Up to 3.11, the child of an `os.fork()` takes this lock before
+//! it makes the lock anew. So the child hangs if another thread had the lock at the moment of the fork. A thread
+//! that makes a thread state takes the lock without the GIL. (A thread that deletes its own thread state takes the
+//! lock too, but it has the GIL, and so has the thread that forks.)
 //!
-//! So each says what it is about to do, and then looks at the other: whichever of two such fences
-//! comes second, the look after it sees what was said before the other (`gate/fence.rs`).
+//! So each of the two threads says what it is about to do, makes a fence, and looks at the other. One of the two
+//! fences comes second, and the look after it sees what was said before the other fence (`gate/fence.rs`).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,16 +15,16 @@ use crate::gate::fence;
 use crate::python::{Api, PyThreadState};
 use crate::system::generation::forks_here;
 
-/// How many thread states a thread is making: more than one if making one calls back here. Only the thread
-/// writes it; forks look at it.
+/// How many thread states a thread is making. The number is more than one if making a thread state calls back to
+/// this code. Only the thread itself writes the number. Forks look at it.
 pub(crate) struct Birth(AtomicUsize);
 
-/// How many threads are between the two ends of a fork.
+/// How many threads are between the beginning and the end of a fork.
 static FORKS: AtomicUsize = AtomicUsize::new(0);
 
-/// For how long one waits for the other. An allocator's hook that calls `PyGILState_Ensure`, or another copy of the
-/// library, must not end in both waiting without end. The fork gives up first: then the other one still waits, without
-/// CPython's lock.
+/// For how long one side waits for the other. An allocator's hook may call `PyGILState_Ensure`, or there may be
+/// another copy of the library. Then the two sides must not wait for each other without end. The fork gives up
+/// first. At that time the other thread still waits, without CPython's lock.
 const FORKS_WAIT: Duration = Duration::from_millis(100);
 const BIRTHS_WAIT: Duration = Duration::from_secs(10);
 
@@ -34,30 +35,31 @@ impl Birth {
 
     #[inline(always)]
     fn begin(&self) {
-        // Relaxed, as its own thread alone changes it; and the fence orders it.
+        // Relaxed: only the thread itself changes the number, and the fence orders the store.
         self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         fence::light();
     }
 
     #[inline(always)]
     fn end(&self) {
-        // Release: the thread is done with the list.
+        // Release: the thread is done with CPython's list. Pairs with `is_under_way`.
         self.0.store(self.0.load(Ordering::Relaxed) - 1, Ordering::Release);
     }
 
     pub(crate) fn is_under_way(&self) -> bool {
-        // Acquire: what the thread did to the list comes before the fork.
+        // Acquire: what the thread did to CPython's list comes before the fork. Pairs with `end`.
         self.0.load(Ordering::Acquire) != 0
     }
 
     #[cold]
     fn wait_for_forks(&self) {
         if forks_here() {
-            // In another library's handlers.
+            // This thread itself forks: it is in the fork handlers of another library.
             return;
         }
         let begun = Instant::now();
-        // Not inside another, for which the fork may wait.
+        // It does not wait if this is inside the making of another thread state, because the fork may wait for that
+        // one.
         while is_one_forking()
             && self.0.load(Ordering::Relaxed) == 1
             && begun.elapsed() < BIRTHS_WAIT
@@ -69,7 +71,7 @@ impl Birth {
     }
 }
 
-/// Makes a thread state, by `make`.
+/// Makes a thread state, by `make`. In versions in which that matters, this and a fork wait for each other.
 #[inline(always)]
 pub(crate) fn of_thread_state(
     py: &Api,
@@ -83,13 +85,13 @@ pub(crate) fn of_thread_state(
     }
 }
 
-/// Whether this version has to be helped.
+/// Returns whether forks matter to the making of thread states in this version of CPython.
 #[inline(always)]
 pub(crate) fn matters(py: &Api) -> bool {
     py.version < 0x030c
 }
 
-/// Apart, so that later versions do not pay for it.
+/// Makes a thread state in such a version. This is a function of its own, so that later versions do not pay for it.
 #[inline(never)]
 fn in_sight_of_forks(
     birth: &Birth,
@@ -105,7 +107,7 @@ fn in_sight_of_forks(
 }
 
 fn is_one_forking() -> bool {
-    // Relaxed: the fence before it orders it.
+    // Relaxed: the fence before this load orders it.
     FORKS.load(Ordering::Relaxed) != 0
 }
 
@@ -116,21 +118,22 @@ fn wait_while(patience: Duration, condition: impl Fn() -> bool) {
     }
 }
 
-/// Before a fork. `is_one_under_way`: whether a thread is making one.
+/// Announces a fork, and waits while threads make thread states. `is_one_under_way` tells whether a thread is
+/// making one.
 pub(crate) fn suspend(is_one_under_way: impl Fn() -> bool) {
-    // Relaxed: the fence orders it.
+    // Relaxed: the fence after this orders it.
     FORKS.fetch_add(1, Ordering::Relaxed);
     fence::heavy();
     wait_while(FORKS_WAIT, is_one_under_way);
 }
 
-/// After it, in the parent.
+/// Notes that the fork is over, in the parent.
 pub(crate) fn resume() {
-    // Relaxed: who waits for it needs nothing else of this thread's.
+    // Relaxed: a thread that waits for this needs nothing else that this thread wrote.
     FORKS.fetch_sub(1, Ordering::Relaxed);
 }
 
-/// After it, in the child, where no other thread is.
+/// Notes that the fork is over, in the child, where there is no other thread.
 pub(crate) fn resume_alone() {
     FORKS.store(0, Ordering::Relaxed);
 }

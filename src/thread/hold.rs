@@ -1,4 +1,4 @@
-//! A hold: a guard that an Ensure, or a thread state, keeps by itself.
+//! A hold: a guard that the library itself takes, for an Ensure or for a thread state.
 
 use super::slip::{is_off, Slip};
 use crate::gate::gate::NotOut;
@@ -7,23 +7,23 @@ use crate::gate::registry::LOBBY;
 use crate::gate::tally::Tally;
 use crate::system::generation::generation;
 
-/// A guard that a level of the stack, or a thread state, keeps by itself.
+/// A guard that the library keeps for a level of the stack, or for a thread state.
 #[derive(Clone, Copy)]
 pub(crate) struct Hold {
     record: &'static Record,
     origin: Origin,
 }
 
-/// Where a hold is counted, and whether it still counts: the process that took it (a forked child
-/// does not inherit it), which of the interpreters that had the record, and [`Origin::TALLIED`].
-/// In one word, so that a hold stays in registers.
+/// Where a hold is counted, and whether it still counts. It consists of the process that took the hold (a forked
+/// child does not inherit it), the life of the record, and [`Origin::TALLIED`]. All this is in one word, so that a
+/// hold stays in registers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Origin(u64);
 
 impl Origin {
-    /// In the thread's tally, rather than on the gate.
+    /// The hold is counted in the thread's tally, and not on the gate.
     const TALLIED: u64 = 1;
-    /// The rest is the address of a slip, which knows all that.
+    /// The other bits are the address of a slip, which knows all this.
     const TRACED: u64 = 2;
 
     #[inline]
@@ -38,7 +38,7 @@ impl Origin {
     #[inline]
     fn slip(self) -> Option<&'static Slip> {
         let address = self.0 & !Origin::TRACED;
-        // SAFETY: put there by `traced`; slips are never freed.
+        // SAFETY: `traced` put the address there, and slips are never freed.
         (self.0 & Origin::TRACED != 0).then(|| unsafe { &*(address as *const Slip) })
     }
 
@@ -49,13 +49,14 @@ impl Origin {
 }
 
 impl Hold {
-    /// For a guard that was just taken on `record`, in this process, and its slip.
+    /// Makes a hold of a guard that was taken a moment ago on `record`, in this process, and of its slip.
     #[inline]
     pub(crate) fn of(record: &'static Record, slip: Option<&'static Slip>) -> Hold {
         Hold { record, origin: slip.map_or_else(|| Origin::now(record), Origin::traced) }
     }
 
-    /// One that the calling thread gives back itself, the cheap way. `None`: not this way.
+    /// Takes a hold that the calling thread gives back itself, in the cheap way. Returns `None` if that way is not
+    /// possible.
     #[inline]
     pub(crate) fn tallied(tally: &Tally, record: &'static Record) -> Option<Hold> {
         if is_off() {
@@ -65,7 +66,7 @@ impl Hold {
         }
     }
 
-    /// The same, where tracing is known to be off: wherever there is a `Glance` (`python/glance.rs`).
+    /// Does the same where tracing is known to be off. It is off wherever there is a `Glance` (`python/glance.rs`).
     #[inline(always)]
     pub(crate) fn tallied_untraced(tally: &Tally, record: &'static Record) -> Option<Hold> {
         let entered = record.enter_by(tally, &LOBBY);
@@ -83,11 +84,13 @@ impl Hold {
             || self.origin.slip().is_some_and(Slip::is_valid)
     }
 
-    /// If it is tallied: in the thread that took it, whose tally this is.
+    /// Gives the hold back. If it is tallied, this must be the thread that took it, and `tally` that thread's
+    /// tally.
     #[inline(always)]
     pub(crate) fn give_back_by(self, tally: &Tally) -> Result<(), NotOut> {
         if self.origin.0 & Origin::TALLIED != 0 {
-            // Whatever became of the interpreter, it is in the tally. But not in a child's.
+            // The hold is in the tally, whatever became of the interpreter. But it is not in the tally of a forked
+            // child.
             if self.origin.is_of_this_process() {
                 self.record.gate.leave_by(tally, &LOBBY);
             }
@@ -97,7 +100,7 @@ impl Hold {
         }
     }
 
-    /// One that is not tallied.
+    /// Gives back a hold that is not tallied.
     #[cold]
     pub(crate) fn leave(self) -> Result<(), NotOut> {
         if !self.is_valid() {

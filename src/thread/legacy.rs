@@ -1,4 +1,4 @@
-//! What a thread has to do with `PyGILState`: its hold on an interpreter while it is inside `PyGILState_Ensure`.
+//! The hold that a thread has on its interpreter while it is inside `PyGILState_Ensure`.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -12,13 +12,13 @@ use crate::gate::tally::Tally;
 use crate::python::PyThreadState;
 use crate::system::generation::generation;
 
-/// Keeps an interpreter from finalizing, for a while: see `exit/calls.rs`.
+/// Keeps an interpreter from finalizing for some time: see `exit/calls.rs`.
 #[derive(Clone, Copy)]
 struct Hold {
     record: &'static Record,
     process: usize,
     life: usize,
-    /// Whether it is in the thread's tally, instead of the gate.
+    /// Whether it is counted in the thread's tally, and not on the gate.
     is_tallied: bool,
     until: Until,
 }
@@ -26,10 +26,11 @@ struct Hold {
 /// What ends a thread's hold.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Until {
-    /// As many detaching Releases as there are Ensures that attached. `counted`: the calls counted in the thread state with
-    /// the first of them. `alone`: there was no Python code under that.
+    /// As many Releases that detach as there are Ensures that attached. `counted` is the number of calls that were
+    /// counted in the thread state with the first of these Ensures. `alone` means that there was no Python code
+    /// under that Ensure.
     Released { ensures: usize, counted: c_int, alone: bool },
-    /// The deletion of the thread state of a scope.
+    /// The deletion of a scope's thread state.
     Deleted(*mut PyThreadState),
 }
 
@@ -38,10 +39,11 @@ impl Hold {
         self.process == generation() && self.life == self.record.life()
     }
 
-    /// In the thread that took it, whose tally this is.
+    /// Gives the hold back, in the thread that took it. `tally` is that thread's tally.
     fn give_back(self, tally: &Tally) {
         if self.is_tallied {
-            // Whatever became of the interpreter, it is in the tally. But not in a child's.
+            // The hold is in the tally, whatever became of the interpreter. But it is not in the tally of a forked
+            // child.
             if self.process == generation() {
                 self.record.legacy.leave_by(tally, &LOBBY);
             }
@@ -51,7 +53,7 @@ impl Hold {
     }
 }
 
-/// The interpreter that a thread chose, in the life that its record had.
+/// The interpreter that a thread chose: its record, and the life that the record had then.
 #[derive(Clone, Copy)]
 pub(crate) struct Chosen {
     record: &'static Record,
@@ -63,7 +65,7 @@ impl Chosen {
         Chosen { record, life: record.life() }
     }
 
-    /// Its record. `None`: it is gone.
+    /// Returns the record, or `None` if the interpreter is gone.
     pub(crate) fn record(self) -> Option<&'static Record> {
         (self.record.life() == self.life && !self.record.interpreter().is_null())
             .then_some(self.record)
@@ -72,16 +74,16 @@ impl Chosen {
 
 pub(crate) type Choice = Cell<Option<Chosen>>;
 
-/// What a thread has to do with `PyGILState`.
+/// What the library keeps of a thread's calls of `PyGILState_Ensure`.
 pub(crate) struct Legacy {
     hold: Cell<Option<Hold>>,
-    /// The record, and its life, whose exit this thread conducts.
+    /// The interpreter whose exit this thread conducts: its record, and the life of the record.
     finalizes: Cell<Option<(&'static Record, usize)>>,
-    /// The thread state that an Ensure made for it.
+    /// The thread state that an Ensure made for the thread.
     made: Cell<*mut PyThreadState>,
-    /// Whether that outlived the call, as another counted a call in it.
+    /// Whether that thread state outlived the call, because other code counted a call in it.
     is_kept: Cell<bool>,
-    /// Where it is to be attached while it has no thread state.
+    /// The interpreter that an Ensure attaches the thread to while the thread has no thread state.
     pub(crate) chosen: Choice,
     pub(crate) seen: Seen,
 }
@@ -98,7 +100,7 @@ impl Legacy {
         }
     }
 
-    /// The thread's hold, of whichever kind.
+    /// Returns the thread's hold, quick or not. A quick hold becomes one that is not quick.
     fn hold(&self) -> Option<Hold> {
         let quick = &self.seen.quick;
         if !quick.is_there() {
@@ -116,28 +118,29 @@ impl Legacy {
         self.seen.holds(hold.map(|hold| hold.record));
     }
 
-    /// Takes a hold on the main interpreter for an Ensure of a thread that has none, where no exit has begun. `false`: not
-    /// this way.
+    /// Takes a quick hold: on the main interpreter, for an Ensure of a thread that has no hold, if no exit has
+    /// begun. Returns `false` if the hold cannot be taken this way.
     #[inline(always)]
     pub(crate) fn enter_quickly(&self, tally: &Tally) -> bool {
         let main = main();
-        // Not free: a hold of another life, or of a parent process, is still to be given back.
+        // If it is not free, a hold of another life, or of a parent process, has to be given back first.
         self.seen.quick.is_free() && main.is_installed() && main.enter_legacy_by(tally, &LOBBY)
     }
 
-    /// Notes that hold. `counted`: the calls counted in the thread state with that Ensure.
+    /// Notes a quick hold. `counted` is the number of calls that are counted in the thread state with that Ensure.
     #[inline(always)]
     pub(crate) fn note_quick(&self, counted: c_int) {
         self.seen.quick.set(main().life(), counted);
     }
 
-    /// Whether so many calls are counted since the Ensure that took such a hold.
+    /// Returns whether there is a quick hold, and `counted` is the number of calls counted with the Ensure that
+    /// took it.
     #[inline(always)]
     pub(crate) fn is_quick(&self, counted: c_int) -> bool {
         counted != 0 && self.seen.quick.counted() == counted
     }
 
-    /// Gives such a hold back.
+    /// Gives a quick hold back.
     #[inline(always)]
     pub(crate) fn leave_quickly(&self, tally: &Tally) {
         self.seen.quick.free();
@@ -145,23 +148,24 @@ impl Legacy {
         main().legacy.leave_by(tally, &LOBBY);
     }
 
-    /// Whether an Ensure made this thread state.
+    /// Returns whether an Ensure made this thread state.
     #[inline(always)]
     pub(crate) fn has_made(&self, state: *mut PyThreadState) -> bool {
         self.made.get() == state
     }
 
-    /// Whether the thread is inside a call that holds its interpreter.
+    /// Returns whether the thread is inside a call that holds its interpreter.
     pub(crate) fn is_holding(&self) -> bool {
         self.hold().is_some_and(|hold| hold.is_valid())
     }
 
-    /// From now on it is until that.
+    /// Keeps the hold until `until`, from now on.
     pub(crate) fn keep(&self, until: Until) {
         self.set_hold(self.hold().map(|hold| Hold { until, ..hold }));
     }
 
-    /// An Ensure attached a thread state that it found, or made, and counted itself in there.
+    /// Notes that an Ensure attached a thread state, which it found or made, and counted itself in that thread
+    /// state.
     pub(crate) fn note_ensure(&self, count: c_int) {
         if let Some(Until::Released { ensures, counted, alone }) =
             self.hold().map(|hold| hold.until)
@@ -171,16 +175,17 @@ impl Legacy {
         }
     }
 
-    /// An Ensure made a thread state.
+    /// Notes that an Ensure made a thread state.
     pub(crate) fn note_making(&self, state: *mut PyThreadState) {
         self.made.set(state);
         self.is_kept.set(false);
     }
 
-    /// Whether the thread state that a Release is about to detach goes, though a call is counted in it still: who keeps
-    /// it attaches it without a word (cffi up to 2.0), so that the thread could not be kept out when it is too late.
+    /// Returns whether the thread state that a Release is about to detach has to be deleted, although a call is
+    /// still counted in it. Code that keeps such a thread state (cffi up to 2.0) later attaches it in a way that
+    /// the library does not see. So the library could not keep the thread out when it is too late.
     pub(crate) fn goes_nevertheless(&self, state: *mut PyThreadState, over_python: bool) -> bool {
-        /// Relaxed: nothing else is told by it.
+        /// Relaxed: the value publishes nothing else.
         static ATTACH_KEPT_ONES: AtomicBool = AtomicBool::new(false);
         if self.made.get() != state || over_python {
             return false;
@@ -193,20 +198,20 @@ impl Legacy {
         ATTACH_KEPT_ONES.load(Ordering::Relaxed)
     }
 
-    /// A Release detached the thread. `over_python`: from a thread state with Python code.
+    /// Notes that a Release detached the thread. `over_python` means that there is Python code in the thread state.
     pub(crate) fn note_release(&self, tally: &Tally, over_python: bool) {
         match self.hold().map(|hold| hold.until) {
             Some(Until::Released { ensures, counted, alone }) if ensures > 1 => {
                 self.keep(Until::Released { ensures: ensures - 1, counted, alone });
             }
-            // The Release of something inside that attached by other means, as cffi does.
+            // This is the Release of a call inside that attached by other means, as cffi does.
             Some(Until::Released { alone: true, .. }) if over_python => {}
             Some(Until::Released { .. }) => self.give_back(tally),
             Some(Until::Deleted(_)) | None => {}
         }
     }
 
-    /// The thread detached a thread state and deleted it.
+    /// Notes that the thread detached a thread state and deleted it.
     pub(crate) fn note_deletion(&self, tally: &Tally, state: *mut PyThreadState) {
         if self.made.get() == state {
             self.note_making(null_mut());
@@ -216,7 +221,8 @@ impl Legacy {
         }
     }
 
-    /// When nothing is attached: the interpreter may be gone the moment it is not held any more.
+    /// Gives the hold back, when nothing is attached: the interpreter may be gone as soon as it is not held any
+    /// more.
     pub(crate) fn give_back(&self, tally: &Tally) {
         if let Some(hold) = self.hold() {
             self.set_hold(None);
@@ -225,13 +231,13 @@ impl Legacy {
         }
     }
 
-    /// The thread ends, and comes to no Release any more.
+    /// Forgets the thread: it ends, and comes to no Release any more.
     pub(crate) fn forget(&self, tally: &Tally) {
         self.give_back(tally);
         self.seen.delist();
     }
 
-    /// Takes a hold that was just counted on the gate of `record`, in that life of it.
+    /// Takes over a hold that was counted a moment ago on the gate of `record`, in that life of the record.
     pub(crate) fn take(&'static self, record: &'static Record, life: usize) {
         let until = Until::Released { ensures: 0, counted: 0, alone: false };
         self.set_hold(Some(Hold { record, process: generation(), life, is_tallied: false, until }));
@@ -240,17 +246,17 @@ impl Legacy {
         }
     }
 
-    /// The interpreter that it holds, if it does.
+    /// Returns the interpreter that the thread holds, if it holds one.
     pub(crate) fn held(&self) -> Option<&'static Record> {
         self.hold().map(|hold| hold.record)
     }
 
-    /// From now on this thread conducts the exit of `record`.
+    /// Notes that this thread conducts the exit of `record` from now on.
     pub(crate) fn set_finalizes(&self, record: &'static Record) {
         self.finalizes.set(Some((record, record.life())));
     }
 
-    /// Whether this thread conducts the exit of an interpreter, or of the main one.
+    /// Returns whether this thread conducts the exit of `record`'s interpreter, or of the main one.
     pub(crate) fn finalizes(&self, record: &'static Record) -> bool {
         self.finalizes.get().is_some_and(|(own, life)| {
             own.life() == life && (own.is_main() || std::ptr::eq(own, record))

@@ -1,6 +1,7 @@
-//! What the library knows of one thread: its holds, its stack of Ensures, what is attached to it.
+//! What the library knows of one thread: its holds, its stack of Ensures, and what is attached to it.
 //!
-//! Imports `python` and what is below it. Read `thread` (what there is of one), then `hold`, `levels` and `attached`.
+//! Imports `python` and what is below it. Read `thread` (all data of one thread), then `hold`, `levels` and
+//! `attached`.
 
 pub(crate) mod refusal;
 pub(crate) mod slip;

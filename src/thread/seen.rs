@@ -1,4 +1,4 @@
-//! What others see of a thread that calls `PyGILState_Ensure`: whether it is inside, at the door, or on its way.
+//! Tells whether a thread that calls `PyGILState_Ensure` is inside, at the door, or on its way there.
 
 use std::ffi::c_int;
 use std::ptr::null_mut;
@@ -11,30 +11,30 @@ use crate::support::short_text::ShortText;
 use crate::support::sync::{lock, Mutex, MutexGuard};
 use crate::system::names::{this_id, thread_name};
 
-/// A hold on the main interpreter, in the thread's tally, that one Ensure took and nothing else has been done to: the life of
-/// the record, and the calls counted in the thread state with that Ensure. Otherwise `FREE` or `BARRED`. Only the thread
-/// writes it.
+/// A *quick* hold: it is on the main interpreter and in the thread's tally, one Ensure took it, and nothing else has
+/// been done to it. The word consists of the life of the record, and of the number of calls counted in the thread state
+/// with that Ensure. Without such a hold the word is `FREE` or `BARRED`. Only the thread itself writes the word.
 pub(super) struct Quick(AtomicU64);
 
-/// The thread may take such a hold: it has no other hold, and is among [`THREADS`].
+/// The thread may take a quick hold: it has no other hold, and is among [`THREADS`].
 const FREE: u64 = 0;
-/// It may not. No calls are counted in this.
+/// The thread may not take a quick hold. The value counts no calls.
 const BARRED: u64 = 1 << 63;
 
-// Relaxed: for the thread itself, and for what is told to people.
+// Relaxed: these values are for the thread itself, and for what is told to people.
 impl Quick {
     #[inline(always)]
     pub(super) fn set(&self, life: usize, counted: c_int) {
         self.0.store((life as u64) << 32 | u64::from(counted as u32), Ordering::Relaxed);
     }
 
-    /// There is none, and the thread may take one again.
+    /// Notes that there is no quick hold, and that the thread may take one again.
     #[inline(always)]
     pub(super) fn free(&self) {
         self.0.store(FREE, Ordering::Relaxed);
     }
 
-    /// There is none, and the thread may take none.
+    /// Notes that there is no quick hold, and that the thread may not take one.
     fn bar(&self) {
         self.0.store(BARRED, Ordering::Relaxed);
     }
@@ -54,30 +54,31 @@ impl Quick {
         (self.0.load(Ordering::Relaxed) >> 32) as usize
     }
 
-    /// 0: there is none.
+    /// Returns the number of calls counted with the Ensure. It is 0 if there is no quick hold.
     #[inline(always)]
     pub(super) fn counted(&self) -> c_int {
         self.0.load(Ordering::Relaxed) as c_int
     }
 }
 
-/// What the report of an exit knows of a thread. Only the thread writes it, and others read it under
-/// the lock of [`THREADS`].
+/// What the report of an exit knows of a thread. Only the thread itself writes it. Other threads read it under the
+/// lock of [`THREADS`].
 pub(crate) struct Seen {
-    /// The commonest hold, in fewer instructions.
+    /// The most common hold, which takes fewer instructions.
     pub(super) quick: Quick,
-    /// The interpreter that it holds otherwise.
+    /// The interpreter that the thread holds, if not by a quick hold.
     holds: AtomicPtr<Record>,
-    /// Its number, once it is among them.
+    /// The thread's number, once it is among [`THREADS`]. It is 0 before that.
     id: AtomicU64,
-    /// Its `pthread_t`.
+    /// The thread's `pthread_t`.
     thread: AtomicUsize,
-    /// After so many more are given back, the time is noted.
+    /// When the thread has given back so many more holds, the time is noted.
     until_noted: AtomicU64,
-    /// When it last gave one back, by `coarse_clock`, and when before that; 0: never. Of those who do it often, not every time.
+    /// `last` is when the thread last gave a hold back, by `coarse_clock`, and `before` is when it did so before
+    /// that. 0 means never. If a thread does this often, not every time is noted.
     last: AtomicU64,
     before: AtomicU64,
-    /// Whether it is at the door, or was told that it is too late.
+    /// Whether the thread is at the door, or was told that it is too late.
     knocks: AtomicBool,
 }
 
@@ -95,20 +96,20 @@ impl Seen {
         }
     }
 
-    /// It comes to the door, or goes on from there.
+    /// Notes that the thread comes to the door, or goes on from there.
     pub(crate) fn set_knocks(&self, knocks: bool) {
         self.knocks.store(knocks, Ordering::Relaxed);
     }
 
-    /// The thread ends.
+    /// Takes the thread, which ends, off the list.
     pub(super) fn delist(&self) {
         if self.is_known() {
             threads().retain(|other| !std::ptr::eq(*other, self));
         }
     }
 
-    /// From now on the thread has this hold, or none, and not a quick one.
-    // Relaxed, here and below: for what is told to people.
+    /// Notes that the thread has this hold from now on, or none. It is not a quick one.
+    // Relaxed, here and below: these values are for what is told to people.
     #[inline]
     pub(super) fn holds(&self, record: Option<&'static Record>) {
         if record.is_none() && self.is_known() {
@@ -129,16 +130,17 @@ impl Seen {
         }
     }
 
-    /// The interpreter that it holds. A record is never freed.
+    /// Returns the interpreter that the thread holds. The reference stays valid, because records are never freed.
     fn held(&self) -> Option<&'static Record> {
         if self.quick.is_there() {
             return Some(main());
         }
-        // SAFETY: NULL or a record.
+        // SAFETY: the pointer is NULL, or a record, which is never freed.
         unsafe { self.holds.load(Ordering::Relaxed).as_ref() }
     }
 
-    /// A look at the clock costs some nanoseconds. A thread that calls several times in one step of the clock takes it less often.
+    /// Notes the time. A look at the clock costs some nanoseconds, so a thread that calls several times in one step
+    /// of the clock looks less often.
     #[inline(never)]
     fn note_time(&self) {
         const OF_MANY: u64 = 16;
@@ -150,11 +152,11 @@ impl Seen {
 
     fn note_id(&self) {
         self.id.store(this_id(), Ordering::Relaxed);
-        // SAFETY: no preconditions.
+        // SAFETY: `pthread_self` has no preconditions.
         self.thread.store(unsafe { libc::pthread_self() } as usize, Ordering::Relaxed);
     }
 
-    /// Whether it holds an interpreter: where the exit goes on, it is left behind inside.
+    /// Returns whether the thread holds an interpreter. If the exit goes on, it leaves such a thread behind.
     fn is_inside(&self) -> bool {
         self.held().is_some()
     }
@@ -163,7 +165,7 @@ impl Seen {
         self.id.load(Ordering::Relaxed) != 0
     }
 
-    /// Out of memory it will not be named.
+    /// Puts the thread on the list. If there is no memory, reports will not name the thread.
     #[cold]
     pub(super) fn enlist(&'static self) {
         let mut threads = threads();
@@ -181,15 +183,16 @@ fn threads() -> MutexGuard<'static, Vec<&'static Seen>> {
     lock(&THREADS)
 }
 
-/// For the time of a fork.
+/// Takes the lock of the list, for the time of a fork.
 pub(crate) fn hold_threads() -> MutexGuard<'static, Vec<&'static Seen>> {
     threads()
 }
 
-/// In a forked child: the thread that forked is the only one. `own` is its part.
+/// Forgets the parent's threads, in a forked child. The thread that forked is the only one there, and `own` is its
+/// entry.
 pub(crate) fn forget_parent(all: &mut Vec<&'static Seen>, own: Option<&'static Seen>) {
     if let Some(own) = own {
-        // It was in the tally, which is empty now.
+        // The quick hold was in the tally, which is empty now.
         if own.quick.is_there() {
             own.quick.free();
         }
@@ -197,26 +200,28 @@ pub(crate) fn forget_parent(all: &mut Vec<&'static Seen>, own: Option<&'static S
     all.retain(|other| own.is_some_and(|own| std::ptr::eq(*other, own)));
     if let Some(own) = own.filter(|own| own.is_known()) {
         own.note_id();
-        // Its hold is the parent's, and nobody is told of it. The thread still has to give it back: it stays barred.
+        // The thread's hold is the parent's, and no report names it. The thread still has to give it back, so it
+        // stays barred.
         own.holds.store(null_mut(), Ordering::Relaxed);
     }
 }
 
-/// The threads that hold one of these interpreters: their names and numbers.
+/// Returns the names and numbers of the threads that hold one of these interpreters.
 pub(crate) fn inside(covers: impl Fn(&'static Record) -> bool) -> Vec<(ShortText<16>, u64)> {
     let threads = threads();
     let mut found = Vec::new();
     for thread in threads.iter() {
         if thread.held().is_some_and(&covers) && found.try_reserve(1).is_ok() {
-            // It lives: at its end it takes itself from the list, for which it needs the lock.
-            let name = thread_name(thread.thread.load(Ordering::Relaxed) as libc::pthread_t);
+            let id = thread.thread.load(Ordering::Relaxed) as libc::pthread_t;
+            // SAFETY: the thread is alive. At its end it takes itself off the list, and it needs the lock for that.
+            let name = unsafe { thread_name(id) };
             found.push((name, thread.id.load(Ordering::Relaxed)));
         }
     }
     found
 }
 
-/// Whether the thread of that number is at the door, was told that it is too late, or is inside.
+/// Returns whether the thread of that number is at the door, was told that it is too late, or is inside.
 #[cfg(target_os = "linux")]
 pub(crate) fn is_at_the_door(id: libc::pid_t) -> bool {
     threads().iter().any(|thread| {
@@ -225,8 +230,8 @@ pub(crate) fn is_at_the_door(id: libc::pid_t) -> bool {
     })
 }
 
-/// Whether a thread other than `own` has called twice since that time (of `coarse_clock`), and is neither at the door nor
-/// inside: so it may be on its way.
+/// Returns whether a thread other than `own` has called twice since that time (of `coarse_clock`), and is neither
+/// at the door nor inside. Such a thread may be on its way to the door.
 pub(crate) fn is_one_on_its_way(own: Option<&Seen>, since: u64) -> bool {
     let own = own.map(std::ptr::from_ref::<Seen>);
     threads().iter().any(|thread| {

@@ -1,11 +1,11 @@
-//! `PEP788_TRACE=1`: the slip of each guard that is out.
+//! Slips: with `PEP788_TRACE=1`, each guard that is out has notes on who took it and where.
 //!
-//! A guard is a count, so one cannot be told from another. With tracing on, each gets a *slip*: a
-//! block of memory with notes on who took it, and its handle is the slip's address instead of the
-//! record's (`capi/handle.rs`). So an exit that waits can list them, and one that is closed twice is
-//! known. Whatever fails on the way, for want of memory, leaves a guard without a slip.
+//! A guard is only a count, so guards cannot be told apart. With tracing on, each guard gets a *slip*: a block of
+//! memory with notes on who took the guard. Its handle then has the slip's address in place of the record's
+//! (`capi/handle.rs`). So an exit that waits can list the guards, and a guard that is closed twice is recognized.
+//! If there is no memory at some point, the guard has no slip.
 //!
-//! With tracing off, all of this is the one branch of [`is_off`] where a guard is taken.
+//! With tracing off, all of this costs one branch where a guard is taken, in [`is_off`].
 
 use std::collections::VecDeque;
 use std::ffi::c_ulong;
@@ -24,14 +24,14 @@ use crate::system::generation::generation;
 pub(crate) enum What {
     Guard,
     StrongRef,
-    /// What an Ensure, or `SetDaemon(0)`, keeps by itself.
+    /// The hold that an Ensure, or `SetDaemon(0)`, keeps by itself.
     Hold,
 }
 
-/// Whether tracing is off, as it is as a rule.
+/// Returns whether tracing is off, as it usually is.
 #[inline]
 pub(crate) fn is_off() -> bool {
-    /// Known to be off. Relaxed: whoever does not see it yet asks the settings.
+    /// Whether tracing is known to be off. Relaxed: a thread that does not see this yet asks the settings.
     static OFF: AtomicBool = AtomicBool::new(false);
 
     #[cold]
@@ -43,21 +43,21 @@ pub(crate) fn is_off() -> bool {
     OFF.load(Ordering::Relaxed) || ask()
 }
 
-/// One guard that was taken. Slips are never freed, only used again, with a count of lives: reading
-/// one through a stale handle is defined, and its life tells that the handle is stale.
+/// The slip of one guard that was taken. Slips are never freed. They are only used again, and they count their
+/// lives. So reading a slip through a stale handle is defined, and its life tells that the handle is stale.
 #[repr(C, align(1024))]
 pub(crate) struct Slip {
-    /// [`STAMP`] and the life: odd while the guard is out. Where a record has its stamp.
+    /// [`STAMP`] and the life, which is odd while the guard is out. This is where a record has its stamp.
     stamp: AtomicUsize,
-    /// Where a record has its handles: no handle is zero.
+    /// Zeros, where a record has its handles. No handle is zero, so none is found here.
     _no_handles: [AtomicUsize; 2],
     /// The record's address.
     record: AtomicUsize,
-    /// Which of the interpreters that had the record.
+    /// The life of the record: which of its interpreters the guard is of.
     record_life: AtomicUsize,
     /// The process that took the guard.
     generation: AtomicUsize,
-    /// Kept after the guard is closed, for somebody who closes it again.
+    /// The notes. They are kept after the guard is closed, for a report if it is closed again.
     notes: Mutex<Option<Notes>>,
 }
 
@@ -66,40 +66,41 @@ const LIFE: usize = 0xffff;
 
 const _: () = assert!(align_of::<Slip>() == RECORD_ALIGN);
 
-/// So many slips rest before one is used again.
+/// How many slips rest before one of them is used again.
 const RESTING: usize = 256;
 
 struct Pool {
     all: Vec<&'static Slip>,
-    /// Closed, the latest last.
+    /// The slips whose guards are closed, the latest last.
     resting: VecDeque<&'static Slip>,
 }
 
 static POOL: Mutex<Pool> = Mutex::new(Pool { all: Vec::new(), resting: VecDeque::new() });
 
 impl Slip {
-    /// One for a guard that was just taken. `None`: there is no memory.
+    /// Returns a slip for a guard that was taken a moment ago, or `None` if there is no memory.
     pub(crate) fn fill_in(record: &'static Record, notes: Notes) -> Option<&'static Slip> {
         let slip = lock(&POOL).claim()?;
         *lock(&slip.notes) = Some(notes);
-        // Relaxed: the stamp brings them to who looks at the slip.
+        // Relaxed: the stamp passes these values on to a thread that looks at the slip.
         slip.record.store(std::ptr::from_ref(record) as usize, Ordering::Relaxed);
         slip.record_life.store(record.life(), Ordering::Relaxed);
         slip.generation.store(generation(), Ordering::Relaxed);
-        // Nobody else changes the stamp of a slip that is not out. Release: see above.
+        // No other thread changes the stamp of a slip that is not out. Release: it passes on the values above.
+        // Pairs with `life`.
         slip.stamp.store(STAMP | ((slip.life() + 1) & LIFE), Ordering::Release);
         Some(slip)
     }
 
-    /// The slip at `address`, if there is one.
+    /// Returns the slip at `address`, if there is one.
     ///
     /// # Safety
     /// `address` is readable and aligned for a slip.
     pub(crate) unsafe fn at(address: usize) -> Option<&'static Slip> {
         let slip = address as *const Slip;
-        // SAFETY: readable, says the caller. Where it is a slip, it always is one.
+        // SAFETY: the address is readable, by this function's contract. Memory that is a slip always stays one.
         unsafe {
-            // Relaxed: the upper half never changes.
+            // Relaxed: the upper half of the stamp never changes.
             let stamp = (*std::ptr::addr_of!((*slip).stamp)).load(Ordering::Relaxed);
             (stamp & !LIFE == STAMP).then(|| &*slip)
         }
@@ -111,21 +112,21 @@ impl Slip {
     }
 
     pub(crate) fn record(&self) -> &'static Record {
-        // SAFETY: a record's address since the slip was filled in, and records are never freed.
+        // SAFETY: this is a record's address since the slip was filled in, and records are never freed.
         unsafe { &*(self.record.load(Ordering::Relaxed) as *const Record) }
     }
 
-    /// Whether its interpreter is the one that the record has now.
+    /// Returns whether the guard's interpreter is the one that has the record now.
     pub(crate) fn is_of_living(&self) -> bool {
         self.record_life.load(Ordering::Relaxed) == self.record().life()
     }
 
-    /// ... and the process too.
+    /// Returns whether that is so, and the guard is of this process too.
     pub(crate) fn is_valid(&self) -> bool {
         self.generation.load(Ordering::Relaxed) == generation() && self.is_of_living()
     }
 
-    /// The guard of that life is closed. `false`: it was closed before.
+    /// Notes that the guard of that life is closed. Returns `false` if it was closed before.
     pub(crate) fn close(&'static self, life: usize) -> bool {
         // Relaxed: the notes have a lock of their own, and the guard's own count orders the rest.
         let closed = self
@@ -143,7 +144,7 @@ impl Slip {
         closed
     }
 
-    /// Of its latest life.
+    /// Returns the notes of the slip's latest life.
     pub(crate) fn notes(&self) -> Option<Notes> {
         *lock(&self.notes)
     }
@@ -155,7 +156,7 @@ impl Pool {
             return self.resting.pop_front();
         }
         self.all.try_reserve(1).ok()?;
-        // `close` pushes to it where nothing may fail.
+        // `close` pushes to `resting`, where nothing may fail.
         let all = self.all.len() + 1;
         self.resting.try_reserve(all - self.resting.len()).ok()?;
         let slip: &'static Slip = Box::leak(try_box(Slip {
@@ -171,7 +172,7 @@ impl Pool {
     }
 }
 
-/// The slips of the guards of `record` that are out.
+/// Returns the slips of the guards of `record` that are out.
 pub(crate) fn of_record(record: &'static Record) -> Vec<&'static Slip> {
     let mut slips = Vec::new();
     {
@@ -186,7 +187,7 @@ pub(crate) fn of_record(record: &'static Record) -> Vec<&'static Slip> {
     slips
 }
 
-/// The lock to be held across a fork.
+/// The lock of the slips, to be held across a fork.
 pub(crate) struct Slips(MutexGuard<'static, Pool>);
 
 pub(crate) fn hold_slips() -> Slips {
@@ -194,25 +195,25 @@ pub(crate) fn hold_slips() -> Slips {
 }
 
 impl Slips {
-    /// In a forked child: the slips are of the parent's guards. They stay as they are, since
-    /// handles lead to them.
+    /// Forgets the slips, in a forked child. They are of the parent's guards. Their memory stays as it is, because
+    /// handles lead to it.
     pub(crate) fn forget_parent(&mut self) {
         self.0.all.clear();
         self.0.resting.clear();
     }
 }
 
-/// So many functions are noted, those of this library and of the interpreter among them.
+/// How many functions of a stack are noted. They include those of this library and of the interpreter.
 pub(crate) const DEPTH: usize = 40;
 
-/// What is noted of a guard (`trace/note.rs` does so). Plain data, so that a slip is all the memory that it takes.
+/// What `trace/note.rs` notes of a guard. It is plain data, so it takes no memory besides the slip.
 #[derive(Clone, Copy)]
 pub(crate) struct Notes {
     pub(crate) what: What,
     pub(crate) when: Instant,
     pub(crate) thread: ShortText<16>,
     pub(crate) thread_id: u64,
-    /// The name that `threading` knows the thread by.
+    /// The thread's name in `threading`.
     pub(crate) python_thread: Option<ShortText<48>>,
     pub(crate) python: Option<PythonPlace>,
     pub(crate) stack: [usize; DEPTH],

@@ -17,32 +17,32 @@ use crate::support::memory::try_box;
 use crate::system::tasks;
 
 pub(crate) struct Thread {
-    /// What it holds by itself; other threads read it.
+    /// The holds that the thread counts by itself. Other threads read this.
     pub(crate) tally: Tally,
-    /// The record it found last. Always safe to follow, and right as long as it still names the
+    /// The record that the thread found last. It is always safe to follow, and right as long as it still names the
     /// interpreter that is asked for.
     pub(crate) last: Cell<Option<&'static Record>>,
-    /// The token of its latest Ensure.
+    /// The token of the thread's latest Ensure.
     token: Cell<usize>,
-    /// Its Ensures that wait for their Release.
+    /// The thread's Ensures that wait for their Release.
     pub(crate) levels: Levels,
     pub(crate) legacy: Legacy,
-    /// Whether it is making a thread state; forks look at it.
+    /// Whether the thread is making a thread state. Forks look at this.
     pub(crate) birth: Birth,
-    /// The kernel's numbers of its process and of it, for [`forget_the_gone`].
+    /// The kernel's numbers of the process and of the thread, for [`forget_the_gone`].
     ids: [AtomicI32; 2],
 }
 
 extern "C" {
-    // Of `thread.c`. Without a destructor, so that it can be used as long as the thread runs any
-    // code: other destructors may call into Python. See `forget` for the end of it.
+    // These are in `thread.c`. The variable has no destructor, so that it can be used as long as the thread runs
+    // any code: other destructors may call into Python. `forget` clears it at the end.
     #[allow(dead_code)] // see `word`
     fn pep788_get_thread() -> *mut c_void;
     fn pep788_set_thread(thread: *mut c_void);
 }
 
-/// This thread's word of `thread.c`, as a compiler would read an initial-exec variable: its place
-/// in the thread's block, which the loader has written down, and the block.
+/// Returns this thread's word of `thread.c`. It is read as a compiler would read an initial-exec variable: first
+/// its place in the thread's block, which the loader has written down, and then the word in the block.
 #[cfg(all(
     target_os = "linux",
     target_env = "gnu",
@@ -52,7 +52,7 @@ extern "C" {
 #[inline(always)]
 fn word() -> *mut c_void {
     let word: *mut c_void;
-    // SAFETY: reads two words that exist as long as the thread.
+    // SAFETY: this reads two words that exist as long as the thread.
     unsafe {
         std::arch::asm!(
             "mov {word}, qword ptr [rip + pep788_thread@GOTTPOFF]",
@@ -73,7 +73,7 @@ fn word() -> *mut c_void {
 #[inline(always)]
 fn word() -> *mut c_void {
     let word: *mut c_void;
-    // SAFETY: reads two words that exist as long as the thread.
+    // SAFETY: this reads two words that exist as long as the thread.
     unsafe {
         std::arch::asm!(
             "mrs {block}, tpidr_el0",
@@ -96,57 +96,59 @@ fn word() -> *mut c_void {
 )))]
 #[inline]
 fn word() -> *mut c_void {
-    // SAFETY: reads a thread-local variable.
+    // SAFETY: the function reads a thread-local variable.
     unsafe { pep788_get_thread() }
 }
 
 impl Thread {
-    /// This thread, if it is known already.
+    /// Returns this thread, if the library knows it already.
     ///
-    /// The reference is for this thread alone, and not for keeping: the thread may be forgotten
-    /// in any call into Python or the loader.
+    /// Only this thread may use the reference, and it must not keep the reference: any call into Python or the
+    /// loader may forget the thread.
     #[inline]
     pub(crate) fn known() -> Option<&'static Thread> {
-        // SAFETY: NULL, or the box that `enroll` made for this thread, which `forget` frees only
-        // when it ends.
+        // SAFETY: the word is NULL, or the box that `enroll` made for this thread. `forget` frees it only when the
+        // thread ends.
         unsafe { word().cast::<Thread>().as_ref() }
     }
 
-    /// This thread. `None`: out of memory.
+    /// Returns this thread, or `None` if there is no memory.
     #[inline]
     pub(crate) fn this() -> Option<&'static Thread> {
         Thread::known().or_else(enroll)
     }
 
-    /// The calling thread is ended without its destructors (`exit/late.rs`). Nothing of it is used any more.
+    /// Forgets the calling thread, which is ended without its destructors (`exit/late.rs`). Nothing of it is used
+    /// any more.
     pub(crate) fn forget_this() {
         let thread = word();
         if !thread.is_null() {
-            // SAFETY: the box that `enroll` made. The frames that have a reference to it never go on.
+            // SAFETY: this is the box that `enroll` made. The frames that have a reference to it never go on.
             unsafe { forget(thread) };
         }
     }
 
-    /// In a forked child: it has other numbers there.
+    /// Notes the thread's new numbers, in a forked child.
     pub(crate) fn forget_parent(&self) {
         for (known, now) in self.ids.iter().zip(this_thread()) {
-            // Relaxed: the child's only thread.
+            // Relaxed: this is the child's only thread.
             known.store(now, Ordering::Relaxed);
         }
     }
 
-    /// Whether its process has it no more.
+    /// Returns whether the thread's process does not have the thread any more.
     fn is_gone(&self) -> bool {
         let [process, id] = [&self.ids[0], &self.ids[1]].map(|id| id.load(Ordering::Relaxed));
         #[cfg(target_os = "linux")]
-        // SAFETY: takes numbers, and sends nothing.
+        // SAFETY: the system call takes numbers, and sends no signal.
         return unsafe { libc::syscall(libc::SYS_tgkill, process, id, 0) } != 0
             && std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH);
         #[cfg(not(target_os = "linux"))]
         return [process, id] != this_thread();
     }
 
-    /// Not NULL, and not the same for two Ensures of a thread, nor (as a rule) of two threads.
+    /// Returns a token for an Ensure. It is not NULL. Two Ensures of a thread do not have the same token. Two
+    /// threads usually do not have the same tokens either.
     #[inline(always)]
     pub(crate) fn next_token(&self) -> usize {
         let token = self.token.get().wrapping_add(1);
@@ -156,32 +158,31 @@ impl Thread {
 }
 
 impl Hold {
-    /// One that is not tallied; or in the thread that took it.
+    /// Gives the hold back. If it is tallied, this must be the thread that took it.
     pub(crate) fn give_back(self) -> Result<(), NotOut> {
         match Thread::known() {
             Some(thread) => self.give_back_by(&thread.tally),
-            // Then it is not tallied.
+            // A thread that the library does not know has no tally, so the hold is not tallied.
             None => self.leave(),
         }
     }
 }
 
-/// Whether `is_it` says so of a thread that the library knows.
+/// Returns whether `is_it` is true for a thread that the library knows.
 pub(crate) fn any(is_it: impl Fn(&Thread) -> bool) -> bool {
     ROLL.any(|whole| {
         let thread: *const Thread = std::ptr::with_exposed_provenance(whole);
-        // SAFETY: on the roll, whose lock is held: whoever frees it takes it off before.
+        // SAFETY: the thread is on the roll, whose lock is held. It is taken off the roll before it is freed.
         is_it(unsafe { &*thread })
     })
 }
 
-/// The thread ends. A destructor of POSIX, for the value of the key.
+/// Forgets a thread that ends. This is the POSIX destructor for the value of the key.
 unsafe extern "C" fn forget(thread: *mut c_void) {
     let thread = thread.cast::<Thread>();
-    // SAFETY: the box that `enroll` made for this thread, which is not used after this.
+    // SAFETY: this is the box that `enroll` made for this thread, and it is not used after this.
     unsafe {
-        // A thread that ends inside an Ensure will not come to its Release; the interpreter
-        // must not wait for it.
+        // A thread that ends inside an Ensure will not come to its Release. The interpreter must not wait for that.
         let levels = &(*thread).levels;
         for hold in (0..levels.len()).filter_map(|index| levels.take_hold(index)) {
             let _ = hold.give_back_by(&(*thread).tally);
@@ -193,36 +194,39 @@ unsafe extern "C" fn forget(thread: *mut c_void) {
     }
 }
 
-/// The kernel's numbers of this process and this thread.
+/// Returns the kernel's numbers of this process and this thread.
 #[cfg(target_os = "linux")]
 fn this_thread() -> [i32; 2] {
-    // SAFETY: no preconditions.
+    // SAFETY: `getpid` has no preconditions.
     [unsafe { libc::getpid() }, tasks::this_thread()]
 }
 
-/// Not known.
+/// Returns zeros, because the numbers are not known.
 #[cfg(not(target_os = "linux"))]
 fn this_thread() -> [i32; 2] {
     [0; 2]
 }
 
-/// Forgets threads that ended without a word: by a bare system call, or that used the library once more when the C library
-/// had called all destructors (it does so four times at most). What they held is given back.
+/// Forgets threads whose end the library was not told of, and gives back what they held. Such a thread ended by a
+/// bare system call. Or it used the library once more after the C library had called all destructors, which it does
+/// four times at most.
 ///
-/// A number is used again, so one that ended may be taken for another, which is there; it is found when that has ended too.
+/// The kernel uses a number again. So a thread that ended may be taken for another thread, which is there. It is
+/// found when that thread has ended too.
 #[cold]
 pub(crate) fn forget_the_gone() {
     let own = word();
     let is_gone = |whole: usize| {
         let thread: *const Thread = std::ptr::with_exposed_provenance(whole);
-        // Not this one, in any case: in the child of a fork that nobody told of, its numbers are those of the parent.
-        // SAFETY: on the roll, whose lock is held: whoever frees it takes it off before.
+        // The calling thread is never gone. If the library was not told of a fork, its numbers in the child are
+        // those of the parent.
+        // SAFETY: the thread is on the roll, whose lock is held. It is taken off the roll before it is freed.
         !std::ptr::eq(thread, own.cast()) && unsafe { &*thread }.is_gone()
     };
     while let Some(whole) = ROLL.take(is_gone) {
         let thread: *mut Thread = std::ptr::with_exposed_provenance_mut(whole);
-        // SAFETY: the box that `enroll` made. Its thread has ended, and nobody else finds it. So this thread acts for it,
-        // and for itself again afterwards.
+        // SAFETY: this is the box that `enroll` made. Its thread has ended, and no other thread finds it. So this
+        // thread acts for the ended one, and for itself again afterwards.
         unsafe {
             pep788_set_thread(thread.cast());
             forget(thread.cast());
@@ -233,24 +237,24 @@ pub(crate) fn forget_the_gone() {
 
 #[cold]
 fn enroll() -> Option<&'static Thread> {
-    // Looks at each that there is: so it is done as often as their number doubles.
+    // This looks at every thread, so it is done only each time that their number doubles.
     if ROLL.is_full() {
         forget_the_gone();
     }
-    // A key of POSIX rather than a Rust destructor: it runs after the C++ ones, and once more
-    // if the thread uses the library again after that.
+    // This is a POSIX key and not a Rust destructor. Its destructor runs after the C++ ones, and once more if the
+    // thread uses the library again after that.
     static KEY: Kept<libc::pthread_key_t> = Kept::new();
     let key = match KEY.get() {
         Some(key) => *key,
         None => {
             let mut made = 0;
-            // SAFETY: `made` is a valid place; the library is never unloaded.
+            // SAFETY: `made` is a valid place, and the library is never unloaded.
             if unsafe { libc::pthread_key_create(&mut made, Some(forget)) } != 0 {
                 return None;
             }
             let (key, is_ours) = KEY.keep(made);
             if !is_ours {
-                // SAFETY: made above, and never used.
+                // SAFETY: the key was made above, and never used.
                 unsafe { libc::pthread_key_delete(made) };
             }
             *key
@@ -265,9 +269,9 @@ fn enroll() -> Option<&'static Thread> {
         birth: Birth::new(),
         ids: this_thread().map(AtomicI32::new),
     })?);
-    // SAFETY: the box just made; it goes again only before anybody else has seen it.
+    // SAFETY: this is the box that was made above. It is freed here only before another thread has seen it.
     unsafe {
-        // Two threads begin far apart.
+        // The tokens of two threads begin far apart.
         (*thread).token.set((thread as usize) << 16);
         if libc::pthread_setspecific(key, thread.cast()) != 0 {
             drop(Box::from_raw(thread));

@@ -1,4 +1,4 @@
-//! Tells what was noted of guards.
+//! Writes the notes of guards into reports: who took each guard, and where.
 
 use std::fmt::{self, Write as _};
 
@@ -8,7 +8,7 @@ use crate::support::say::Seconds;
 use crate::system::symbols::{Symbol, Symbols};
 use crate::thread::slip::{self, is_off, Notes, PythonPlace, Slip, What, DEPTH};
 
-/// Where the guard of a slip was taken, as lines to follow a message.
+/// Returns where the guard of a slip was taken, as lines that follow a message.
 pub(crate) fn tell(slip: &Slip) -> Text {
     let mut text = Text::default();
     if let Some(notes) = slip.notes() {
@@ -19,11 +19,11 @@ pub(crate) fn tell(slip: &Slip) -> Text {
     text
 }
 
-/// So many guards are listed for each interpreter.
+/// How many guards are listed for each interpreter.
 const LISTED: usize = 50;
 
-/// Adds to a report what is known of the guards of `record`, of which `out` are out, in lines that begin
-/// with `before`. `false`: tracing is off.
+/// Adds to a report what is known of the guards of `record`, in lines that begin with `before`. `out` is the number
+/// of guards that are out. Returns `false` if tracing is off.
 pub(crate) fn list(record: &'static Record, out: usize, text: &mut Text, before: &str) -> bool {
     if is_off() {
         return false;
@@ -33,7 +33,7 @@ pub(crate) fn list(record: &'static Record, out: usize, text: &mut Text, before:
     notes.truncate(LISTED);
     let symbols = Symbols::look_up(notes.iter().flat_map(|notes| notes.stack()).copied());
     let places = places(&notes, &symbols, before);
-    // What was taken in the same place is told together.
+    // Guards that were taken in the same place are listed together.
     for (index, (place, _)) in places.iter().enumerate() {
         let alike = || places.iter().filter(|(other, _)| other == place);
         if places[..index].iter().any(|(before, _)| before == place) {
@@ -56,7 +56,7 @@ pub(crate) fn list(record: &'static Record, out: usize, text: &mut Text, before:
     true
 }
 
-/// What is said of the place where each was taken.
+/// Returns what the report says of the place where each guard was taken.
 fn places<'a>(notes: &'a [Notes], symbols: &Symbols, before: &str) -> Vec<(Text, &'a Notes)> {
     let mut indent = Text::default();
     let _ = write!(indent, "{before}    ");
@@ -71,7 +71,7 @@ fn places<'a>(notes: &'a [Notes], symbols: &Symbols, before: &str) -> Vec<(Text,
     places
 }
 
-/// The notes of its guards that are out, the oldest first.
+/// Returns the notes of the record's guards that are out, the oldest first.
 fn of_record(record: &'static Record) -> Vec<Notes> {
     let slips = slip::of_record(record);
     let mut notes = Vec::new();
@@ -111,7 +111,8 @@ impl Notes {
         ByWhom(self)
     }
 
-    /// The Python code that it was taken in, and the native stack, innermost first: a line each.
+    /// Writes the Python code in which the guard was taken, and the native stack, innermost first. Each function
+    /// takes one line.
     fn write_place(&self, to: &mut Text, symbols: &Symbols, before: &str) {
         if let Some(PythonPlace { function, file, line }) = &self.python {
             let _ = writeln!(to, "{before}in Python: {function}, {file}:{line}");
@@ -130,10 +131,10 @@ impl Notes {
     }
 }
 
-/// How many of the innermost frames are of this library: all but its function that was called.
+/// Returns how many of the innermost frames are this library's, without the library's function that was called.
 fn own_frames<'a>(frames: impl Iterator<Item = &'a Symbol> + Clone) -> usize {
     let ours = frames.clone().take_while(|frame| frame.is_ours).count();
-    // Linked into the program, the library cannot be told from it but by the names.
+    // If the library is linked into the program, only the names of functions tell the two apart.
     let is_api = |frame: &Symbol| {
         let names = ["PyInterpreter", "PyThreadState_", "Pep788_"];
         let function = frame.function.as_ref();

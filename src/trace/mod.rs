@@ -1,4 +1,4 @@
-//! `PEP788_TRACE=1`: what is noted of each guard that is taken, and how it is told.
+//! Notes who takes each guard and where, and lists these notes in reports (`PEP788_TRACE=1`).
 //!
 //! Imports `thread` and what is below it. Read `thread/slip.rs` first, then `note`.
 

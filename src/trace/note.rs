@@ -1,4 +1,4 @@
-//! Takes notes of a guard that is taken, where tracing is on.
+//! Notes who takes a guard and where, if tracing is on.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::thread::attached::attached;
 use crate::thread::hold::Hold;
 use crate::thread::slip::{is_off, Notes, PythonPlace, Slip, What, DEPTH};
 
-/// A slip for a guard that was just taken. `None`: tracing is off, or there is no memory.
+/// Returns a slip for a guard that was taken a moment ago, or `None` if tracing is off or there is no memory.
 #[inline]
 pub(crate) fn note(record: &'static Record, what: What) -> Option<&'static Slip> {
     if is_off() {
@@ -24,23 +24,23 @@ pub(crate) fn note(record: &'static Record, what: What) -> Option<&'static Slip>
 
 #[cold]
 fn note_closely(record: &'static Record, what: What) -> Option<&'static Slip> {
-    // Before any lock: this calls Python, and the unwinder.
+    // This comes before any lock is taken, because it calls Python and the unwinder.
     let notes = take(what);
     Slip::fill_in(record, notes)
 }
 
-/// The hold that a guard is which was just taken on `record`, in this process.
+/// Makes a hold of a guard that was taken a moment ago on `record`, in this process.
 #[inline]
 pub(crate) fn hold_of(record: &'static Record) -> Hold {
     Hold::of(record, note(record, What::Hold))
 }
 
-/// One more hold, for somebody who keeps the interpreter from finalizing already.
+/// Takes one more hold, for a caller that already keeps the interpreter from finalizing.
 pub(crate) fn another_hold(record: &'static Record) -> Option<Hold> {
     record.gate.enter(Claim::Holder, &LOBBY).then(|| hold_of(record))
 }
 
-/// Of the calling thread, now.
+/// Takes the notes of the calling thread, now.
 fn take(what: What) -> Notes {
     let mut notes = Notes {
         what,
@@ -54,7 +54,7 @@ fn take(what: What) -> Notes {
     };
     notes.depth = stack::walk(&mut notes.stack);
     if let Some(py) = python::get().filter(|py| !attached(py).is_null()) {
-        // SAFETY: attached.
+        // SAFETY: the condition above has found that this thread is attached.
         unsafe {
             let _exception = python::KeepException::new(py);
             let name = python::threading::name(py);
