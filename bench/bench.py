@@ -26,7 +26,7 @@ FIELDS = ["python", "state", "caller", "pair", "threads", "measured", "unit", "r
 NATIVE_GUARDS = {"Guard_FromView/Close": 23.2 / 5.4, "Guard_FromCurrent/Close": 13.4 / 5.4}
 
 GUARD_TARGETS = {"Guard_FromView/Close": 0.5, "Guard_FromCurrent/Close": 0.8}
-# To attach.
+# What a pair may cost in two threads at once, where there is no GIL.
 TWO_THREADS = 1.3
 
 
@@ -74,9 +74,8 @@ def judge(python, measured):
             target = protected_target(python, state) if threads < 2 else None
             yield compared("PyGILState", measured[state, "PyGILState", pair, threads], target)
         elif threads == 2:
-            # Guards are one count for all threads, without a lock.
-            attaches = caller == "accepted" and pair not in GUARD_TARGETS
-            yield compared("one thread", measured[state, caller, pair, 1], TWO_THREADS if attaches else None)
+            target = TWO_THREADS if caller == "accepted" else None
+            yield compared("one thread", measured[state, caller, pair, 1], target)
             if state == "fresh" and caller == "accepted":
                 # CPython's own calls take a lock that two threads fight for.
                 yield compared(raw[0], measured[(state, *raw, threads)])

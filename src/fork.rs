@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::exit::at_fini::{self, AtFini};
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 use crate::exit::bound;
-use crate::gate::record::Registry;
+use crate::gate::records::Registry;
 use crate::gate::registry::{registry, LOBBY};
 use crate::gate::tally::{Roll, Tally, ROLL};
 use crate::interpreter::records::forget_requests;
@@ -100,9 +100,7 @@ unsafe extern "C" fn in_child() {
     Roll::forget_parent(&mut held.roll, own.map(|thread| &thread.tally));
     own.into_iter().for_each(Thread::forget_parent);
     for record in held.registry.everything() {
-        record.gate.forget_parent();
-        record.legacy.forget_parent();
-        record.forget_handles();
+        record.forget_parent();
     }
     held.slips.forget_parent();
     enter::forget_parent();

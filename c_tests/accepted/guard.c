@@ -1,6 +1,6 @@
 /* Guards: who gets one, that every one of them counts, and who may close them. */
 
-#include "harness.h"
+#include "handles.h"
 
 enum { THREADS = 8, ROUNDS = 2000 };
 
@@ -162,6 +162,7 @@ SCENARIO(from_many_threads, "PyInterpreterGuard_FromView and _Close: from any th
     py_init();
     PyInterpreterView *view = PyInterpreterView_FromCurrent();
     CHECK(view != NULL);
+    count_apart(view);
     CHECK_INT(pthread_barrier_init(&together, NULL, THREADS), 0);
     pthread_t threads[THREADS];
     for (int i = 0; i < THREADS; i++) {
@@ -203,6 +204,7 @@ SCENARIO(outlives_the_thread_that_took_it,
     py_init();
     PyInterpreterView *view = PyInterpreterView_FromCurrent();
     CHECK(view != NULL);
+    count_apart(view);
     py_thread_join(thread_start(take_and_leave, view));
     PyInterpreterView_Close(view);
     at_exit(set_event, &exiting);

@@ -1,5 +1,6 @@
 /* What an exit says while it waits, and that no stderr can keep it from going on. */
 
+#include "handles.h"
 #include "report.h"
 
 #include <fcntl.h>
@@ -62,6 +63,31 @@ SCENARIO(says_for_whom, "An exit that waits says which, for how many guards, wha
     CHECK_SAYS("the main interpreter: 2 not closed\n");
     CHECK_SAYS("PyInterpreterGuard_Close");
     CHECK_SAYS_NOT("- PyInterpreterGuard");
+}
+
+static void take_by_view(void *view)
+{
+    guards[taken] = PyInterpreterGuard_FromView(view);
+    CHECK(guards[taken] != NULL);
+    taken++;
+}
+
+// env: PEP788_WAIT_WARN_MS=1
+// native: no, its exit waits in silence
+SCENARIO(says_how_many_of_many_threads, "Guards that many threads took, each counting by itself, are counted exactly")
+{
+    py_init();
+    PyInterpreterView *view = PyInterpreterView_FromCurrent();
+    CHECK(view != NULL);
+    count_apart(view);
+    /* More threads than there are places to count in. All of them are gone when the exit begins. */
+    for (int i = 0; i < 20; i++) {
+        py_thread_join(thread_start(take_by_view, view));
+    }
+    PyInterpreterGuard_Close(guards[--taken]);
+    PyInterpreterView_Close(view);
+    finalize_and_read(END_UNTRACED);
+    CHECK_SAYS("the main interpreter: 19 not closed\n");
 }
 
 // env: PEP788_WAIT_WARN_MS=1

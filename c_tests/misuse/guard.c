@@ -87,6 +87,30 @@ SCENARIO(guard_closed_by_two_threads, "It does not matter which thread closes a 
     py_thread_join(thread_start(close_guard, guard));
 }
 
+static PyInterpreterGuard *taken_elsewhere;
+
+static void take_guard(void *view)
+{
+    taken_elsewhere = PyInterpreterGuard_FromView(view);
+    CHECK(taken_elsewhere != NULL);
+}
+
+// native: no, its functions trust their callers
+// expect: fatal PyInterpreterGuard_Close "closed already"
+SCENARIO(guard_closed_twice_while_anothers_is_out,
+         "A guard that another thread took in the meantime does not hide that this one is closed twice")
+{
+    py_init();
+    PyInterpreterView *view = PyInterpreterView_FromCurrent();
+    CHECK(view != NULL);
+    count_apart(view);
+    take_guard(view);
+    PyInterpreterGuard *own = taken_elsewhere;
+    py_thread_join(thread_start(take_guard, view));
+    PyInterpreterGuard_Close(own);
+    PyInterpreterGuard_Close(own);
+}
+
 // native: no, its functions trust their callers
 // expect: fatal PyInterpreterGuard_Close "closed"
 SCENARIO(guard_closed_twice_after_the_end, "A guard that was closed is not closed again after Py_FinalizeEx")

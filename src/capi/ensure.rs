@@ -49,7 +49,7 @@ impl Call for Ensure {
         let record = unsafe { handle::record_of(handle) };
         let Some(thread) = Thread::known() else { return Ensure::any(handle) };
         // The long way reports a guard that is not open.
-        if record.gate.guards() == 0 {
+        if !record.has_guard(handle::stripe_of(handle)) {
             return Ensure::any(handle);
         }
         if current.is_null() {
@@ -291,7 +291,7 @@ const RELEASE: &str = "PyThreadState_Release";
 unsafe fn ensure_ref_seeing(current: *mut PyThreadState, handle: usize) -> Option<bool> {
     // SAFETY: the handle is good by this function's contract, so it leads to a record, and records are never freed.
     let record = unsafe { handle::record_of(handle) };
-    let thread = Thread::known().filter(|_| record.gate.guards() != 0)?;
+    let thread = Thread::known().filter(|_| record.has_guard(handle::stripe_of(handle)))?;
     // SAFETY: there is a glance, and `current` is attached.
     if !current.is_null() && !unsafe { is_of(current, record.interpreter()) } {
         return None;

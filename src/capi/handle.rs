@@ -9,6 +9,7 @@
 //! | 1 | 0 | 1 |
 //! | 2 to 5 | the process that took it, as a count of forks | 0: views survive a fork |
 //! | 6 to 9 | the life: which of the interpreters that had the record | the same; 0 for "main" in any run |
+//! | 60 to 62 | the number of the stripe that counts it (`gate/stripe.rs`); 0: the gate counts it | 0 |
 //!
 //! With `PEP788_TRACE=1`, the address in the handle of a guard or strong reference is that of its slip
 //! (`thread/slip.rs`), which leads to the record. Then bits 6 to 9 are the life of the slip. The code that decodes
@@ -19,6 +20,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::gate::record::{Record, RECORD_ALIGN};
+use crate::gate::stripe::STRIPES;
 use crate::python::fatal;
 use crate::support::memory::Text;
 use crate::system::generation::generation;
@@ -67,6 +69,25 @@ impl Kind {
     }
 }
 
+/// Where a handle has the number of its stripe. Addresses of 64 bits leave the highest bits unused. With shorter addresses
+/// the gate counts all guards.
+const STRIPE_SHIFT: u32 = 60;
+const STRIPE_BITS: usize =
+    if cfg!(target_pointer_width = "64") { (0b111_u64 << STRIPE_SHIFT) as usize } else { 0 };
+const _: () = assert!(STRIPES <= 0b111);
+
+/// Returns the bits of a handle whose guard was taken on the stripe with this number.
+#[inline(always)]
+pub(super) fn on_stripe(number: usize) -> usize {
+    ((number as u64) << STRIPE_SHIFT) as usize & STRIPE_BITS
+}
+
+/// Returns the number of the stripe that counts a guard, or 0 if the gate counts it.
+#[inline(always)]
+pub(super) fn stripe_of(handle: usize) -> usize {
+    ((handle & STRIPE_BITS) as u64 >> STRIPE_SHIFT) as usize
+}
+
 /// A handle that was checked.
 pub(super) struct Handle {
     pub(super) record: &'static Record,
@@ -74,6 +95,8 @@ pub(super) struct Handle {
     pub(super) inherited: bool,
     /// Inherited, and its interpreter ended in this process; the record may be another one's.
     pub(super) gone: bool,
+    /// The number of the stripe that counts the guard, or 0 if the gate counts it.
+    pub(super) stripe: usize,
     /// The address is that of a slip.
     is_traced: bool,
 }
@@ -155,6 +178,7 @@ pub(super) fn is_good(handle: usize, kind: Kind) -> bool {
     if handle < RECORD_ALIGN {
         return false;
     }
+    let handle = if kind.is_weak() { handle } else { handle & !STRIPE_BITS };
     let record = (handle & !(RECORD_ALIGN - 1)) as *const Record;
     // SAFETY: the caller passed a handle of this library, and records always stay readable. Other memory, such as a
     // slip, does not have this address with these bits in this place.
@@ -168,7 +192,7 @@ pub(super) fn is_good(handle: usize, kind: Kind) -> bool {
 #[inline(always)]
 pub(super) unsafe fn record_of(handle: usize) -> &'static Record {
     // SAFETY: the handle is good by this function's contract, so it leads to a record, and records are never freed.
-    unsafe { &*((handle & !(RECORD_ALIGN - 1)) as *const Record) }
+    unsafe { &*((handle & !(STRIPE_BITS | (RECORD_ALIGN - 1))) as *const Record) }
 }
 
 /// The record behind a handle; a fatal error for what cannot be one.
@@ -179,7 +203,7 @@ pub(super) fn decode(function: &str, handle: usize, kind: Kind) -> Handle {
     }
     // SAFETY: the handle is good, so it leads to a record, and records are never freed.
     let record = unsafe { record_of(handle) };
-    Handle { record, inherited: false, gone: false, is_traced: false }
+    Handle { record, inherited: false, gone: false, stripe: stripe_of(handle), is_traced: false }
 }
 
 /// One that is not, or not any more, of this process and the record's interpreter.
@@ -196,7 +220,7 @@ fn look_closely(function: &str, handle: usize, kind: Kind) -> Handle {
             .map_or("", Kind::name);
         fatal(function, &format!("this takes a {}, and was given a {given}", kind.name()));
     }
-    let address = handle - bits;
+    let address = (handle & !STRIPE_BITS) - bits;
     // SAFETY: the caller passed a handle of this library, and records always stay readable. The stamp tells a
     // record from anything else that is readable.
     let Some(record) = (address != 0).then(|| unsafe { Record::at(address) }).flatten() else {
@@ -213,7 +237,7 @@ fn look_closely(function: &str, handle: usize, kind: Kind) -> Handle {
             &format!("this {} was closed before, and its interpreter is gone", kind.name()),
         );
     }
-    Handle { record, inherited, gone, is_traced: false }
+    Handle { record, inherited, gone, stripe: stripe_of(handle), is_traced: false }
 }
 
 /// What the address leads to, if it is not a record.
@@ -232,7 +256,7 @@ fn decode_traced(function: &str, handle: usize, kind: Kind) -> Handle {
     if gone && !inherited {
         fatal(function, &format!("the interpreter of this {} is gone", kind.name()));
     }
-    Handle { record: slip.record(), inherited, gone, is_traced: true }
+    Handle { record: slip.record(), inherited, gone, stripe: 0, is_traced: true }
 }
 
 fn slip_of(handle: usize) -> Option<&'static Slip> {

@@ -4,7 +4,6 @@
 //! Release.
 
 use super::handle::{self, Kind};
-use crate::gate::gate::Claim;
 use crate::gate::record::Record;
 use crate::gate::registry::LOBBY;
 use crate::python::{attached_word, is_of, Glance};
@@ -42,9 +41,10 @@ pub(super) fn guard_named(view: usize, view_kind: Kind, kind: Kind) -> Option<us
 
 #[inline(always)]
 fn take(record: &'static Record, kind: Kind) -> Option<usize> {
-    if record.is_installed() && record.gate.enter(Claim::View, &LOBBY) {
+    let number = Thread::this()?.stripe;
+    if record.is_installed() && record.enter_stripe(number, &LOBBY) {
         // Tracing is off where there is a glance.
-        Some(handle::untraced(record, kind))
+        Some(handle::untraced(record, kind) | handle::on_stripe(number))
     } else {
         None
     }
@@ -53,8 +53,10 @@ fn take(record: &'static Record, kind: Kind) -> Option<usize> {
 /// Closes a guard or strong reference. Returns `false` if it did not.
 #[inline(always)]
 pub(super) fn close(handle: usize, kind: Kind) -> bool {
-    Glance::get().is_some()
-        && handle::is_good(handle, kind)
-        // SAFETY: the handle is good, so it leads to a record, and records are never freed.
-        && unsafe { handle::record_of(handle) }.gate.leave(&LOBBY).is_ok()
+    if Glance::get().is_none() || !handle::is_good(handle, kind) {
+        return false;
+    }
+    // SAFETY: the handle is good, so it leads to a record, and records are never freed.
+    let record = unsafe { handle::record_of(handle) };
+    record.leave_guard(handle::stripe_of(handle), &LOBBY).is_ok()
 }

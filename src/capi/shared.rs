@@ -85,7 +85,7 @@ pub(super) fn close_strong(function: &str, handle: usize, kind: Kind) {
         return;
     }
     strong.retire(function, handle, kind);
-    if strong.record.gate.leave(&LOBBY).is_err() {
+    if strong.record.leave_guard(strong.stripe, &LOBBY).is_err() {
         already_closed(function, kind, "");
     }
 }
@@ -96,10 +96,10 @@ pub(super) fn close_weak(function: &str, handle: usize, kind: Kind) {
     }
 }
 
-/// Checks whether a handle can be open. If no guard of its record is out, it cannot, and this is a fatal error.
+/// Checks whether a handle can be open. It cannot if no guard is out where the handle is counted: a fatal error.
 #[inline]
 pub(super) fn open_or_fatal(function: &str, strong: &Handle, kind: Kind) {
-    if strong.record.gate.guards() == 0 {
+    if !strong.record.has_guard(strong.stripe) {
         already_closed(function, kind, "");
     }
 }

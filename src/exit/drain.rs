@@ -43,7 +43,9 @@ pub(super) fn close(record: &'static Record, honour_views: bool, calls: &Calls) 
     let seat = LOBBY.enter();
     let is_tallied = |other: &'static Record| {
         let owner = other.owner();
-        ROLL.sum(owner) != 0 || legacy_too && ROLL.sum(owner.of_gilstate()) != 0
+        other.striped() != 0
+            || ROLL.sum(owner) != 0
+            || legacy_too && ROLL.sum(owner.of_gilstate()) != 0
     };
     let tallied = || covered.clone().any(is_tallied);
     let closed = close_together(gates, tallied, honour_views, &seat);

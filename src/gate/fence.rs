@@ -21,6 +21,11 @@ mod imp {
     pub(crate) fn heavy() {
         fence(Ordering::SeqCst);
     }
+
+    pub(crate) fn meets_heavy() {
+        // `loom` treats SeqCst operations as Acquire and Release ones, so it needs the fence.
+        light();
+    }
 }
 
 #[cfg(not(loom))]
@@ -42,6 +47,13 @@ mod imp {
             fence(Ordering::SeqCst);
         }
     }
+
+    /// Orders a SeqCst read-modify-write operation before a later SeqCst load of the same thread, for a thread that makes
+    /// [`heavy`]. No fence is needed: both operations, and the fence in `heavy`, are in one order. If the other thread does
+    /// not see the operation after its fence, the operation comes after the fence in that order. So does the load, which
+    /// then sees what the other thread wrote before the fence.
+    #[inline(always)]
+    pub(crate) fn meets_heavy() {}
 
     /// Makes the heavy fence, in an exit or a fork.
     #[cold]
@@ -98,4 +110,4 @@ mod imp {
     }
 }
 
-pub(crate) use imp::{heavy, light};
+pub(crate) use imp::{heavy, light, meets_heavy};

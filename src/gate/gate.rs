@@ -111,8 +111,24 @@ impl Lobby {
 /// The guard that was given back was not out: a handle was closed twice.
 pub(crate) struct NotOut;
 
+#[repr(transparent)]
 pub(crate) struct Gate {
     word: AtomicUsize,
+}
+
+/// Corrects a count after a guard was given back that was not out.
+#[cold]
+fn not_out(count: &AtomicUsize) -> NotOut {
+    // Relaxed: the count is as before, and nothing is published.
+    count.fetch_add(ONE_GUARD, Ordering::Relaxed);
+    NotOut
+}
+
+/// Returns how many guards are counted in the word of a gate or a stripe.
+#[inline(always)]
+pub(super) fn guards_in(word: &AtomicUsize) -> usize {
+    // Acquire: pairs with `leave_at`.
+    word.load(Ordering::Acquire) / ONE_GUARD
 }
 
 impl Gate {
@@ -161,8 +177,7 @@ impl Gate {
         // seals the gate.
         let before = self.word.fetch_sub(ONE_GUARD, Ordering::Release);
         if before < ONE_GUARD {
-            self.word.fetch_add(ONE_GUARD, Ordering::Relaxed);
-            return Err(NotOut);
+            return Err(not_out(&self.word));
         }
         // If the state was still OPEN, finalization had not begun to wait. Its first look at the count comes later
         // in the order of this word, so it needs no bell.
@@ -202,7 +217,48 @@ impl Gate {
         }
     }
 
-    /// Returns how many guards are out, without those that are counted in tallies.
+    /// Takes a guard that is counted in `count`, the word of a stripe. Returns `false` if the gate is not open: then
+    /// [`Gate::enter`] decides.
+    #[inline(always)]
+    pub(crate) fn enter_at(&self, count: &AtomicUsize, lobby: &Lobby) -> bool {
+        // SeqCst, here and for the load: see `fence::meets_heavy`.
+        count.fetch_add(ONE_GUARD, Ordering::SeqCst);
+        fence::meets_heavy();
+        // SeqCst includes Acquire: the thread must not look at what the guard protects before this. It pairs with
+        // `reopen`.
+        if self.word.load(Ordering::SeqCst) & STATE == OPEN {
+            return true;
+        }
+        // Release: as in `leave_at`.
+        count.fetch_sub(ONE_GUARD, Ordering::Release);
+        // Finalization may have seen this guard, and wait for it.
+        lobby.ring();
+        false
+    }
+
+    /// Gives back a guard that is counted in `count`, the word of a stripe or of this gate.
+    #[inline(always)]
+    pub(crate) fn leave_at(&self, count: &AtomicUsize, lobby: &Lobby) -> Result<(), NotOut> {
+        // SeqCst includes Release: all that was done under the guard comes before finalization, which acquires the
+        // word when it looks at the count.
+        if count.fetch_sub(ONE_GUARD, Ordering::SeqCst) < ONE_GUARD {
+            return Err(not_out(count));
+        }
+        fence::meets_heavy();
+        // If the gate is still OPEN here, finalization looks at the counts later, and sees this one.
+        if self.word.load(Ordering::SeqCst) & STATE != OPEN {
+            lobby.ring();
+        }
+        Ok(())
+    }
+
+    /// The word, for the model.
+    #[cfg(loom)]
+    pub(super) fn word(&self) -> &AtomicUsize {
+        &self.word
+    }
+
+    /// Returns how many guards are out, without those that are counted in tallies and on stripes.
     pub(crate) fn guards(&self) -> usize {
         self.word.load(Ordering::Relaxed) / ONE_GUARD
     }
@@ -273,7 +329,7 @@ impl Gate {
 }
 
 /// Closes all `gates`, or none of them. It closes them only if no guard is out on any of them, and if `tallied`
-/// finds no hold in a tally. If it fails, it leaves all gates as [`Gate::drain`] leaves them.
+/// finds no hold in a tally and no guard on a stripe. If it fails, it leaves all gates as [`Gate::drain`] leaves them.
 ///
 /// `seat` is the lobby's lock. While it is held, a thread that meets a gate in its sealing state waits for the
 /// outcome. So no thread is refused because of an attempt that failed.

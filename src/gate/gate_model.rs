@@ -8,15 +8,19 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
-use super::{close_together, Claim, Gate, Lobby};
+use super::{close_together, guards_in, Claim, Gate, Lobby};
 use crate::gate::fence;
+use crate::gate::stripe::Stripe;
 use crate::gate::tally::{Owner, Tally};
+use crate::support::sync::AtomicUsize;
 
 struct House {
     gates: [Gate; 2],
     lobby: Lobby,
     /// One tally for each thread except the finalizing one.
     tallies: [Tally; 2],
+    /// Of the first gate.
+    stripes: [Stripe; 2],
     /// What the guards of each gate protect.
     interpreters: [UnsafeCell<bool>; 2],
 }
@@ -27,6 +31,7 @@ impl House {
             gates: [Gate::new(), Gate::new()],
             lobby: Lobby::new(),
             tallies: [Tally::new(), Tally::new()],
+            stripes: [Stripe::new(), Stripe::new()],
             interpreters: [UnsafeCell::new(true), UnsafeCell::new(true)],
         })
     }
@@ -65,7 +70,18 @@ impl House {
     }
 
     fn tallied(&self, index: usize) -> bool {
-        self.tallies.iter().any(|tally| tally.of(owner(index)) != 0)
+        let on_stripes = self.stripes.iter().any(|stripe| guards_in(&stripe.word) != 0);
+        index == 0 && on_stripes || self.tallies.iter().any(|tally| tally.of(owner(index)) != 0)
+    }
+
+    /// A guard of the first gate, on a stripe or on the gate. `None`: refused.
+    fn guard(&self, stripe: usize) -> Option<&AtomicUsize> {
+        let count = &self.stripes[stripe].word;
+        if self.gates[0].enter_at(count, &self.lobby) {
+            Some(count)
+        } else {
+            self.enter(0, Claim::View).then(|| self.gates[0].word())
+        }
     }
 
     /// Waits as `exit/wait.rs` does, and ends what the gates protect.
@@ -160,6 +176,72 @@ fn two_ensures_and_an_exit() {
         for thread in threads {
             thread.join().unwrap();
         }
+    });
+}
+
+#[test]
+fn guards_on_stripes_and_an_exit() {
+    for stripes in [[0, 1], [0, 0]] {
+        loom::model(move || {
+            let house = House::new();
+            let threads = stripes.map(|stripe| {
+                let house = house.clone();
+                thread::spawn(move || {
+                    if let Some(count) = house.guard(stripe) {
+                        house.work(0);
+                        assert!(house.gates[0].leave_at(count, &house.lobby).is_ok());
+                    } else {
+                        assert!(house.guard(stripe).is_none(), "refused, and then not");
+                    }
+                })
+            });
+            house.finalize(&[0], true);
+            assert!(house.guard(0).is_none());
+            for thread in threads {
+                thread.join().unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn a_guard_on_a_stripe_that_another_thread_closes() {
+    loom::model(|| {
+        let house = House::new();
+        assert!(house.gates[0].enter_at(&house.stripes[0].word, &house.lobby));
+        let taker = thread::spawn({
+            let house = house.clone();
+            move || house.guard(1).is_some()
+        });
+        let closer = thread::spawn({
+            let house = house.clone();
+            move || {
+                let taken = taker.join().unwrap();
+                house.work(0);
+                let gate = &house.gates[0];
+                // What the first thread could not take on the stripe it took on the gate.
+                let on_stripe = gate.leave_at(&house.stripes[1].word, &house.lobby).is_ok();
+                assert!(!taken || on_stripe || gate.leave_at(gate.word(), &house.lobby).is_ok());
+                assert!(gate.leave_at(&house.stripes[0].word, &house.lobby).is_ok());
+            }
+        });
+        house.finalize(&[0], true);
+        closer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_guard_on_a_stripe_closed_twice_at_once_is_seen() {
+    loom::model(|| {
+        let house = House::new();
+        assert!(house.gates[0].enter_at(&house.stripes[0].word, &house.lobby));
+        let close = |house: &House| house.gates[0].leave_at(&house.stripes[0].word, &house.lobby);
+        let other = thread::spawn({
+            let house = house.clone();
+            move || close(&house).is_ok()
+        });
+        let own = close(&house).is_ok();
+        assert!(own != other.join().unwrap(), "one of the two is told");
     });
 }
 

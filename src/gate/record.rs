@@ -5,10 +5,12 @@
 //! The code here is pure concurrency, as in `gate.rs`: an interpreter is an address, and nothing calls Python.
 
 use std::ffi::c_void;
+#[cfg(not(loom))]
+use std::mem::offset_of;
 
-use super::gate::{Gate, Lobby};
+use super::gate::{guards_in, Gate, Lobby, NotOut};
+use super::stripe::{Stripe, STRIPES};
 use super::tally::{Owner, Tally};
-use crate::support::memory::try_box;
 use crate::support::sync::{const_fn, AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 /// Records are aligned to this many bytes, so that a handle has free low bits (`capi/handle.rs`).
@@ -32,23 +34,33 @@ pub(crate) struct Record {
     pub(crate) handles: [AtomicUsize; 2],
     pub(crate) gate: Gate,
     /// NULL once the interpreter is gone. It becomes NULL before another interpreter can have the same address.
-    address: AtomicPtr<c_void>,
+    pub(super) address: AtomicPtr<c_void>,
     /// CPython's number for the interpreter. CPython never gives a number twice in one run of the runtime.
     id: AtomicI64,
     /// How many exit callbacks are installed. If it is not zero, finalization will wait.
     pub(crate) callbacks: AtomicUsize,
     /// How many views there are. As long as there is a view, no other interpreter gets the record.
-    views: AtomicUsize,
+    pub(super) views: AtomicUsize,
     /// When a thread state of the interpreter last dropped the hold that it kept by itself. Only
     /// `attach/holding.rs` writes and reads this. 0 means never.
     pub(crate) dropped: AtomicU64,
     /// Whether this is the main interpreter's record. Views of the main interpreter outlive `Py_FinalizeEx`, and
     /// may be made before `Py_Initialize`: they name "main" in any run of the runtime. So no other interpreter ever
     /// has this record.
-    is_main: bool,
+    pub(super) is_main: bool,
     /// The gate of `PyGILState_Ensure` (`seatbelt`). The exit waits for its holds by other rules.
     pub(crate) legacy: Gate,
+    /// Where threads count guards apart. The fields above have cache lines of their own.
+    stripes: [Stripe; STRIPES],
 }
+
+/// [`Record::count`] relies on it.
+#[cfg(not(loom))]
+const _: () = assert!(
+    offset_of!(Record, gate) == offset_of!(Stripe, word)
+        && offset_of!(Record, stripes) == size_of::<Stripe>()
+        && size_of::<Record>() == RECORD_ALIGN
+);
 
 /// Marks memory as a record.
 const STAMP: usize = 0x7265_6667_0000_0000_u64 as usize;
@@ -67,6 +79,7 @@ impl Record {
                 dropped: AtomicU64::new(0),
                 is_main,
                 legacy: Gate::new(),
+                stripes: stripes(),
             }
         }
     }
@@ -95,14 +108,14 @@ impl Record {
 
     /// Forgets the noted handles, so that handles of this life, or of the process before a fork, are checked
     /// closely.
-    pub(crate) fn forget_handles(&self) {
+    fn forget_handles(&self) {
         for handle in &self.handles {
             // Relaxed: see `life`.
             handle.store(0, Ordering::Relaxed);
         }
     }
 
-    fn begin_another_life(&self) {
+    pub(super) fn begin_another_life(&self) {
         self.forget_handles();
         // Relaxed: see `life`.
         self.stamp.store(STAMP | ((self.life() + 1) & 0xffff), Ordering::Relaxed);
@@ -138,6 +151,54 @@ impl Record {
     pub(crate) fn add_view(&self) {
         // Relaxed: a thread that adds a view has a view already, or the interpreter, and that keeps the record.
         self.views.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the word that counts the guards with this number: the word of a stripe, or of the gate for number 0.
+    #[inline(always)]
+    #[cfg(not(loom))]
+    fn count(&self, number: usize) -> &AtomicUsize {
+        let number = number % (STRIPES + 1);
+        let stripe = std::ptr::from_ref(self).cast::<Stripe>().wrapping_add(number);
+        // SAFETY: a record begins like a stripe, and its stripes follow. So there is such a word at each of these
+        // places. The pointer comes from a reference to the whole record.
+        unsafe { &*std::ptr::addr_of!((*stripe).word) }
+    }
+
+    #[cfg(loom)]
+    fn count(&self, number: usize) -> &AtomicUsize {
+        number.checked_sub(1).map_or(self.gate.word(), |index| &self.stripes[index].word)
+    }
+
+    /// Takes a guard on the stripe with this number. Returns `false` if the gate is not open: then [`Gate::enter`]
+    /// decides.
+    #[inline(always)]
+    pub(crate) fn enter_stripe(&self, number: usize, lobby: &Lobby) -> bool {
+        self.gate.enter_at(self.count(number), lobby)
+    }
+
+    /// Gives back a guard that was taken on the stripe with this number, or on the gate for number 0.
+    #[inline(always)]
+    pub(crate) fn leave_guard(&self, number: usize, lobby: &Lobby) -> Result<(), NotOut> {
+        self.gate.leave_at(self.count(number), lobby)
+    }
+
+    /// Returns whether a guard is out on the stripe with this number, or on the gate for number 0.
+    #[inline(always)]
+    pub(crate) fn has_guard(&self, number: usize) -> bool {
+        guards_in(self.count(number)) != 0
+    }
+
+    /// Returns how many guards are out on stripes.
+    pub(crate) fn striped(&self) -> usize {
+        self.stripes.iter().map(|stripe| guards_in(&stripe.word)).fold(0, usize::wrapping_add)
+    }
+
+    /// Forgets the guards in a forked child. They belonged to threads, or to plans, of the parent.
+    pub(crate) fn forget_parent(&self) {
+        self.gate.forget_parent();
+        self.legacy.forget_parent();
+        self.stripes.iter().for_each(Stripe::forget);
+        self.forget_handles();
     }
 
     /// Returns what names this record and its current life in tallies.
@@ -207,11 +268,12 @@ impl Record {
         (record.ticket() == ticket).then_some(record)
     }
 
-    fn begin(&self, address: Address, id: i64) {
+    pub(super) fn begin(&self, address: Address, id: i64) {
         self.id.store(id, Ordering::Relaxed);
         self.callbacks.store(0, Ordering::Relaxed);
         // Release: a thread that finds the interpreter finds the other fields too.
         self.address.store(address, Ordering::Release);
+        self.stripes.iter().for_each(Stripe::forget);
         // The gates open last. So a thread that gets in by an older view of "main" finds the interpreter there.
         self.legacy.reopen();
         self.gate.reopen();
@@ -222,113 +284,22 @@ impl Record {
     ///
     /// Tallies are not asked. A thread counts a hold there while it has a thread state in the interpreter, and
     /// CPython lets no subinterpreter end that has a thread state too many.
-    fn is_unused(&self) -> bool {
+    pub(super) fn is_unused(&self) -> bool {
         // Relaxed: this is read under the registry's lock, under which views are dropped. And a record that has no
         // interpreter, no view and no guard gets none of them meanwhile.
         self.address.load(Ordering::Relaxed).is_null()
             && self.views.load(Ordering::Relaxed) == 0
             && self.gate.guards() == 0
+            && self.striped() == 0
     }
 }
 
-/// All records. They are behind one lock. Interpreters end, and their last views are closed, under this lock. So
-/// one of these comes last, and gives the record up.
-pub(crate) struct Registry {
-    main: &'static Record,
-    /// Every record except the main interpreter's.
-    all: Vec<&'static Record>,
-    free: Vec<&'static Record>,
+#[cfg(not(loom))]
+const fn stripes() -> [Stripe; STRIPES] {
+    [const { Stripe::new() }; STRIPES]
 }
 
-impl Registry {
-    pub(crate) const fn new(main: &'static Record) -> Registry {
-        Registry { main, all: Vec::new(), free: Vec::new() }
-    }
-
-    /// Returns the records of all interpreters that are alive.
-    pub(crate) fn live(&self) -> impl Iterator<Item = &'static Record> + Clone + '_ {
-        self.everything().filter(|record| !record.address().is_null())
-    }
-
-    pub(crate) fn everything(&self) -> impl Iterator<Item = &'static Record> + Clone + '_ {
-        std::iter::once(self.main).chain(self.all.iter().copied())
-    }
-
-    /// Returns the record of the interpreter at `address`, if that interpreter is alive.
-    pub(crate) fn find(&self, address: Address) -> Option<&'static Record> {
-        self.live().find(|record| record.address() == address)
-    }
-
-    /// Returns a record for a subinterpreter, or `None` if there is no memory.
-    pub(crate) fn claim(&mut self, address: Address, id: i64) -> Option<&'static Record> {
-        let record = self.unused()?;
-        record.begin(address, id);
-        Some(record)
-    }
-
-    /// Returns a record for a view of an interpreter whose end is too far on for a record of its own. Such a view
-    /// is always refused. Returns `None` if there is no memory.
-    pub(crate) fn claim_for_the_dying(&mut self) -> Option<&'static Record> {
-        let record = self.unused()?;
-        record.gate.condemn();
-        record.add_view();
-        Some(record)
-    }
-
-    fn unused(&mut self) -> Option<&'static Record> {
-        if let Some(record) = self.free.pop() {
-            return Some(record);
-        }
-        self.all.try_reserve(1).ok()?;
-        // `release` pushes to `free`, where nothing may fail.
-        self.free.try_reserve(self.all.len() + 1).ok()?;
-        let record: &'static Record = Box::leak(try_box(Record::new(false))?);
-        self.all.push(record);
-        Some(record)
-    }
-
-    /// Gives the main record to a new run of the runtime, or to the first one.
-    pub(crate) fn reopen_main(&mut self, address: Address) {
-        // Guards of the run before are not guards of this one.
-        self.main.begin_another_life();
-        self.main.begin(address, 0);
-    }
-
-    /// Counts one view less. Returns `false` if there was none.
-    pub(crate) fn drop_view(&mut self, record: &'static Record) -> bool {
-        // Relaxed: the lock passes what was done with the view on to the next interpreter that has the record.
-        let before = record
-            .views
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |views| views.checked_sub(1));
-        if before.is_ok() && record.is_unused() {
-            self.release(record);
-        }
-        before.is_ok()
-    }
-
-    /// Notes that the interpreter is gone. The caller has made sure, under the lock, that this interpreter still
-    /// has the record: by the record's life, or by the interpreter's address.
-    pub(crate) fn bury(&mut self, record: &'static Record) {
-        record.gate.condemn();
-        record.legacy.condemn();
-        record.callbacks.store(0, Ordering::Relaxed);
-        // Relaxed: the address changes only under the lock.
-        record.address.store(std::ptr::null_mut(), Ordering::Relaxed);
-        if record.is_unused() {
-            self.release(record);
-        }
-    }
-
-    /// Gives the record up, because nothing names the interpreter any more. The life ends here, and not when the
-    /// next one begins. So a thread that comes later cannot bury the interpreter twice.
-    fn release(&mut self, record: &'static Record) {
-        if !record.is_main {
-            record.begin_another_life();
-            self.free.push(record);
-        }
-    }
+#[cfg(loom)]
+fn stripes() -> [Stripe; STRIPES] {
+    std::array::from_fn(|_| Stripe::new())
 }
-
-#[cfg(all(test, loom))]
-#[path = "record_model.rs"]
-mod model;

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::gate::Lobby;
-use super::record::{Record, Registry};
+use super::record::Record;
+use super::records::Registry;
 use super::tally::ROLL;
 use crate::support::sync::{lock, Mutex, MutexGuard};
 
@@ -27,7 +28,7 @@ pub(crate) fn main() -> &'static Record {
 impl Record {
     /// Returns how many guards are out. The answer is exact only after a heavy fence (`fence.rs`).
     pub(crate) fn guards(&self) -> usize {
-        self.gate.guards() + ROLL.sum(self.owner())
+        self.gate.guards() + self.striped() + ROLL.sum(self.owner())
     }
 
     /// Returns how many calls of `PyGILState_Ensure` hold the interpreter. This too is exact only after a heavy

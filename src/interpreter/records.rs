@@ -3,7 +3,8 @@
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::gate::record::{Record, Registry};
+use crate::gate::record::Record;
+use crate::gate::records::Registry;
 use crate::gate::registry::{main, registry};
 use crate::python::{self, sight, Api, Glance, Owned, PyInterpreterState, PyObject, PyThreadState};
 use crate::support::memory::OwnName;

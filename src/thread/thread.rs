@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use super::birth::Birth;
 use super::hold::Hold;
@@ -10,6 +10,7 @@ use super::legacy::Legacy;
 use super::levels::Levels;
 use crate::gate::gate::NotOut;
 use crate::gate::record::Record;
+use crate::gate::stripe::STRIPES;
 use crate::gate::tally::{Tally, ROLL};
 use crate::support::kept::Kept;
 use crate::support::memory::try_box;
@@ -22,6 +23,8 @@ pub(crate) struct Thread {
     /// The record that the thread found last. It is always safe to follow, and right as long as it still names the
     /// interpreter that is asked for.
     pub(crate) last: Cell<Option<&'static Record>>,
+    /// The number of the stripe on which the thread counts its guards (`gate/stripe.rs`).
+    pub(crate) stripe: usize,
     /// The token of the thread's latest Ensure.
     token: Cell<usize>,
     /// The thread's Ensures that wait for their Release.
@@ -235,6 +238,13 @@ pub(crate) fn forget_the_gone() {
     }
 }
 
+/// Returns the number of the stripe for a new thread. Threads that begin one after the other get different ones.
+fn next_stripe() -> usize {
+    static BEGUN: AtomicUsize = AtomicUsize::new(0);
+    // Relaxed: a number, with which nothing is published.
+    1 + BEGUN.fetch_add(1, Ordering::Relaxed) % STRIPES
+}
+
 #[cold]
 fn enroll() -> Option<&'static Thread> {
     // This looks at every thread, so it is done only each time that their number doubles.
@@ -263,6 +273,7 @@ fn enroll() -> Option<&'static Thread> {
     let thread = Box::into_raw(try_box(Thread {
         tally: Tally::new(),
         last: Cell::new(None),
+        stripe: next_stripe(),
         token: Cell::new(0),
         levels: Levels::new()?,
         legacy: Legacy::new(),

@@ -7,9 +7,10 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
-use super::{Address, Record, Registry};
+use super::Registry;
 use crate::gate::fence;
 use crate::gate::gate::{close_together, Claim, Lobby};
+use crate::gate::record::{Address, Record};
 use crate::gate::tally::Tally;
 use crate::support::sync::{lock, Mutex};
 

@@ -1,0 +1,37 @@
+//! Guards counted apart: threads that take and close guards at once do not fight for one word.
+//!
+//! A guard may be closed by any thread, so its count is changed by atomic read-modify-write operations. If all threads
+//! changed the word of the gate, they would take turns at it. So each interpreter has more words, its *stripes*, each in
+//! cache lines of its own. A thread takes its guards on one stripe, and the guard's handle says which one (`capi/handle.rs`).
+//! So the thread that closes the guard finds the same stripe, and a guard that is closed twice is seen at once.
+//!
+//! The state of the gate is only in the gate's own word. So a thread that takes a guard on a stripe counts it first, and then
+//! looks at the gate. Finalization changes the gate first, and then looks at the counts. Both make a fence in between, so at
+//! least one of them sees the other, as with tallies (`tally.rs`).
+
+use crate::support::sync::{const_fn, AtomicUsize, Ordering};
+
+/// How many stripes an interpreter has. They are numbered from 1; number 0 means the word of the gate.
+pub(crate) const STRIPES: usize = 7;
+
+/// Two cache lines, as processors fetch them in pairs. Laid out like the beginning of a `Record`, where the gate's own word is.
+#[repr(C, align(128))]
+pub(crate) struct Stripe {
+    _before: [usize; 3],
+    /// In the units of the gate's word, whose state bits are always 0 here.
+    pub(super) word: AtomicUsize,
+}
+
+impl Stripe {
+    const_fn! {
+        pub(crate) fn new() -> Stripe {
+            Stripe { _before: [0; 3], word: AtomicUsize::new(0) }
+        }
+    }
+
+    /// The guards were those of another interpreter, or of the parent of a forked child.
+    pub(crate) fn forget(&self) {
+        // Relaxed: published with the gate.
+        self.word.store(0, Ordering::Relaxed);
+    }
+}
