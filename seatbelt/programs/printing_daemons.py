@@ -1,11 +1,10 @@
 """Daemon threads of Python that print, over and over: one has the lock of a stream's buffer whenever the exit begins.
 
-Plain exits of 3.13.18, 3.14 and 3.15 abort: "_enter_buffered_busy: could not acquire lock for <_io.BufferedWriter name='<stderr>'> at
+Plain exits of 3.13.5t, 3.13.18, 3.14 and 3.15 abort: "_enter_buffered_busy: could not acquire lock for <_io.BufferedWriter name='<stderr>'> at
 interpreter shutdown, possibly due to daemon threads".
 """
 # kind: D
 # status: 7
-# not for: free-threaded, where others have the new streams before finalization begins
 import sys
 import threading
 import time

@@ -20,7 +20,11 @@ use crate::system::waits::how_often_this_thread_waited;
 /// The calling thread is attached, and stays so until finalization begins.
 pub(super) unsafe fn wait_for_writers(py: &'static Api) {
     const ROUNDS: usize = 20;
-    for _ in 0..ROUNDS {
+    // SAFETY: attached, by this function's contract.
+    let others_run = unsafe { streams::others_run_meanwhile(py) };
+    // Other threads may take a lock at any time then, so there is no point in waiting.
+    let rounds = if others_run { 0 } else { ROUNDS };
+    for _ in 0..rounds {
         // SAFETY: attached, by this function's contract.
         unsafe {
             streams::flush(py);
@@ -38,7 +42,7 @@ pub(super) unsafe fn wait_for_writers(py: &'static Api) {
     // SAFETY: attached, by this function's contract, and nothing here detaches the thread for good.
     unsafe {
         streams::flush(py);
-        streams::renew(py);
+        streams::renew(py, others_run);
     }
 }
 

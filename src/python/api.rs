@@ -237,6 +237,7 @@ api! {
         fn PyErr_Clear() = pep788_void;
         fn PyErr_Restore(kind: *mut PyObject, value: *mut PyObject, trace: *mut PyObject) = pep788_void_ppp;
         fn PyObject_GetAttrString(object: *mut PyObject, name: *const c_char) -> *mut PyObject = pep788_p_pp;
+        fn PyObject_GetAttr(object: *mut PyObject, name: *mut PyObject) -> *mut PyObject = pep788_p_pp;
         fn PyDict_Values(dict: *mut PyObject) -> *mut PyObject = pep788_p_p;
         fn PySequence_List(sequence: *mut PyObject) -> *mut PyObject = pep788_p_p;
         fn PyImport_ImportModuleLevel(name: *const c_char) -> *mut PyObject = pep788_import;

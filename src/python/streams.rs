@@ -1,9 +1,12 @@
 //! Flushes Python's standard streams, takes their locks for a moment, and replaces the streams.
 
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::api::Api;
-use super::objects::{loaded_module, sys, tuple, KeepException, Owned};
+use super::api::{Api, PyObject};
+use super::find::get_or_fatal;
+use super::objects::{loaded_module, sys, tuple, KeepException, MethodDef, Owned};
+use crate::system::names::this_id;
 
 /// The module that has the classes of streams. Python has this module before it has streams.
 const IO: &CStr = c"_io";
@@ -46,14 +49,44 @@ pub(crate) unsafe fn take_locks_for_a_moment(py: &'static Api) {
     }
 }
 
+/// Returns whether other threads run Python code while the calling thread is attached, as they do without a GIL.
+///
+/// # Safety
+/// The calling thread is attached.
+pub(crate) unsafe fn others_run_meanwhile(py: &'static Api) -> bool {
+    // SAFETY: attached, by this function's contract.
+    unsafe {
+        let _exception = KeepException::new(py);
+        // There since 3.13. It tells of the GIL as it is now, because a module may have turned it on.
+        let has_gil = sys(py, c"_is_gil_enabled").and_then(|function| function.call(None));
+        // A frame for each thread that is in Python code, and for this one if it is.
+        let others = || {
+            let own = usize::from(!py.PyEval_GetFrame().is_null());
+            let frames = sys(py, c"_current_frames")?.call(None)?;
+            let count = frames.attribute(c"__len__")?.call(None)?;
+            Some(py.PyLong_AsUnsignedLong(count.as_ptr()) as usize > own)
+        };
+        // If an audit hook refuses to tell, there may be such threads.
+        let others_run =
+            has_gil.is_some_and(|has_gil| !has_gil.is_true()) && others().unwrap_or(true);
+        py.PyErr_Clear();
+        others_run
+    }
+}
+
 /// Gives `sys` new streams, on the same files, for `stdout`, `stderr`, `__stdout__` and `__stderr__`. The old streams
 /// are never freed, because that needs their locks. A stream that is not an `io.TextIOWrapper` with an
 /// `io.BufferedWriter` stays.
 ///
+/// If `others_run`, only the calling thread has the new streams. Other threads would take their locks before
+/// finalization begins. So `sys` gets an object that leads each thread to its own stream.
+///
 /// # Safety
 /// The calling thread is attached. From the moment when the first stream is replaced until this function returns, it
 /// does not give up the GIL.
-pub(crate) unsafe fn renew(py: &'static Api) {
+pub(crate) unsafe fn renew(py: &'static Api, others_run: bool) {
+    // Relaxed: only this thread finds its own number here, and the others find a number that is not theirs.
+    OWNER.store(this_id(), Ordering::Relaxed);
     // SAFETY: attached, by this function's contract.
     unsafe {
         let _exception = KeepException::new(py);
@@ -61,7 +94,13 @@ pub(crate) unsafe fn renew(py: &'static Api) {
         // All new streams are made before one of them is in use, because other threads may run meanwhile.
         let renewed = pairs.map(|(name, first)| {
             let old = there(py, name).or_else(|| there(py, first))?;
-            let new = copy(py, &old);
+            let new = copy(py, &old).and_then(|new| {
+                if others_run {
+                    for_this_thread(py, &old, &new)
+                } else {
+                    Some(new)
+                }
+            });
             py.PyErr_Clear();
             Some((old, new?))
         });
@@ -78,6 +117,45 @@ pub(crate) unsafe fn renew(py: &'static Api) {
     }
 }
 
+/// The number of the thread that has the new streams.
+static OWNER: AtomicU64 = AtomicU64::new(0);
+
+static ATTRIBUTE: MethodDef = MethodDef::one_argument(
+    c"pep788_stream_of_this_thread",
+    attribute_for_this_thread,
+    c"An attribute of the stream that the calling thread writes to.",
+);
+
+/// Makes an object that behaves like `new` in the calling thread, and like `old` in other threads. Returns `None` if
+/// an exception is set.
+///
+/// The object is a module, because a module asks a function for attributes that it does not have.
+///
+/// # Safety
+/// The calling thread is attached.
+unsafe fn for_this_thread(py: &'static Api, old: &Owned, new: &Owned) -> Option<Owned> {
+    // SAFETY: attached, by this function's contract.
+    unsafe {
+        let attribute = ATTRIBUTE.function(py, &tuple(py, &[old, new])?)?;
+        let name = old.attribute(c"name")?;
+        let module = loaded_module(py, IO)?.attribute(c"__class__")?.call(Some(&name))?;
+        let members = py.PyModule_GetDict(module.as_ptr());
+        let set = py.PyDict_SetItemString(members, c"__getattr__".as_ptr(), attribute.as_ptr());
+        (set == 0).then_some(module)
+    }
+}
+
+/// CPython calls this with the two streams and the name of an attribute that the object itself does not have.
+unsafe extern "C" fn attribute_for_this_thread(
+    both: *mut PyObject,
+    name: *mut PyObject,
+) -> *mut PyObject {
+    let py = get_or_fatal("pep788_stream_of_this_thread");
+    let is_owner = OWNER.load(Ordering::Relaxed) == this_id();
+    // SAFETY: CPython calls this function in an attached thread. The stream is borrowed from the tuple.
+    unsafe { py.PyObject_GetAttr(py.PyTuple_GetItem(both, isize::from(is_owner)), name) }
+}
+
 /// Returns a stream of `sys`. Returns `None` if there is no such stream, or if it is Python's `None`.
 ///
 /// # Safety
@@ -87,8 +165,9 @@ unsafe fn there(py: &'static Api, name: &CStr) -> Option<Owned> {
     unsafe { sys(py, name).filter(|stream| !py.is_none(stream.as_ptr())) }
 }
 
-/// Makes a stream like this one, with a buffer of its own, on the same file. Returns `None` if the stream is of
-/// another kind, or if an exception is set.
+/// Makes a stream like this one, without a buffer, on the same file. A stream without a buffer has no lock, and
+/// nothing stays in it if CPython does not free it. `python -u` has such streams. Returns `None` if the stream is of another
+/// kind, or if an exception is set.
 ///
 /// # Safety
 /// The calling thread is attached.
@@ -96,16 +175,16 @@ unsafe fn copy(py: &'static Api, stream: &Owned) -> Option<Owned> {
     // SAFETY: attached, by this function's contract.
     unsafe {
         let io = loaded_module(py, IO)?;
-        let raw = buffer_of(&io, stream)?.attribute(c"raw")?;
-        let buffer = io.attribute(c"BufferedWriter")?.call(Some(&raw))?;
+        let file = buffer_of(&io, stream)?.attribute(c"raw")?;
+        let write_through = Owned::new(py, py.PyLong_FromUnsignedLong(1))?;
         let lines = Owned::new(py, py.PyUnicode_FromString(c"\n".as_ptr()))?;
         let arguments = [
-            &buffer,
+            &file,
             &stream.attribute(c"encoding")?,
             &stream.attribute(c"errors")?,
             &lines,
             &stream.attribute(c"line_buffering")?,
-            &stream.attribute(c"write_through")?,
+            &write_through,
         ];
         let arguments = tuple(py, &arguments)?;
         let kind = io.attribute(c"TextIOWrapper")?;
