@@ -86,11 +86,10 @@ fn prototypes(header: &str) -> BTreeSet<String> {
     names
 }
 
-/// The dynamic symbols of the library, asked of `nm`, which comes with every linker.
-fn symbols(which: &str) -> BTreeSet<String> {
-    let library = library_folder().join(LIBRARY);
+/// The dynamic symbols of a library, asked of `nm`, which comes with every linker.
+fn symbols(library: &Path, which: &str) -> BTreeSet<String> {
     let table = if cfg!(target_os = "macos") { "-g" } else { "-D" };
-    let done = checked(Command::new("nm").args([table, "-P", which]).arg(&library))
+    let done = checked(Command::new("nm").args([table, "-P", which]).arg(library))
         .unwrap_or_else(|failure| panic!("{failure} (Debian and Ubuntu: package `binutils`)"));
     let text = String::from_utf8(done.stdout).unwrap();
     let names: BTreeSet<String> = text
@@ -105,18 +104,23 @@ fn symbols(which: &str) -> BTreeSet<String> {
     names
 }
 
+const DEFINED: &str = if cfg!(target_os = "macos") { "-U" } else { "--defined-only" };
+
+fn declared() -> BTreeSet<String> {
+    [ACCEPTED, DRAFT, GILSTATE, DOCTOR].into_iter().flat_map(prototypes).collect()
+}
+
 #[test]
 fn exports_what_the_headers_declare() {
-    let declared: BTreeSet<String> =
-        [ACCEPTED, DRAFT, GILSTATE, DOCTOR].into_iter().flat_map(prototypes).collect();
-    let exported = symbols(if cfg!(target_os = "macos") { "-U" } else { "--defined-only" });
+    let declared = declared();
+    let exported = symbols(&library_folder().join(LIBRARY), DEFINED);
     let difference: Vec<_> = declared.symmetric_difference(&exported).collect();
     assert!(difference.is_empty(), "declared or exported, but not both: {difference:?}");
 }
 
 #[test]
 fn needs_no_symbol_of_python() {
-    let needed = symbols("-u");
+    let needed = symbols(&library_folder().join(LIBRARY), "-u");
     let of_python: Vec<_> =
         needed.iter().filter(|name| name.starts_with("Py") || name.starts_with("_Py")).collect();
     assert!(of_python.is_empty(), "the library cannot be loaded without Python: {of_python:?}");
@@ -333,6 +337,10 @@ fn rust_api_keeps_its_promises() {
     command.arg("build").arg("--manifest-path").arg(root().join("tests/rust_api/Cargo.toml"));
     checked(command.env("CARGO_TARGET_DIR", &folder)).unwrap();
     let module = folder.join("debug").join(LIBRARY.replace("pep788", "rust_api"));
+    // Without the feature `c-api` the crate adds nothing to what the extension exports.
+    let exported = symbols(&module, DEFINED);
+    let too_many: Vec<_> = exported.intersection(&declared()).cloned().collect();
+    assert!(too_many.is_empty() && exported.contains("begin"), "{too_many:?}");
     let script = "import atexit, ctypes, sys\n\
         library = ctypes.PyDLL(sys.argv[1])\n\
         library.begin()\n\

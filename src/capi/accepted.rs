@@ -40,7 +40,7 @@ pub type PyThreadStateToken = std::ffi::c_void;
 ///
 /// Contract: PEP 788, PyInterpreterGuard_FromCurrent.
 #[must_use]
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterGuard_FromCurrent() -> *mut PyInterpreterGuard {
     // SAFETY: this function and the called one have the same contract.
     unsafe { guard_from_current() }
@@ -80,7 +80,7 @@ unsafe fn guard_from_current_slowly() -> *mut PyInterpreterGuard {
 ///
 /// Contract: PEP 788, PyInterpreterGuard_FromView.
 #[must_use]
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterGuard_FromView(
     view: *mut PyInterpreterView,
 ) -> *mut PyInterpreterGuard {
@@ -120,7 +120,7 @@ unsafe fn guard_from_view_slowly(view: *mut PyInterpreterView) -> *mut PyInterpr
 /// fatal error. In a forked child, closing a guard of the parent does nothing.
 ///
 /// Contract: PEP 788, PyInterpreterGuard_Close.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterGuard_Close(guard: *mut PyInterpreterGuard) {
     // SAFETY: this function and the called one have the same contract.
     unsafe { guard_close(guard) }
@@ -157,7 +157,7 @@ unsafe fn guard_close_slowly(guard: *mut PyInterpreterGuard) {
 ///
 /// Contract: PEP 788, PyInterpreterView_FromCurrent.
 #[must_use]
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterView_FromCurrent() -> *mut PyInterpreterView {
     // SAFETY: this function and the called one have the same contract.
     unsafe { view_from_current() }
@@ -188,7 +188,7 @@ pub(crate) unsafe fn view_from_current() -> *mut PyInterpreterView {
 ///
 /// Contract: PEP 788, PyInterpreterView_FromMain.
 #[must_use]
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterView_FromMain() -> *mut PyInterpreterView {
     // SAFETY: this function and the called one have the same contract.
     unsafe { view_from_main() }
@@ -212,7 +212,7 @@ pub(crate) unsafe fn view_from_main() -> *mut PyInterpreterView {
 /// Caller: any thread, attached or not, also after the interpreter is gone. Cannot fail.
 ///
 /// Contract: PEP 788, PyInterpreterView_Close.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterView_Close(view: *mut PyInterpreterView) {
     // SAFETY: this function and the called one have the same contract.
     unsafe { view_close(view) }
@@ -249,7 +249,7 @@ pub(crate) unsafe fn view_close(view: *mut PyInterpreterView) {
 /// Contract: PEP 788, PyThreadState_Ensure.
 #[cfg(cbindgen)]
 #[must_use]
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyThreadState_Ensure(
     guard: *mut PyInterpreterGuard,
 ) -> *mut PyThreadStateToken {
@@ -266,7 +266,7 @@ pub unsafe extern "C" fn PyThreadState_Ensure(
 /// Contract: PEP 788, PyThreadState_EnsureFromView.
 #[cfg(cbindgen)]
 #[must_use]
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyThreadState_EnsureFromView(
     view: *mut PyInterpreterView,
 ) -> *mut PyThreadStateToken {
@@ -280,5 +280,5 @@ pub unsafe extern "C" fn PyThreadState_EnsureFromView(
 ///
 /// Contract: PEP 788, PyThreadState_Release.
 #[cfg(cbindgen)]
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyThreadState_Release(token: *mut PyThreadStateToken) {}

@@ -21,7 +21,7 @@ pub const PEP788_ENGINE_NATIVE: c_int = 2;
 /// Caller: any thread, attached or not. Returns a text that is never freed. Cannot fail.
 ///
 /// Contract: this library's own.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn Pep788_Version() -> *const c_char {
     const VERSION: &CStr = c_name(concat!(env!("CARGO_PKG_VERSION"), "\0"));
     VERSION.as_ptr()
@@ -35,7 +35,7 @@ pub unsafe extern "C" fn Pep788_Version() -> *const c_char {
 /// Returns PEP788_ENGINE_NONE, PEP788_ENGINE_LIBRARY or PEP788_ENGINE_NATIVE. Cannot fail.
 ///
 /// Contract: this library's own.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn Pep788_Engine() -> c_int {
     match python::get() {
         None => PEP788_ENGINE_NONE,
@@ -55,7 +55,7 @@ pub unsafe extern "C" fn Pep788_Engine() -> c_int {
 /// room for `size` bytes, with a NUL at its end; nothing is if `size` is 0. Cannot fail.
 ///
 /// Contract: this library's own.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn Pep788_Doctor(text: *mut c_char, size: usize) -> usize {
     let report = report();
     if size != 0 {

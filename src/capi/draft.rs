@@ -50,7 +50,7 @@ pub type PyInterpreterWeakRef = *mut Pep788_WeakRef;
 /// refuses to import atexit.
 ///
 /// Contract: PEP 788, draft of May 2025.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterRef_Get() -> PyInterpreterRef {
     if let Some(reference) = quick::guard_current(Kind::StrongRef) {
         return reference as PyInterpreterRef;
@@ -71,7 +71,7 @@ pub unsafe extern "C" fn PyInterpreterRef_Get() -> PyInterpreterRef {
 /// thread that is not attached, and CPython's queue of pending calls is full.
 ///
 /// Contract: PEP 788, draft of May 2025.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterRef_Main(r#ref: *mut PyInterpreterRef) -> c_int {
     const NAME: &str = "PyInterpreterRef_Main";
     start::api(NAME);
@@ -89,7 +89,7 @@ pub unsafe extern "C" fn PyInterpreterRef_Main(r#ref: *mut PyInterpreterRef) -> 
 /// done waiting for references, or not known.
 ///
 /// Contract: PEP 788, draft of May 2025.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterState_AsStrong(
     interp: *mut PyInterpreterState,
     r#ref: *mut PyInterpreterRef,
@@ -115,7 +115,7 @@ pub unsafe extern "C" fn PyInterpreterState_AsStrong(
 /// does not keep the interpreter, and NULL is returned when it is gone.
 ///
 /// Contract: PEP 788, draft of May 2025.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterRef_AsInterpreter(
     r#ref: PyInterpreterRef,
 ) -> *mut PyInterpreterState {
@@ -136,7 +136,7 @@ pub unsafe extern "C" fn PyInterpreterRef_AsInterpreter(
 /// Caller: any thread, attached or not. Cannot fail.
 ///
 /// Contract: PEP 788, draft of May 2025.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterRef_Dup(r#ref: PyInterpreterRef) -> PyInterpreterRef {
     const NAME: &str = "PyInterpreterRef_Dup";
     start::api(NAME);
@@ -157,7 +157,7 @@ pub unsafe extern "C" fn PyInterpreterRef_Dup(r#ref: PyInterpreterRef) -> PyInte
 /// fatal error. In a forked child, closing a reference of the parent does nothing.
 ///
 /// Contract: PEP 788, draft of May 2025.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterRef_Close(r#ref: PyInterpreterRef) {
     if quick::close(r#ref as usize, Kind::StrongRef) {
         return;
@@ -176,7 +176,7 @@ pub unsafe extern "C" fn PyInterpreterRef_Close(r#ref: PyInterpreterRef) {
 /// that refuses to import atexit.
 ///
 /// Contract: PEP 788, draft of May 2025.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterWeakRef_Get() -> PyInterpreterWeakRef {
     const NAME: &str = "PyInterpreterWeakRef_Get";
     let py = start::api(NAME);
@@ -190,7 +190,7 @@ pub unsafe extern "C" fn PyInterpreterWeakRef_Get() -> PyInterpreterWeakRef {
 /// Caller: any thread, attached or not, also after the interpreter is gone. Cannot fail.
 ///
 /// Contract: PEP 788, draft of May 2025.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterWeakRef_Dup(
     wref: PyInterpreterWeakRef,
 ) -> PyInterpreterWeakRef {
@@ -209,7 +209,7 @@ pub unsafe extern "C" fn PyInterpreterWeakRef_Dup(
 /// gone, or it is finalizing and PEP788_DRAIN_GRACE_MS (milliseconds) have passed.
 ///
 /// Contract: PEP 788, draft of May 2025.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterWeakRef_AsStrong(
     wref: PyInterpreterWeakRef,
     r#ref: *mut PyInterpreterRef,
@@ -233,7 +233,7 @@ pub unsafe extern "C" fn PyInterpreterWeakRef_AsStrong(
 /// Caller: any thread, attached or not, also after the interpreter is gone. Cannot fail.
 ///
 /// Contract: PEP 788, draft of May 2025.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyInterpreterWeakRef_Close(wref: PyInterpreterWeakRef) {
     const NAME: &str = "PyInterpreterWeakRef_Close";
     start::api(NAME);
@@ -256,7 +256,7 @@ pub unsafe extern "C" fn PyInterpreterWeakRef_Close(wref: PyInterpreterWeakRef) 
 /// Then what was attached before is attached again.
 ///
 /// Contract: PEP 788, draft of May 2025.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn Pep788_Ensure(r#ref: PyInterpreterRef) -> c_int {
     const NAME: &str = "PyThreadState_Ensure";
     let py = start::api(NAME);
@@ -269,7 +269,7 @@ pub unsafe extern "C" fn Pep788_Ensure(r#ref: PyInterpreterRef) -> c_int {
 /// Caller, result: as for PyThreadState_Ensure(). The reference must not be closed.
 ///
 /// Contract: this library's own.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn Pep788_EnsureStealing(r#ref: PyInterpreterRef) -> c_int {
     const NAME: &str = "Pep788_EnsureStealing";
     let py = start::api(NAME);
@@ -294,7 +294,7 @@ pub unsafe extern "C" fn Pep788_EnsureStealing(r#ref: PyInterpreterRef) -> c_int
 /// fatal error.
 ///
 /// Contract: PEP 788, draft of May 2025.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn Pep788_Release() {
     const NAME: &str = "PyThreadState_Release";
     let py = start::api(NAME);
@@ -304,13 +304,13 @@ pub unsafe extern "C" fn Pep788_Release() {
 /// Like Pep788_Ensure(), under the draft's own name.
 #[cfg(not(pep788_draft_twins))]
 #[cfg(cbindgen)]
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyThreadState_Ensure(r#ref: PyInterpreterRef) -> c_int {}
 
 /// Like Pep788_Release(), under the draft's own name.
 #[cfg(not(pep788_draft_twins))]
 #[cfg(cbindgen)]
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyThreadState_Release() {}
 
 /// Makes the attached thread state daemon (`is_daemon` not 0) or non-daemon (0).
@@ -326,7 +326,7 @@ pub unsafe extern "C" fn PyThreadState_Release() {}
 /// no longer given, or out of memory.
 ///
 /// Contract: PEP 788, draft of May 2025.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyThreadState_SetDaemon(is_daemon: c_int) -> c_int {
     const NAME: &str = "PyThreadState_SetDaemon";
     let py = start::api(NAME);
@@ -344,7 +344,7 @@ pub unsafe extern "C" fn PyThreadState_SetDaemon(is_daemon: c_int) -> c_int {
 /// non-daemon threading.Thread; 1 in a daemon threading.Thread and in any other thread.
 ///
 /// Contract: PEP 788, draft of May 2025.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyThreadState_GetDaemon() -> c_int {
     const NAME: &str = "PyThreadState_GetDaemon";
     let py = start::api(NAME);

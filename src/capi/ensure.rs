@@ -23,7 +23,7 @@ const DONE: usize = 0;
 const FAILED: usize = -1isize as usize;
 
 #[doc(hidden)]
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyThreadState_Ensure(handle: usize) -> usize {
     // SAFETY: this function and the called one have the same contract.
     unsafe { ensure_of_guard(handle) }
@@ -120,7 +120,7 @@ const ENSURE: &str = "PyThreadState_Ensure";
 
 /// Serves `PyThreadState_EnsureFromView`, or hands the call on to the interpreter's own function.
 #[doc(hidden)]
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyThreadState_EnsureFromView(handle: usize) -> usize {
     // SAFETY: this function and the called one have the same contract.
     unsafe { ensure_of_view(handle) }
@@ -243,7 +243,7 @@ fn ensure_and_install(py: &'static Api, thread: &'static Thread, record: &'stati
 }
 
 #[doc(hidden)]
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyThreadState_Release(token: usize) {
     // SAFETY: this function and the called one have the same contract.
     unsafe { release(token) }

@@ -32,7 +32,7 @@ pub type PyGILState_STATE = c_int;
 ///
 /// Contract: this library's own. PEP788_GILSTATE=protect in the environment does the same when the
 /// library is loaded.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn Pep788_ProtectGILState() -> c_int {
     if start::protect_or_say() {
         0
@@ -50,7 +50,7 @@ pub unsafe extern "C" fn Pep788_ProtectGILState() -> c_int {
 ///
 /// Contract: an alternative from the discussion of PEP 788. If `hang` is 0, all code of the process that calls
 /// PyGILState_Ensure() has to check what it returns.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyGILState_SetHangDuringFini(hang: c_int) {
     copies::set_hangs(hang != 0);
 }
@@ -61,7 +61,7 @@ pub unsafe extern "C" fn PyGILState_SetHangDuringFini(hang: c_int) {
 /// Caller: any thread. Returns 1 or 0.
 ///
 /// Contract: an alternative of the discussion of PEP 788.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyGILState_Failed(state: PyGILState_STATE) -> c_int {
     c_int::from(state == call::FAILED)
 }
@@ -77,7 +77,7 @@ pub unsafe extern "C" fn PyGILState_Failed(state: PyGILState_STATE) -> c_int {
 /// late to attach, or out of memory.
 ///
 /// Contract: an alternative of the discussion of PEP 788.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyGILState_SetInterpreter(interp: *mut PyInterpreterState) -> c_int {
     let py = start::api("PyGILState_SetInterpreter");
     if choose::choose_interpreter(py, interp) {
@@ -103,7 +103,7 @@ pub unsafe extern "C" fn PyGILState_SetInterpreter(interp: *mut PyInterpreterSta
 /// it is too late, MemoryError when out of memory.
 ///
 /// Contract: an alternative of the discussion of PEP 788.
-#[no_mangle]
+#[cfg_attr(feature = "c-api", no_mangle)]
 pub unsafe extern "C" fn PyThreadState_SetFiniCallback(
     tstate: *mut PyThreadState,
     callback: Option<unsafe extern "C" fn(*mut PyThreadState, *mut c_void) -> c_int>,

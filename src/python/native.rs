@@ -3,7 +3,9 @@
 use std::ffi::{c_void, CStr};
 
 use super::api::Api;
-use super::find::{object_of, Scope};
+#[cfg(feature = "c-api")]
+use super::find::object_of;
+use super::find::Scope;
 use crate::support::kept::Kept;
 use crate::support::settings;
 
@@ -22,11 +24,17 @@ macro_rules! native {
                         let name = concat!(stringify!($name), "\0");
                         let name = CStr::from_bytes_with_nul(name.as_bytes()).ok()?;
                         let found = scope.find(name);
-                        extern "C" {
-                            /// This library's own function, in `capi`. Only its address is used.
-                            fn $name();
+                        #[cfg(feature = "c-api")]
+                        {
+                            extern "C" {
+                                /// This library's own function, in `capi`. Only its address is used.
+                                fn $name();
+                            }
+                            if is_ours(scope, found, $name as *const () as *mut c_void) {
+                                return None;
+                            }
                         }
-                        if found.is_null() || is_ours(scope, found, $name as *const () as *mut c_void) {
+                        if found.is_null() {
                             return None;
                         }
                         // SAFETY: this is 3.15's signature of this name. Handles and tokens are pointers that the
@@ -45,6 +53,7 @@ macro_rules! native {
 
 /// Returns whether `found` is the library's function `exported`, under whose name it was found. Its address alone
 /// does not tell: the library's own reference may be bound to the interpreter's function.
+#[cfg(feature = "c-api")]
 fn is_ours(scope: &Scope, found: *mut c_void, exported: *mut c_void) -> bool {
     let here = object_of(is_ours as *mut c_void);
     object_of(found) == here
