@@ -28,6 +28,8 @@ NATIVE_GUARDS = {"Guard_FromView/Close": 23.2 / 5.4, "Guard_FromCurrent/Close": 
 GUARD_TARGETS = {"Guard_FromView/Close": 0.5, "Guard_FromCurrent/Close": 0.8}
 # What a pair may cost in two threads at once, where there is no GIL.
 TWO_THREADS = 1.3
+# What a pair costs in a thread that keeps its thread state, in pairs of one that has its own.
+KEPT = 1.1
 
 
 def protected_target(python, state):
@@ -73,6 +75,10 @@ def judge(python, measured):
         if caller == "protected":
             target = protected_target(python, state) if threads < 2 else None
             yield compared("PyGILState", measured[state, "PyGILState", pair, threads], target)
+        elif caller == "kept":
+            target = KEPT if threads < 2 else None
+            yield compared("detached", measured["detached", "accepted", pair, threads], target)
+            yield compared(raw[0], measured[(state, *raw, threads)])
         elif threads == 2:
             target = TWO_THREADS if caller == "accepted" else None
             yield compared("one thread", measured[state, caller, pair, 1], target)

@@ -71,6 +71,7 @@ static struct {
 } py;
 
 static int (*protect)(void);
+static int (*keep)(int);
 
 static void die(const char *what)
 {
@@ -122,6 +123,7 @@ static void find_all(const char *path)
     }
     find_accepted(&ours, library);
     protect = symbol(library, "Pep788_ProtectGILState");
+    keep = symbol(library, "Pep788_KeepThreadState");
     draft.Get = symbol(library, "PyInterpreterRef_Get");
     draft.Dup = symbol(library, "PyInterpreterRef_Dup");
     draft.Close = symbol(library, "PyInterpreterRef_Close");
@@ -234,6 +236,8 @@ static struct row {
     {FRESH, "PyGILState", "Ensure/Release", gilstate, {0}},
     {FRESH, "accepted", "Ensure/Release", our_ensure, {0}},
     {FRESH, "accepted", "EnsureFromView/Release", our_ensure_view, {0}},
+    {FRESH, "kept", "Ensure/Release", our_ensure, {0}},
+    {FRESH, "kept", "EnsureFromView/Release", our_ensure_view, {0}},
     {FRESH, "draft", "Ensure/Release", draft_ensure, {0}},
     {FRESH, "native", "Ensure/Release", native_ensure, {0}},
     {FRESH, "native", "EnsureFromView/Release", native_ensure_view, {0}},
@@ -248,9 +252,16 @@ static struct row {
 /* PyGILState is protected from some time on, for good. */
 static int is_protected;
 
+/* The thread keeps the thread state that its first pair makes. */
+static int keeps(const struct row *row)
+{
+    return strcmp(row->caller, "kept") == 0;
+}
+
 static int has(const struct row *row)
 {
     return (native.guard != NULL || strcmp(row->caller, "native") != 0)
+           && (PY_VERSION_HEX < 0x030F0000 || !keeps(row))
            && (strcmp(row->caller, "protected") == 0) == is_protected;
 }
 
@@ -309,6 +320,9 @@ static void *work(void *argument)
     if (self->row->state != FRESH) {
         state = PyThreadState_New(py.interpreter);
         PyEval_RestoreThread(state);
+    }
+    if (keeps(self->row) && keep(1) != 0) {
+        die("not kept");
     }
     timed(self, state);
     if (state != NULL) {

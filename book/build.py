@@ -31,6 +31,7 @@ HEADERS = {
     "pep788.md": ("Guards and views", "include/pep788.h"),
     "pep788_draft.md": ("The draft", "include/pep788_draft.h"),
     "pep788_gilstate.md": ("The seatbelt", "include/pep788_gilstate.h"),
+    "pep788_keep.md": ("Keeping a thread state", "include/pep788_keep.h"),
     "pep788_doctor.md": ("The doctor", "include/pep788_doctor.h"),
 }
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")

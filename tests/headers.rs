@@ -3,11 +3,12 @@
 use std::path::Path;
 
 /// Headers, each with its source and its configuration.
-const HEADERS: [(&str, &str, &str); 4] = [
+const HEADERS: [(&str, &str, &str); 5] = [
     ("include/pep788.h", "src/capi/accepted.rs", "cbindgen.toml"),
     ("include/pep788_draft.h", "src/capi/draft.rs", "cbindgen_draft.toml"),
     ("include/pep788_gilstate.h", "src/capi/gilstate.rs", "cbindgen_gilstate.toml"),
     ("include/pep788_doctor.h", "src/capi/doctor.rs", "cbindgen_doctor.toml"),
+    ("include/pep788_keep.h", "src/capi/keep.rs", "cbindgen_keep.toml"),
 ];
 
 /// What programs compare at compile time.

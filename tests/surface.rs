@@ -57,6 +57,7 @@ fn for_all<T: Send>(items: Vec<T>, job: impl Fn(T) -> Result<(), String> + Sync)
 const ACCEPTED: &str = "pep788.h";
 const DRAFT: &str = "pep788_draft.h";
 const DOCTOR: &str = "pep788_doctor.h";
+const KEEP: &str = "pep788_keep.h";
 const GILSTATE: &str = "pep788_gilstate.h";
 
 /// The functions that a header declares.
@@ -107,7 +108,7 @@ fn symbols(library: &Path, which: &str) -> BTreeSet<String> {
 const DEFINED: &str = if cfg!(target_os = "macos") { "-U" } else { "--defined-only" };
 
 fn declared() -> BTreeSet<String> {
-    [ACCEPTED, DRAFT, GILSTATE, DOCTOR].into_iter().flat_map(prototypes).collect()
+    [ACCEPTED, DRAFT, GILSTATE, DOCTOR, KEEP].into_iter().flat_map(prototypes).collect()
 }
 
 #[test]
@@ -155,7 +156,7 @@ fn headers_compile_without_warnings() {
         eprintln!("skipped: C++, as there is no compiler (Debian and Ubuntu: package `g++`)");
     }
     let mut cases = Vec::new();
-    for header in [ACCEPTED, DRAFT, GILSTATE, DOCTOR] {
+    for header in [ACCEPTED, DRAFT, GILSTATE, DOCTOR, KEEP] {
         let c = write(&folder, &format!("{header}.c"), &user_of(header));
         let cxx = write(&folder, &format!("{header}.cc"), &user_of(header));
         let languages: &[_] = &[("-std=c99", &c), ("-std=c11", &c), ("-std=c++17", &cxx)];
@@ -235,7 +236,7 @@ fn one_dialect_per_file() {
 fn headers_may_be_included_twice() {
     let folder = output_folder("twice");
     let python = &pythons()[0];
-    for header in [ACCEPTED, DRAFT, GILSTATE, DOCTOR] {
+    for header in [ACCEPTED, DRAFT, GILSTATE, DOCTOR, KEEP] {
         let text = format!("#include \"{header}\"\n#include \"{header}\"\nint unused;\n");
         let mut command = c_compiler();
         command.args(WARNINGS).arg("-fsyntax-only").arg("-I").arg(root().join("include"));

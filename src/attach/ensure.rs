@@ -1,7 +1,7 @@
 //! Ensure: attaches a thread to an interpreter, with a thread state that it has or with a new one.
 
 use crate::gate::record::Record;
-use crate::python::{self, Api, Attached, GilstateSlot, Glance, PyThreadState};
+use crate::python::{self, Api, Attached, Forgotten, GilstateSlot, Glance, PyThreadState};
 use crate::thread::attached::what_is_attached;
 use crate::thread::birth;
 use crate::thread::hold::Hold;
@@ -59,12 +59,16 @@ pub(crate) unsafe fn ensure_detached(
         }
         let usual = py.PyGILState_GetThisThreadState();
         if usual.is_null() {
+            if let Some(kept) = attach_kept(py, thread, record) {
+                return Some(note(thread, record, kept, Way::Reattached, hold, receipt));
+            }
             let state = make(py, thread, record);
             if state.is_null() {
                 return None;
             }
             py.PyEval_RestoreThread(state);
-            return Some(note(thread, record, state, Way::First, hold, receipt));
+            let way = way_of_first(py, thread, record);
+            return Some(note(thread, record, state, way, hold, receipt));
         }
         if python::is_of(usual, record.interpreter()) {
             py.PyEval_RestoreThread(usual);
@@ -183,8 +187,33 @@ unsafe fn attach(
             py.PyEval_RestoreThread(usual);
             return Some((usual, Way::Reattached));
         }
+        if outer.is_null() && usual.is_null() {
+            if let Some(kept) = attach_kept(py, thread, record) {
+                return Some((kept, Way::Reattached));
+            }
+        }
         create(py, thread, record, outer, usual)
     }
+}
+
+/// Attaches the thread state that the thread keeps, where `PyGILState` has forgotten it. Returns `None` if it keeps none.
+///
+/// # Safety
+/// The interpreter is held, and nothing is attached.
+#[inline(always)]
+unsafe fn attach_kept(
+    py: &'static Api,
+    thread: &Thread,
+    record: &'static Record,
+) -> Option<*mut PyThreadState> {
+    if !thread.kept.is_wanted(record) {
+        return None;
+    }
+    // SAFETY: by this function's contract. What the thread keeps of `record` is of this run of Python.
+    let state =
+        thread.kept.of(record).map(|memory| unsafe { memory.attach(py, Forgotten::ByCPython) });
+    thread.kept.set_displaced(false);
+    state
 }
 
 /// Attaches a new thread state in place of `outer`. Returns `None` if memory runs out.
@@ -216,8 +245,26 @@ unsafe fn create(
             return None;
         }
         let slot = if usual.is_null() { None } else { GilstateSlot::replace(py, state) };
+        if outer.is_null() && slot.is_none() && thread.kept.is(usual) {
+            // Attaching this one displaces it.
+            thread.kept.set_displaced(true);
+        }
         py.PyEval_RestoreThread(state);
+        if outer.is_null() && usual.is_null() {
+            return Some((state, way_of_first(py, thread, record)));
+        }
         Some((state, Way::Created { outer, slot }))
+    }
+}
+
+/// Returns what to do with the attached thread state, which an Ensure has made, as the first one of its thread: Release deletes it, or only
+/// detaches it if the thread keeps it.
+#[inline(always)]
+fn way_of_first(py: &'static Api, thread: &Thread, record: &'static Record) -> Way {
+    if thread.kept.is_wanted(record) && thread.kept.keep_attached(py, record) {
+        Way::Reattached
+    } else {
+        Way::First
     }
 }
 

@@ -1,7 +1,8 @@
 //! Attaches a thread to an interpreter, and undoes that.
 //!
-//! Imports `trace` and what is below it. Read `ensure`, then `holding`, then `release`.
+//! Imports `trace` and what is below it. Read `ensure`, then `holding`, `release` and `keep`.
 
 pub(crate) mod ensure;
 pub(crate) mod holding;
 pub(crate) mod release;
+pub(crate) mod keep;

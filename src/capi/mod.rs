@@ -20,9 +20,11 @@ mod accepted;
 mod draft;
 mod gilstate;
 mod doctor;
+mod keep;
 
 pub use accepted::*;
 pub use doctor::*;
 pub use draft::*;
 pub use ensure::*;
 pub use gilstate::*;
+pub use keep::*;

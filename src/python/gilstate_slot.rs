@@ -71,3 +71,53 @@ pub(super) fn gilstate_key(py: &Api) -> Option<libc::pthread_key_t> {
     KNOWN.store(found as usize + 1, Ordering::Relaxed);
     Some(found)
 }
+
+/// A thread state that `PyGILState` knows for this thread, to attach it later, when `PyGILState` may have forgotten it.
+#[derive(Clone, Copy)]
+pub(crate) struct GilstateMemory {
+    state: NonNull<PyThreadState>,
+    key: libc::pthread_key_t,
+}
+
+/// Why `PyGILState` may have forgotten a thread state. CPython does not tell.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forgotten {
+    /// From 3.12 on, attaching a thread state displaces the one that `PyGILState` knows, and deleting it leaves none.
+    ByCPython,
+    /// The thread ends. The C library empties the values of keys, one after the other.
+    ByTheCLibrary,
+}
+
+impl GilstateMemory {
+    /// Returns `None` if `PyGILState` knows no thread state of this thread, or does not use a key for that.
+    #[cold]
+    pub(crate) fn of_this_thread(py: &Api) -> Option<GilstateMemory> {
+        let key = gilstate_key(py)?;
+        // SAFETY: this reads thread-local storage only.
+        let state = NonNull::new(unsafe { py.PyGILState_GetThisThreadState() })?;
+        Some(GilstateMemory { state, key })
+    }
+
+    pub(crate) fn is_of(&self, state: *mut PyThreadState) -> bool {
+        self.state.as_ptr() == state
+    }
+
+    /// Attaches the thread state, and returns it. `PyGILState` knows it from then on: CPython tells it while attaching, if
+    /// CPython was what made it forget.
+    ///
+    /// # Safety
+    /// The memory is of this thread and of this run of Python. The interpreter is held, and nothing is attached.
+    #[cold]
+    pub(crate) unsafe fn attach(&self, py: &Api, forgotten: Forgotten) -> *mut PyThreadState {
+        let state = self.state.as_ptr();
+        // SAFETY: the thread state is own, by this function's contract, and the key has thread states of this thread.
+        unsafe {
+            let by_c_library = forgotten == Forgotten::ByTheCLibrary;
+            if by_c_library && py.PyGILState_GetThisThreadState().is_null() {
+                libc::pthread_setspecific(self.key, state.cast());
+            }
+            py.PyEval_RestoreThread(state);
+        }
+        state
+    }
+}

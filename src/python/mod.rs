@@ -39,7 +39,7 @@ pub(crate) use find::{address_of, fatal, get, get_or_fatal, is_in_executable, Fi
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) use find::{is_found, look_in, usable_version, Late};
 pub(crate) use frame::innermost_frame;
-pub(crate) use gilstate_slot::GilstateSlot;
+pub(crate) use gilstate_slot::{Forgotten, GilstateMemory, GilstateSlot};
 pub(crate) use glance::{attached_word, holder, is_of, Glance};
 pub(crate) use native::native;
 pub(crate) use objects::{is_taken_apart, tuple, Exception, KeepException, MethodDef, Owned};

@@ -184,6 +184,14 @@ impl Levels {
         Some(hold)
     }
 
+    /// Notes that the thread state goes with the Release of this level.
+    pub(crate) fn set_first(&self, index: usize) {
+        if let Some(mut level) = self.get(index) {
+            level.way = Way::First;
+            self.set(index, level);
+        }
+    }
+
     pub(crate) fn set_let_go(&self, index: usize, let_go: LetGo) {
         if let Some(mut level) = self.get(index) {
             level.let_go = let_go;

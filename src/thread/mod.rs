@@ -10,6 +10,7 @@ pub(crate) mod levels;
 pub(crate) mod seen;
 pub(crate) mod legacy;
 pub(crate) mod birth;
+pub(crate) mod kept_state;
 #[allow(clippy::module_inception)]
 pub(crate) mod thread;
 pub(crate) mod attached;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use super::birth::Birth;
 use super::hold::Hold;
+use super::kept_state::KeptState;
 use super::legacy::Legacy;
 use super::levels::Levels;
 use crate::gate::gate::NotOut;
@@ -32,6 +33,8 @@ pub(crate) struct Thread {
     pub(crate) legacy: Legacy,
     /// Whether the thread is making a thread state. Forks look at this.
     pub(crate) birth: Birth,
+    /// What it keeps between Ensures.
+    pub(crate) kept: KeptState,
     /// The kernel's numbers of the process and of the thread, for [`forget_the_gone`].
     ids: [AtomicI32; 2],
 }
@@ -180,8 +183,20 @@ pub(crate) fn any(is_it: impl Fn(&Thread) -> bool) -> bool {
     })
 }
 
-/// Forgets a thread that ends. This is the POSIX destructor for the value of the key.
-unsafe extern "C" fn forget(thread: *mut c_void) {
+/// The thread ends. This is the POSIX destructor for the value of the key.
+unsafe extern "C" fn end(thread: *mut c_void) {
+    // SAFETY: this is the box that `enroll` made for this thread, which is its own until `forget`.
+    unsafe {
+        (*thread.cast::<Thread>()).kept.end();
+        forget(thread);
+    }
+}
+
+/// Forgets a thread that ends or is gone.
+///
+/// # Safety
+/// The thread has this box, which `enroll` made, and does not use it any more.
+unsafe fn forget(thread: *mut c_void) {
     let thread = thread.cast::<Thread>();
     // SAFETY: this is the box that `enroll` made for this thread, and it is not used after this.
     unsafe {
@@ -259,7 +274,7 @@ fn enroll() -> Option<&'static Thread> {
         None => {
             let mut made = 0;
             // SAFETY: `made` is a valid place, and the library is never unloaded.
-            if unsafe { libc::pthread_key_create(&mut made, Some(forget)) } != 0 {
+            if unsafe { libc::pthread_key_create(&mut made, Some(end)) } != 0 {
                 return None;
             }
             let (key, is_ours) = KEY.keep(made);
@@ -278,6 +293,7 @@ fn enroll() -> Option<&'static Thread> {
         levels: Levels::new()?,
         legacy: Legacy::new(),
         birth: Birth::new(),
+        kept: KeptState::new(),
         ids: this_thread().map(AtomicI32::new),
     })?);
     // SAFETY: this is the box that was made above. It is freed here only before another thread has seen it.
