@@ -15,6 +15,7 @@
 #define PEP788_HPP
 
 #include "pep788.h"
+#include "pep788_keep.h"
 
 #include <memory>
 #include <type_traits>
@@ -189,6 +190,15 @@ public:
 private:
     PyThreadStateToken *token_;
 };
+
+/**
+ * The calling thread keeps the thread state that an attach makes for it, until the thread ends or this is called with
+ * false: pep788_keep.h says what that means. Gives whether it does.
+ */
+inline bool keep(bool on = true) noexcept
+{
+    return Pep788_KeepThreadState(on) == 0;
+}
 
 /**
  * Has something that has Python objects, for threads that may be refused: a py::object, a nb::object, a

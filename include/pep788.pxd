@@ -2,7 +2,7 @@
 #
 #     from pep788 cimport PyInterpreterView, PyInterpreterView_FromCurrent
 #
-# with the folder of this file and of pep788.h in Cython's and the C compiler's include paths.
+# with the folder of this file and of the headers in Cython's and the C compiler's include paths.
 
 cdef extern from "pep788.h" nogil:
     ctypedef struct PyInterpreterGuard:
@@ -25,6 +25,10 @@ cdef extern from "pep788.h" nogil:
     PyThreadStateToken *PyThreadState_Ensure(PyInterpreterGuard *guard)
     PyThreadStateToken *PyThreadState_EnsureFromView(PyInterpreterView *view)
     void PyThreadState_Release(PyThreadStateToken *token)
+
+cdef extern from "pep788_keep.h" nogil:
+    # The calling thread keeps the thread state that an Ensure makes for it (1), or no longer does (0). -1: it cannot be.
+    int Pep788_KeepThreadState(int keep)
 
 cdef extern from "pep788.h":
     # With an attached thread state only.

@@ -325,4 +325,11 @@ PEP788_COMPAT_FUNCTION void pep788_compat_PyThreadState_Release(PyThreadStateTok
 #endif /* PEP788_H */
 #endif /* Python.h has it all */
 
+/* Where there is no libpep788, a thread keeps no thread state, and is told so. */
+#if defined(PEP788_H)
+#include "pep788_keep.h"
+#elif !defined(PEP788_KEEP_H)
+#define Pep788_KeepThreadState(keep) ((void)(keep), -1)
+#endif
+
 #endif /* PEP788_COMPAT_H */

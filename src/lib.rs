@@ -53,4 +53,4 @@ pub mod capi;
 #[cfg(not(loom))]
 mod safe;
 #[cfg(not(loom))]
-pub use safe::{Attached, Guard, View};
+pub use safe::{keep, Attached, Guard, View};

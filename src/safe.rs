@@ -196,3 +196,18 @@ impl Drop for Attached<'_> {
         unsafe { capi::release(self.token.get()) }
     }
 }
+
+/// Says whether this thread keeps the thread state that an attach makes for it. A thread that attaches often is served
+/// faster then, and what Python code put into a `threading.local` is still there the next time. When the thread ends, it
+/// attaches once more to delete the thread state. So the thread that joins it must not hold the GIL meanwhile.
+///
+/// Returns `false` if nothing is kept: from CPython 3.15 on, or if there is no memory. `include/pep788_keep.h` says more.
+///
+/// ```
+/// // In a process with Python: pep788::keep(true);
+/// let _: fn(bool) -> bool = pep788::keep;
+/// ```
+pub fn keep(keep: bool) -> bool {
+    // SAFETY: the function may always be called.
+    unsafe { capi::Pep788_KeepThreadState(keep.into()) == 0 }
+}

@@ -5,6 +5,8 @@
 
 #include "../../include/pep788.hpp" /* also where the library is not linked */
 
+#pragma weak Pep788_KeepThreadState
+
 #include <memory>
 #include <thread>
 #include <type_traits>
@@ -247,4 +249,28 @@ SCENARIO(kept_outlives_a_refusal, "pep788::kept: where its interpreter refuses, 
     event_set(&exiting);
     thread.join();
     expect_log("refused");
+}
+
+// pythons: <3.15
+SCENARIO(a_thread_keeps_its_thread_state, "pep788::keep: a thread finds in a threading.local what it has put there")
+{
+    py_init();
+    pep788::view view = pep788::view::from_current();
+    run("import threading; local = threading.local()");
+    std::thread thread([&view] {
+        CHECK(pep788::keep());
+        for (int i = 0; i < 3; i++) {
+            pep788::attach attached{view};
+            CHECK(attached);
+            run(i == 0 ? "local.x = 1" : "assert local.x == 1");
+        }
+        CHECK(pep788::keep(false));
+        pep788::attach attached{view};
+        CHECK(attached);
+        run("assert not hasattr(local, 'x')");
+    });
+    Py_BEGIN_ALLOW_THREADS
+    thread.join();
+    Py_END_ALLOW_THREADS
+    py_finalize();
 }

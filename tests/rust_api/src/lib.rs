@@ -21,6 +21,11 @@ fn run(code: &CStr) {
     assert_eq!(unsafe { PyRun_SimpleString(code.as_ptr()) }, 0);
 }
 
+fn run_in(view: &View, code: &CStr) {
+    let _attached = view.attach().unwrap();
+    run(code);
+}
+
 fn is_attached() -> bool {
     // SAFETY: needs nothing.
     unsafe { PyGILState_Check() != 0 }
@@ -48,6 +53,12 @@ pub extern "C" fn begin() {
 
 fn nest(view: &View, guard: &Guard) {
     assert!(!is_attached());
+    if pep788::keep(true) {
+        run_in(view, c"import threading; local = threading.local(); local.x = 1");
+        run_in(view, c"assert local.x == 1");
+        assert!(pep788::keep(false));
+    }
+    run_in(view, c"import threading; local = threading.local()");
     {
         let _outer = view.attach().unwrap();
         run(c"x = 1");
