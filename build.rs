@@ -14,6 +14,14 @@ fn main() {
     }
     c.compile("pep788_c");
 
+    // Where functions of CPython can be redirected: there the seatbelt can be on (`src/patch`, `src/seatbelt`).
+    println!("cargo:rustc-check-cfg=cfg(pep788_redirects)");
+    let target = ["CARGO_CFG_TARGET_OS", "CARGO_CFG_TARGET_ARCH"].map(std::env::var);
+    if matches!(&target, [Ok(os), Ok(arch)] if os == "linux" && (arch == "x86_64" || arch == "aarch64"))
+    {
+        println!("cargo:rustc-cfg=pep788_redirects");
+    }
+
     // Exit callbacks, pending calls and fork handlers point into the library: once loaded it
     // stays.
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {

@@ -8,7 +8,7 @@ use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::exit::at_fini::{self, AtFini};
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(pep788_redirects)]
 use crate::exit::bound;
 use crate::gate::records::Registry;
 use crate::gate::registry::{registry, LOBBY};
@@ -30,7 +30,7 @@ struct Held {
     slips: Slips,
     legacy: MutexGuard<'static, Vec<&'static Seen>>,
     _at_fini: MutexGuard<'static, Vec<AtFini>>,
-    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    #[cfg(pep788_redirects)]
     _bound: bound::Locks,
     _switch: MutexGuard<'static, ()>,
 }
@@ -62,7 +62,7 @@ unsafe extern "C" fn before() {
     }
     // This lock is taken first, because a thread that has it waits for other threads.
     let switch = protect::hold_switch();
-    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    #[cfg(pep788_redirects)]
     let bound = bound::hold_locks();
     birth::suspend(|| thread::any(|thread| thread.birth.is_under_way()));
     let registry = registry();
@@ -78,7 +78,7 @@ unsafe extern "C" fn before() {
         slips,
         legacy,
         _at_fini: at_fini,
-        #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+        #[cfg(pep788_redirects)]
         _bound: bound,
         _switch: switch,
     })));

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use crate::fork;
 use crate::python::{self, Api};
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(pep788_redirects)]
 use crate::seatbelt::arrival;
 use crate::seatbelt::protect::{self, has_python, say_why_not, Why, TRIED};
 use crate::support::kept::Kept;
@@ -53,7 +53,7 @@ extern "C" fn at_load() {
     if has_python {
         settings::complain_of_names();
     }
-    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    #[cfg(pep788_redirects)]
     if is_asked_for {
         arrival::ask(!has_python);
     }

@@ -8,7 +8,7 @@ pub(crate) mod calls;
 mod report;
 pub(crate) mod at_fini;
 mod linger;
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(pep788_redirects)]
 pub(crate) mod bound;
 mod crowd;
 mod drain;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::at_fini;
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(pep788_redirects)]
 use super::bound;
 use super::calls::{are_protected, Calls};
 use super::crowd::{calm_crowd, next_look};
@@ -144,6 +144,6 @@ fn give_up_own_holds(record: &'static Record) {
 /// Begins to limit how long the exit takes. The door of the main interpreter has closed, and the calling thread
 /// conducts the exit.
 fn bound_exit() {
-    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    #[cfg(pep788_redirects)]
     bound::begin();
 }

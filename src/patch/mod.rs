@@ -2,19 +2,19 @@
 //!
 //! Imports `system` and the modules below it. Read `patch` first, then `stop`.
 
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(pep788_redirects)]
 pub(crate) mod signal;
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(pep788_redirects)]
 mod reserved;
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(pep788_redirects)]
 mod stop;
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(pep788_redirects)]
 mod change;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", all(target_arch = "aarch64", test))))]
 mod x86_64;
 #[cfg(all(target_os = "linux", any(target_arch = "aarch64", all(target_arch = "x86_64", test))))]
 mod aarch64;
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(pep788_redirects)]
 mod page;
 #[cfg_attr(
     not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))),
@@ -22,7 +22,7 @@ mod page;
 )]
 #[allow(clippy::module_inception)]
 pub(crate) mod patch;
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(pep788_redirects)]
 pub(crate) mod original;
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(pep788_redirects)]
 pub(crate) mod slots;

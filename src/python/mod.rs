@@ -36,7 +36,7 @@ pub(crate) mod states;
 pub(crate) use api::{c_name, Api, CapsuleDestructor, PyInterpreterState, PyObject, PyThreadState};
 pub(crate) use current::{attached, is_made_here, live_interpreter, Attached};
 pub(crate) use find::{address_of, fatal, get, get_or_fatal, is_in_executable, Finder};
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(pep788_redirects)]
 pub(crate) use find::{is_found, look_in, usable_version, Late};
 pub(crate) use frame::innermost_frame;
 pub(crate) use gilstate_slot::{Forgotten, GilstateMemory, GilstateSlot};

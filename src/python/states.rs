@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::api::{Api, PyInterpreterState, PyThreadState};
 use super::find::{self, Finder};
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(pep788_redirects)]
 use crate::patch::original;
 use crate::support::kept::Kept;
 
@@ -67,7 +67,7 @@ enum Delete {
     /// Up to 3.12: `PyThreadState_DeleteCurrent` only calls this function, with the thread state as the argument.
     Given(Bind),
     /// A copy of `PyThreadState_DeleteCurrent`.
-    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    #[cfg(pep788_redirects)]
     Original(unsafe extern "C" fn()),
 }
 
@@ -135,14 +135,14 @@ pub(crate) fn of_version(version: u16, find: Finder) -> Result<States, Why> {
     Ok(States { counter, maker, is_finalizing, delete })
 }
 
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(pep788_redirects)]
 fn original(entry: *mut c_void) -> Option<Delete> {
     let copy = original::of(entry)?;
     // SAFETY: the copy does what that function does, and that function has this signature.
     Some(Delete::Original(unsafe { std::mem::transmute::<usize, unsafe extern "C" fn()>(copy) }))
 }
 
-#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+#[cfg(not(pep788_redirects))]
 fn original(_: *mut c_void) -> Option<Delete> {
     None
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::choose::choose_interpreter;
 use super::copies::{self, set_hangs, ChooseInterpreter, SetHangs};
 use super::{ensure, release, scopes};
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(pep788_redirects)]
 use super::{imports, views};
 use crate::exit::calls::{are_protected, set_protected};
 use crate::interpreter::first_use::of;
@@ -26,7 +26,7 @@ pub(crate) enum Why {
     States(states::Why),
     Patch(patch::Why),
     /// CPython came late, and the library cannot make the loader tell of that.
-    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    #[cfg(pep788_redirects)]
     Unannounced(patch::Why),
 }
 
@@ -41,12 +41,12 @@ impl fmt::Display for Why {
                 write!(f, "this Python does not export {}", name.to_string_lossy())
             }
             Why::Patch(why) => why.fmt(f),
-            #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+            #[cfg(pep788_redirects)]
             Why::Unannounced(patch::Why::Taken) => f.write_str(
                 "Python came late, and somebody else has the loader tell of that; debuggers do, \
                  unless they are attached later",
             ),
-            #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+            #[cfg(pep788_redirects)]
             Why::Unannounced(why) => {
                 write!(f, "Python came late, and the loader cannot be made to tell of it: {why}")
             }
@@ -84,7 +84,7 @@ pub(crate) fn switch_on(py: &'static Api) -> Result<(), Why> {
     // may wait for a fork.
     states::look(py).map_err(Why::States)?;
     let redirections = redirections(python::address_of).ok_or(Why::NoPython)?;
-    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    #[cfg(pep788_redirects)]
     let views = views::of_interpreter(py);
     let _one_at_a_time = lock(&SWITCH);
     if are_protected() {
@@ -95,10 +95,10 @@ pub(crate) fn switch_on(py: &'static Api) -> Result<(), Why> {
     if let Some(copy) = copy {
         copies::hand_on_to(&copy);
     } else {
-        #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+        #[cfg(pep788_redirects)]
         views::redirect(views, patch::Runners::AnyThread);
     }
-    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    #[cfg(pep788_redirects)]
     imports::redirect();
     set_protected(true);
     Ok(())
