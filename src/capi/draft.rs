@@ -5,7 +5,7 @@
 use std::ffi::c_int;
 
 use super::ensure::{ensure_holding, ensure_ref};
-use super::handle::{decode, encode, Kind};
+use super::handle::{already_closed, decode, encode, Kind};
 use super::quick;
 use super::shared::{close_strong, close_weak, guard_current, open_or_fatal, view_current};
 use crate::attach::release;
@@ -280,6 +280,10 @@ pub unsafe extern "C" fn Pep788_EnsureStealing(r#ref: PyInterpreterRef) -> c_int
     }
     open_or_fatal(NAME, &reference, Kind::StrongRef);
     reference.retire(NAME, r#ref as usize, Kind::StrongRef);
+    // A hold is given back on the gate.
+    if reference.record.move_to_gate(reference.stripe, &LOBBY).is_err() {
+        already_closed(NAME, Kind::StrongRef, "");
+    }
     let hold = hold_of(reference.record);
     let Some(thread) = Thread::this() else {
         let _ = hold.give_back();

@@ -8,7 +8,7 @@ use std::ffi::c_void;
 #[cfg(not(loom))]
 use std::mem::offset_of;
 
-use super::gate::{guards_in, Gate, Lobby, NotOut};
+use super::gate::{guards_in, Claim, Gate, Lobby, NotOut};
 use super::stripe::{Stripe, STRIPES};
 use super::tally::{Owner, Tally};
 use crate::support::sync::{const_fn, AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -180,6 +180,19 @@ impl Record {
     #[inline(always)]
     pub(crate) fn leave_guard(&self, number: usize, lobby: &Lobby) -> Result<(), NotOut> {
         self.gate.leave_at(self.count(number), lobby)
+    }
+
+    /// Counts a guard on the gate from now on that was counted on the stripe with this number. Returns an error if it was
+    /// not out.
+    pub(crate) fn move_to_gate(&self, number: usize, lobby: &Lobby) -> Result<(), NotOut> {
+        if number == 0 {
+            return Ok(());
+        }
+        // A holder is refused only if the gate is closed, and it cannot close while the guard is out.
+        if !self.gate.enter(Claim::Holder, lobby) {
+            return Err(NotOut);
+        }
+        self.leave_guard(number, lobby)
     }
 
     /// Returns whether a guard is out on the stripe with this number, or on the gate for number 0.
