@@ -49,28 +49,37 @@ pub(crate) unsafe fn take_locks_for_a_moment(py: &'static Api) {
     }
 }
 
-/// Returns whether other threads run Python code while the calling thread is attached, as they do without a GIL.
+/// Returns whether other threads may run Python code while the calling thread is attached.
 ///
 /// # Safety
 /// The calling thread is attached.
-pub(crate) unsafe fn others_run_meanwhile(py: &'static Api) -> bool {
+pub(crate) unsafe fn has_no_gil(py: &'static Api) -> bool {
     // SAFETY: attached, by this function's contract.
     unsafe {
         let _exception = KeepException::new(py);
         // There since 3.13. It tells of the GIL as it is now, because a module may have turned it on.
         let has_gil = sys(py, c"_is_gil_enabled").and_then(|function| function.call(None));
-        // A frame for each thread that is in Python code, and for this one if it is.
-        let others = || {
-            let own = usize::from(!py.PyEval_GetFrame().is_null());
-            let frames = sys(py, c"_current_frames")?.call(None)?;
-            let count = frames.attribute(c"__len__")?.call(None)?;
-            Some(py.PyLong_AsUnsignedLong(count.as_ptr()) as usize > own)
-        };
-        // If an audit hook refuses to tell, there may be such threads.
-        let others_run =
-            has_gil.is_some_and(|has_gil| !has_gil.is_true()) && others().unwrap_or(true);
         py.PyErr_Clear();
-        others_run
+        has_gil.is_some_and(|has_gil| !has_gil.is_true())
+    }
+}
+
+/// Returns whether other threads are in Python code, which they may go on with. If an audit hook refuses to tell, they
+/// are taken to be.
+///
+/// # Safety
+/// The calling thread is attached.
+pub(crate) unsafe fn others_are_in_python(py: &'static Api) -> bool {
+    // SAFETY: attached, by this function's contract.
+    unsafe {
+        let _exception = KeepException::new(py);
+        let own = usize::from(!py.PyEval_GetFrame().is_null());
+        // A frame for each thread that is in Python code, and for this one if it is.
+        let frames = sys(py, c"_current_frames").and_then(|function| function.call(None));
+        let count = frames.and_then(|frames| frames.attribute(c"__len__")?.call(None));
+        let others = count.map(|count| py.PyLong_AsUnsignedLong(count.as_ptr()) as usize > own);
+        py.PyErr_Clear();
+        others.unwrap_or(true)
     }
 }
 
