@@ -329,6 +329,8 @@ PEP788_COMPAT_FUNCTION void pep788_compat_PyThreadState_Release(PyThreadStateTok
 #if defined(PEP788_H)
 #include "pep788_keep.h"
 #elif !defined(PEP788_KEEP_H)
+/* And that header adds nothing after this. */
+#define PEP788_KEEP_H
 #define Pep788_KeepThreadState(keep) ((void)(keep), -1)
 #endif
 

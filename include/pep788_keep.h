@@ -28,7 +28,8 @@ extern "C" {
  * from finalizing: an exit does not wait for it, and CPython deletes it with the interpreter. Otherwise the library deletes it
  * when the thread ends. For that the thread attaches once more. So who joins the thread must not hold the GIL meanwhile.
  *
- * With 0, the thread state goes with the Release of the Ensure that the thread is in, or at once if it is in none.
+ * With 0, the thread state goes with the Release of the Ensure of the main interpreter that the thread is in, or at once if it is
+ * in no Ensure. If PyGILState_Ensure uses it, it goes when the thread ends.
  *
  * The thread states of subinterpreters are not kept: one of them would keep Py_EndInterpreter from succeeding.
  *

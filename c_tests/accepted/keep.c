@@ -165,6 +165,15 @@ static void stop_inside_gilstate(void *unused)
     run("assert local.count == 1");
     CHECK_INT(Pep788_KeepThreadState(0), 0);
     run("assert local.count == 1");
+    /* The thread state is in use while it is detached, too. */
+    PyThreadState *state = PyEval_SaveThread();
+    CHECK_INT(Pep788_KeepThreadState(0), 0);
+    token = ensure_from_view(view);
+    CHECK_PTR(attached(), state);
+    CHECK_INT(Pep788_KeepThreadState(0), 0);
+    PyThreadState_Release(token);
+    PyEval_RestoreThread(state);
+    run("assert local.count == 1");
     PyGILState_Release(old);
     CHECK_PTR(attached(), NULL);
 }

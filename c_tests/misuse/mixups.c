@@ -9,6 +9,13 @@ static void *own_guard(void)
 {
     PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
     CHECK(guard != NULL);
+    /* From the first Ensure on, threads count their guards apart, and a guard says where. */
+    PyThreadStateToken *token = PyThreadState_Ensure(guard);
+    CHECK(token != NULL);
+    PyThreadState_Release(token);
+    PyInterpreterGuard_Close(guard);
+    guard = PyInterpreterGuard_FromCurrent();
+    CHECK(guard != NULL);
     return guard;
 }
 

@@ -1,7 +1,7 @@
 //! Ensure: attaches a thread to an interpreter, with a thread state that it has or with a new one.
 
 use crate::gate::record::Record;
-use crate::python::{self, Api, Attached, Forgotten, GilstateSlot, Glance, PyThreadState};
+use crate::python::{self, Api, Attached, GilstateSlot, Glance, PyThreadState};
 use crate::thread::attached::what_is_attached;
 use crate::thread::birth;
 use crate::thread::hold::Hold;
@@ -211,7 +211,7 @@ unsafe fn attach_kept(
     }
     // SAFETY: by this function's contract. What the thread keeps of `record` is of this run of Python.
     let state =
-        thread.kept.of(record).map(|memory| unsafe { memory.attach(py, Forgotten::ByCPython) });
+        thread.kept.of(record).map(|memory| unsafe { memory.attach(py, thread.kept.forgotten()) });
     thread.kept.set_displaced(false);
     state
 }

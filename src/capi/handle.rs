@@ -178,7 +178,7 @@ pub(super) fn is_good(handle: usize, kind: Kind) -> bool {
     if handle < RECORD_ALIGN {
         return false;
     }
-    let handle = if kind.is_weak() { handle } else { handle & !STRIPE_BITS };
+    let handle = handle & !STRIPE_BITS;
     let record = (handle & !(RECORD_ALIGN - 1)) as *const Record;
     // SAFETY: the caller passed a handle of this library, and records always stay readable. Other memory, such as a
     // slip, does not have this address with these bits in this place.

@@ -10,6 +10,7 @@
 use std::time::Instant;
 
 use super::fence;
+use super::stripe::LIFE_SHIFT;
 use super::tally::{Owner, Tally};
 use crate::support::sync::{lock, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering};
 
@@ -128,7 +129,13 @@ fn not_out(count: &AtomicUsize) -> NotOut {
 #[inline(always)]
 pub(super) fn guards_in(word: &AtomicUsize) -> usize {
     // Acquire: pairs with `leave_at`.
-    word.load(Ordering::Acquire) / ONE_GUARD
+    guards_of(word.load(Ordering::Acquire))
+}
+
+/// The same, of a value of the word. In the word of a stripe the life is above the count.
+#[inline(always)]
+fn guards_of(word: usize) -> usize {
+    (word & ((1 << LIFE_SHIFT) - 1)) / ONE_GUARD
 }
 
 impl Gate {
@@ -222,15 +229,20 @@ impl Gate {
     #[inline(always)]
     pub(crate) fn enter_at(&self, count: &AtomicUsize, lobby: &Lobby) -> bool {
         // SeqCst, here and for the load: see `fence::meets_heavy`.
-        count.fetch_add(ONE_GUARD, Ordering::SeqCst);
+        let before = count.fetch_add(ONE_GUARD, Ordering::SeqCst);
         fence::meets_heavy();
         // SeqCst includes Acquire: the thread must not look at what the guard protects before this. It pairs with
         // `reopen`.
+        // A word that has begun another life does not have this guard: the gate may be that of the next run of Python.
+        // Relaxed: a thread that has seen the gate of the next run sees the words of its life.
+        let is_counted = |word: usize| (word ^ before) >> LIFE_SHIFT == 0;
         if self.word.load(Ordering::SeqCst) & STATE == OPEN {
-            return true;
+            return is_counted(count.load(Ordering::Relaxed));
         }
         // Release: as in `leave_at`.
-        count.fetch_sub(ONE_GUARD, Ordering::Release);
+        let _ = count.fetch_update(Ordering::Release, Ordering::Relaxed, |word| {
+            is_counted(word).then(|| word - ONE_GUARD)
+        });
         // Finalization may have seen this guard, and wait for it.
         lobby.ring();
         false
@@ -241,7 +253,7 @@ impl Gate {
     pub(crate) fn leave_at(&self, count: &AtomicUsize, lobby: &Lobby) -> Result<(), NotOut> {
         // SeqCst includes Release: all that was done under the guard comes before finalization, which acquires the
         // word when it looks at the count.
-        if count.fetch_sub(ONE_GUARD, Ordering::SeqCst) < ONE_GUARD {
+        if guards_of(count.fetch_sub(ONE_GUARD, Ordering::SeqCst)) == 0 {
             return Err(not_out(count));
         }
         fence::meets_heavy();

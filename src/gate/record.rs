@@ -206,11 +206,15 @@ impl Record {
         self.stripes.iter().map(|stripe| guards_in(&stripe.word)).fold(0, usize::wrapping_add)
     }
 
+    fn begin_stripes(&self) {
+        self.stripes.iter().for_each(|stripe| stripe.begin(self.life()));
+    }
+
     /// Forgets the guards in a forked child. They belonged to threads, or to plans, of the parent.
     pub(crate) fn forget_parent(&self) {
         self.gate.forget_parent();
         self.legacy.forget_parent();
-        self.stripes.iter().for_each(Stripe::forget);
+        self.begin_stripes();
         self.forget_handles();
     }
 
@@ -286,7 +290,7 @@ impl Record {
         self.callbacks.store(0, Ordering::Relaxed);
         // Release: a thread that finds the interpreter finds the other fields too.
         self.address.store(address, Ordering::Release);
-        self.stripes.iter().for_each(Stripe::forget);
+        self.begin_stripes();
         // The gates open last. So a thread that gets in by an older view of "main" finds the interpreter there.
         self.legacy.reopen();
         self.gate.reopen();

@@ -14,11 +14,15 @@ use crate::support::sync::{const_fn, AtomicUsize, Ordering};
 /// How many stripes an interpreter has. They are numbered from 1; number 0 means the word of the gate.
 pub(crate) const STRIPES: usize = 7;
 
+/// Where the word of a stripe has the life. Below it is the count, for which that is room enough.
+pub(super) const LIFE_SHIFT: u32 = usize::BITS - 16;
+
 /// Two cache lines, as processors fetch them in pairs. Laid out like the beginning of a `Record`, where the gate's own word is.
 #[repr(C, align(128))]
 pub(crate) struct Stripe {
     _before: [usize; 3],
-    /// In the units of the gate's word, whose state bits are always 0 here.
+    /// The count, in the units of the gate's word, whose state bits are always 0 here. Above [`LIFE_SHIFT`] is the life
+    /// of the record that the guards are of.
     pub(super) word: AtomicUsize,
 }
 
@@ -29,9 +33,10 @@ impl Stripe {
         }
     }
 
-    /// The guards were those of another interpreter, or of the parent of a forked child.
-    pub(crate) fn forget(&self) {
+    /// Begins to count in this life of the record. The guards before were those of another interpreter, or of the parent
+    /// of a forked child. A thread that was about to take a guard sees by the life that it was forgotten.
+    pub(crate) fn begin(&self, life: usize) {
         // Relaxed: published with the gate.
-        self.word.store(0, Ordering::Relaxed);
+        self.word.store(life << LIFE_SHIFT, Ordering::Relaxed);
     }
 }

@@ -98,6 +98,10 @@ impl GilstateMemory {
         Some(GilstateMemory { state, key })
     }
 
+    pub(crate) fn state(&self) -> *mut PyThreadState {
+        self.state.as_ptr()
+    }
+
     pub(crate) fn is_of(&self, state: *mut PyThreadState) -> bool {
         self.state.as_ptr() == state
     }

@@ -99,23 +99,29 @@ pub(crate) unsafe fn renew(py: &'static Api, others_run: bool) {
     // SAFETY: attached, by this function's contract.
     unsafe {
         let _exception = KeepException::new(py);
-        let pairs = [(c"stdout", c"__stdout__"), (c"stderr", c"__stderr__")];
+        let names = [c"stdout", c"stderr", c"__stdout__", c"__stderr__"];
         // All new streams are made before one of them is in use, because other threads may run meanwhile.
-        let renewed = pairs.map(|(name, first)| {
-            let old = there(py, name).or_else(|| there(py, first))?;
-            let new = copy(py, &old).and_then(|new| {
-                if others_run {
-                    for_this_thread(py, &old, &new)
-                } else {
-                    Some(new)
-                }
-            });
+        let renewed = names.map(|name| {
+            let old = there(py, name)?;
+            let is_first =
+                |other: &&CStr| there(py, other).is_some_and(|it| it.as_ptr() == old.as_ptr());
+            if names.iter().copied().find(is_first) != Some(name) {
+                return None;
+            }
+            let new = copy(py, &old);
             py.PyErr_Clear();
-            Some((old, new?))
+            let new = new?;
+            if !others_run {
+                return Some((old, new));
+            }
+            let dispatcher = for_this_thread(py, &old, &new);
+            py.PyErr_Clear();
+            // Never freed: its end would close the file of the old one.
+            let _never_freed = new.into_ptr();
+            Some((old, dispatcher?))
         });
-        for ((name, first), streams) in pairs.into_iter().zip(renewed) {
-            let Some((old, new)) = streams else { continue };
-            for name in [name, first] {
+        for (old, new) in renewed.into_iter().flatten() {
+            for name in names {
                 if there(py, name).is_some_and(|stream| stream.as_ptr() == old.as_ptr()) {
                     py.PySys_SetObject(name.as_ptr(), new.as_ptr());
                 }
@@ -146,7 +152,7 @@ unsafe fn for_this_thread(py: &'static Api, old: &Owned, new: &Owned) -> Option<
     // SAFETY: attached, by this function's contract.
     unsafe {
         let attribute = ATTRIBUTE.function(py, &tuple(py, &[old, new])?)?;
-        let name = old.attribute(c"name")?;
+        let name = Owned::new(py, py.PyUnicode_FromString(c"stream".as_ptr()))?;
         let module = loaded_module(py, IO)?.attribute(c"__class__")?.call(Some(&name))?;
         let members = py.PyModule_GetDict(module.as_ptr());
         let set = py.PyDict_SetItemString(members, c"__getattr__".as_ptr(), attribute.as_ptr());

@@ -39,7 +39,8 @@ pub(crate) fn how_often_others_ran() -> Option<u64> {
                 Err(Unread::Error(_)) => return None,
             }
         }
-        all.error.is_none().then_some(sum)
+        // Each of them ran at least once. 0 means that the kernel does not count, or has no such files.
+        (all.error.is_none() && sum != 0).then_some(sum)
     }
     #[cfg(not(target_os = "linux"))]
     None

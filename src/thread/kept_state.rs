@@ -74,8 +74,8 @@ impl KeptState {
         self.is_displaced.set(is_displaced);
     }
 
-    /// Returns why `PyGILState` may have forgotten the thread state, at the end of the thread.
-    pub(crate) fn forgotten_at_end(&self) -> Forgotten {
+    /// Returns why `PyGILState` may have forgotten the thread state.
+    pub(crate) fn forgotten(&self) -> Forgotten {
         if self.is_displaced.get() {
             Forgotten::ByCPython
         } else {
@@ -89,11 +89,9 @@ impl KeptState {
         (state.life == record.life() && state.process == generation()).then_some(state.memory)
     }
 
-    /// Does the same, and forgets the thread state.
-    pub(crate) fn take(&self, record: &Record) -> Option<GilstateMemory> {
-        let memory = self.of(record);
+    /// Forgets the thread state.
+    pub(crate) fn forget(&self) {
         self.state.set(None);
-        memory
     }
 
     /// Returns whether the thread keeps this thread state now.
