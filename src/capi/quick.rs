@@ -41,7 +41,8 @@ pub(super) fn guard_named(view: usize, view_kind: Kind, kind: Kind) -> Option<us
 
 #[inline(always)]
 fn take(record: &'static Record, kind: Kind) -> Option<usize> {
-    let number = Thread::this()?.stripe;
+    // The slow way makes the thread known.
+    let number = Thread::known()?.stripe;
     if record.is_installed() && record.enter_stripe(number, &LOBBY) {
         // Tracing is off where there is a glance.
         Some(handle::untraced(record, kind) | handle::on_stripe(number))

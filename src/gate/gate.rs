@@ -132,6 +132,13 @@ pub(super) fn guards_in(word: &AtomicUsize) -> usize {
     guards_of(word.load(Ordering::Acquire))
 }
 
+/// Returns whether a guard that was counted when the word was `before` is counted in it. A word that has begun another life
+/// does not have it: then the gate may be that of the next run of Python.
+#[inline(always)]
+fn is_counted(before: usize, word: usize) -> bool {
+    (word ^ before) >> LIFE_SHIFT == 0
+}
+
 /// The same, of a value of the word. In the word of a stripe the life is above the count.
 #[inline(always)]
 fn guards_of(word: usize) -> usize {
@@ -233,19 +240,26 @@ impl Gate {
         fence::meets_heavy();
         // SeqCst includes Acquire: the thread must not look at what the guard protects before this. It pairs with
         // `reopen`.
-        // A word that has begun another life does not have this guard: the gate may be that of the next run of Python.
-        // Relaxed: a thread that has seen the gate of the next run sees the words of its life.
-        let is_counted = |word: usize| (word ^ before) >> LIFE_SHIFT == 0;
-        if self.word.load(Ordering::SeqCst) & STATE == OPEN {
-            return is_counted(count.load(Ordering::Relaxed));
+        // Relaxed: a thread that has seen the gate of the next run of Python sees the words of its life.
+        if self.word.load(Ordering::SeqCst) & STATE == OPEN
+            && is_counted(before, count.load(Ordering::Relaxed))
+        {
+            return true;
         }
+        self.take_back(before, count, lobby);
+        false
+    }
+
+    /// Undoes what [`Gate::enter_at`] has counted, when the word was `before`.
+    #[cold]
+    #[inline(never)]
+    fn take_back(&self, before: usize, count: &AtomicUsize, lobby: &Lobby) {
         // Release: as in `leave_at`.
         let _ = count.fetch_update(Ordering::Release, Ordering::Relaxed, |word| {
-            is_counted(word).then(|| word - ONE_GUARD)
+            is_counted(before, word).then(|| word - ONE_GUARD)
         });
         // Finalization may have seen this guard, and wait for it.
         lobby.ring();
-        false
     }
 
     /// Gives back a guard that is counted in `count`, the word of a stripe or of this gate.

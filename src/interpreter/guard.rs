@@ -6,11 +6,14 @@ use crate::gate::record::Record;
 use crate::gate::registry::LOBBY;
 use crate::python::Api;
 use crate::thread::refusal::Refusal;
+use crate::thread::thread::Thread;
 
 impl Record {
     /// Takes a guard. When views are not honoured any more, only threads that already hold the interpreter get one.
     #[inline]
     pub(crate) fn take_guard(&'static self, py: &'static Api) -> Result<(), Refusal> {
+        // From now on the thread counts on a stripe, if there is memory for it.
+        let _ = Thread::this();
         if self.gate.enter(Claim::View, &LOBBY) {
             return Ok(());
         }
