@@ -1,7 +1,7 @@
 //! Makes and reads the handles of guards and views: what their bits mean.
 //!
 //! A handle is the address of an interpreter's record. Records are aligned, so the low bits are free. A guard is
-//! not an allocation: to take one adds one to the count of the record's gate.
+//! not an allocation: to take one adds one to a count of the record, on its gate or on a stripe.
 //!
 //! | bits | guards and strong references | views and weak references |
 //! | --- | --- | --- |
