@@ -231,6 +231,28 @@ fn a_guard_on_a_stripe_that_another_thread_closes() {
 }
 
 #[test]
+fn a_guard_on_a_stripe_is_of_one_run_of_python() {
+    loom::model(|| {
+        let house = House::new();
+        let thread = thread::spawn({
+            let house = house.clone();
+            move || {
+                let (gate, count) = (&house.gates[0], &house.stripes[0].word);
+                if gate.enter_at(count, &house.lobby) {
+                    assert!(gate.leave_at(count, &house.lobby).is_ok(), "taken, and not counted");
+                }
+            }
+        });
+        house.finalize(&[0], true);
+        // The next run has the record.
+        house.stripes[0].begin(1);
+        house.gates[0].reopen();
+        thread.join().unwrap();
+        assert!(guards_in(&house.stripes[0].word) == 0, "counted, and not taken");
+    });
+}
+
+#[test]
 fn a_guard_on_a_stripe_closed_twice_at_once_is_seen() {
     loom::model(|| {
         let house = House::new();
