@@ -1,6 +1,6 @@
 """`make clients`: the examples, built in clean virtual environments, and many exits of each.
 
-    run.py [--exits N] [PYTHON...]      by default the oldest, a middle and the newest Python found
+    run.py [--exits N] [PYTHON...]      by default every Python found
     run.py --docs [PYTHON]              compiles the Cython, pybind11 and Rust in the documents instead
 
 For each client and Python, N processes exit while native threads call them, without PEP 788 and with it;
@@ -137,11 +137,6 @@ def find(named):
     if not found:
         sys.exit("clients: no usable CPython; name one: make clients PYTHON=python3.x")
     return [found[key] for key in sorted(found)]
-
-
-def some(pythons):
-    """The oldest, a middle and the newest."""
-    return [pythons[index] for index in sorted({0, (len(pythons) - 1) // 2, len(pythons) - 1})]
 
 
 # --- Building ------------------------------------------------------------------------------------
@@ -329,15 +324,11 @@ def table(rows):
 
 def clients(options):
     pythons = find(options.python)
-    if not options.python:
-        chosen = {client.name: some([p for p in pythons if client.serves(p)]) for client in CLIENTS}
-        pythons = [p for p in pythons if any(p in those for those in chosen.values())]
-    else:
-        chosen = {client.name: [p for p in pythons if client.serves(p)] for client in CLIENTS}
-        for client in CLIENTS:
-            for python in pythons:
-                if python not in chosen[client.name]:
-                    print("clients: %s is left out: it does not serve %s" % (client.name, python.label))
+    chosen = {client.name: [p for p in pythons if client.serves(p)] for client in CLIENTS}
+    for client in CLIENTS:
+        for python in pythons:
+            if python not in chosen[client.name]:
+                print("clients: %s is left out: it does not serve %s" % (client.name, python.label))
     print("clients: CPython", ", ".join(python.label for python in pythons), flush=True)
 
     WORK.mkdir(parents=True, exist_ok=True)
