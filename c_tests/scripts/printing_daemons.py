@@ -2,6 +2,7 @@
 # an object writes then is written.
 # env: PEP788_GILSTATE=protect
 # repeat: 10
+# native: no, the library is not there, and CPython aborts ("could not acquire lock")
 # expect: stdout "last words"
 # expect: stdout "and bytes"
 # expect: stderr "last error"
