@@ -1,29 +1,22 @@
 /* Handles passed for one another through casts, to functions of the accepted API. */
 // sources: _refs.c
 
-#include "harness.h"
+#include "handles.h"
 
 #include "_other_handles.h"
 
 static void *own_guard(void)
 {
-    PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
-    CHECK(guard != NULL);
-    /* From the first Ensure on, threads count their guards apart, and a guard says where. */
-    PyThreadStateToken *token = PyThreadState_Ensure(guard);
-    CHECK(token != NULL);
-    PyThreadState_Release(token);
-    PyInterpreterGuard_Close(guard);
-    guard = PyInterpreterGuard_FromCurrent();
-    CHECK(guard != NULL);
-    return guard;
+    /* A guard says where it is counted. */
+    PyInterpreterView *view = view_here();
+    count_apart(view);
+    PyInterpreterView_Close(view);
+    return guard_here();
 }
 
 static void *own_view(void)
 {
-    PyInterpreterView *view = PyInterpreterView_FromCurrent();
-    CHECK(view != NULL);
-    return view;
+    return view_here();
 }
 
 /* --- PyInterpreterGuard_Close ------------------------------------------------------------------ */

@@ -59,15 +59,7 @@ pub(crate) unsafe fn ensure_detached(
         }
         let usual = py.PyGILState_GetThisThreadState();
         if usual.is_null() {
-            if let Some(kept) = attach_kept(py, thread, record) {
-                return Some(note(thread, record, kept, Way::Reattached, hold, receipt));
-            }
-            let state = make(py, thread, record);
-            if state.is_null() {
-                return None;
-            }
-            py.PyEval_RestoreThread(state);
-            let way = way_of_first(py, thread, record);
+            let (state, way) = attach_first(py, thread, record)?;
             return Some(note(thread, record, state, way, hold, receipt));
         }
         if python::is_of(usual, record.interpreter()) {
@@ -183,16 +175,40 @@ unsafe fn attach(
             return Some((outer, slot.map_or(Way::Reused, Way::Told)));
         }
         let usual = py.PyGILState_GetThisThreadState();
-        if outer.is_null() && !usual.is_null() && belongs(py, usual, record) {
+        if outer.is_null() && usual.is_null() {
+            return attach_first(py, thread, record);
+        }
+        if outer.is_null() && belongs(py, usual, record) {
             py.PyEval_RestoreThread(usual);
             return Some((usual, Way::Reattached));
         }
-        if outer.is_null() && usual.is_null() {
-            if let Some(kept) = attach_kept(py, thread, record) {
-                return Some((kept, Way::Reattached));
-            }
-        }
         create(py, thread, record, outer, usual)
+    }
+}
+
+/// Attaches the first thread state of a thread that `PyGILState` knows none of: the one that the thread keeps, or a new one.
+/// Release deletes a new one, or only detaches it if the thread keeps it. Returns `None` if memory runs out.
+///
+/// # Safety
+/// The interpreter is held, and nothing is attached.
+#[inline(always)]
+unsafe fn attach_first(
+    py: &'static Api,
+    thread: &Thread,
+    record: &'static Record,
+) -> Option<(*mut PyThreadState, Way)> {
+    // SAFETY: by this function's contract. The new thread state belongs to this thread alone.
+    unsafe {
+        if let Some(kept) = attach_kept(py, thread, record) {
+            return Some((kept, Way::Reattached));
+        }
+        let state = make(py, thread, record);
+        if state.is_null() {
+            return None;
+        }
+        py.PyEval_RestoreThread(state);
+        let is_kept = thread.kept.is_wanted(record) && thread.kept.keep_attached(py, record);
+        Some((state, if is_kept { Way::Reattached } else { Way::First }))
     }
 }
 
@@ -219,7 +235,7 @@ unsafe fn attach_kept(
 /// Attaches a new thread state in place of `outer`. Returns `None` if memory runs out.
 ///
 /// # Safety
-/// As for [`attach`]. `outer` is what is attached, or NULL. `usual` is what `PyGILState` knows.
+/// As for [`attach`]. `outer` is what is attached, or NULL. `usual` is what `PyGILState` knows. One of the two is not NULL.
 #[inline]
 unsafe fn create(
     py: &'static Api,
@@ -250,21 +266,7 @@ unsafe fn create(
             thread.kept.set_displaced(true);
         }
         py.PyEval_RestoreThread(state);
-        if outer.is_null() && usual.is_null() {
-            return Some((state, way_of_first(py, thread, record)));
-        }
         Some((state, Way::Created { outer, slot }))
-    }
-}
-
-/// Returns what to do with the attached thread state, which an Ensure has made, as the first one of its thread: Release deletes it, or only
-/// detaches it if the thread keeps it.
-#[inline(always)]
-fn way_of_first(py: &'static Api, thread: &Thread, record: &'static Record) -> Way {
-    if thread.kept.is_wanted(record) && thread.kept.keep_attached(py, record) {
-        Way::Reattached
-    } else {
-        Way::First
     }
 }
 

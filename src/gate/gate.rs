@@ -132,17 +132,17 @@ pub(super) fn guards_in(word: &AtomicUsize) -> usize {
     guards_of(word.load(Ordering::Acquire))
 }
 
+/// The same, of a value of the word. In the word of a stripe the life is above the count.
+#[inline(always)]
+fn guards_of(word: usize) -> usize {
+    (word & ((1 << LIFE_SHIFT) - 1)) / ONE_GUARD
+}
+
 /// Returns whether a guard that was counted when the word was `before` is counted in it. A word that has begun another life
 /// does not have it: then the gate may be that of the next run of Python.
 #[inline(always)]
 fn is_counted(before: usize, word: usize) -> bool {
     (word ^ before) >> LIFE_SHIFT == 0
-}
-
-/// The same, of a value of the word. In the word of a stripe the life is above the count.
-#[inline(always)]
-fn guards_of(word: usize) -> usize {
-    (word & ((1 << LIFE_SHIFT) - 1)) / ONE_GUARD
 }
 
 impl Gate {

@@ -11,6 +11,9 @@ use crate::system::names::this_id;
 /// The module that has the classes of streams. Python has this module before it has streams.
 const IO: &CStr = c"_io";
 
+/// The names in `sys` under which Python has its streams for output.
+const NAMES: [&CStr; 4] = [c"stdout", c"stderr", c"__stdout__", c"__stderr__"];
+
 /// Flushes `sys.stdout` and `sys.stderr`. What a stream raises comes again when CPython flushes the stream.
 ///
 /// # Safety
@@ -32,7 +35,7 @@ pub(crate) unsafe fn flush(py: &'static Api) {
 /// # Safety
 /// The calling thread is attached.
 pub(crate) unsafe fn take_locks_for_a_moment(py: &'static Api) {
-    for name in [c"stdout", c"stderr", c"__stdout__", c"__stderr__"] {
+    for name in NAMES {
         // SAFETY: attached, by this function's contract.
         unsafe {
             let _exception = KeepException::new(py);
@@ -99,13 +102,14 @@ pub(crate) unsafe fn renew(py: &'static Api, others_run: bool) {
     // SAFETY: attached, by this function's contract.
     unsafe {
         let _exception = KeepException::new(py);
-        let names = [c"stdout", c"stderr", c"__stdout__", c"__stderr__"];
+        let is_there = |name, stream: &Owned| {
+            there(py, name).is_some_and(|found| found.as_ptr() == stream.as_ptr())
+        };
         // All new streams are made before one of them is in use, because other threads may run meanwhile.
-        let renewed = names.map(|name| {
+        let renewed = NAMES.map(|name| {
             let old = there(py, name)?;
-            let is_first =
-                |other: &&CStr| there(py, other).is_some_and(|it| it.as_ptr() == old.as_ptr());
-            if names.iter().copied().find(is_first) != Some(name) {
+            // Two names may have the same stream.
+            if NAMES.iter().find(|first| is_there(first, &old)) != Some(&name) {
                 return None;
             }
             let new = copy(py, &old);
@@ -121,8 +125,8 @@ pub(crate) unsafe fn renew(py: &'static Api, others_run: bool) {
             Some((old, dispatcher?))
         });
         for (old, new) in renewed.into_iter().flatten() {
-            for name in names {
-                if there(py, name).is_some_and(|stream| stream.as_ptr() == old.as_ptr()) {
+            for name in NAMES {
+                if is_there(name, &old) {
                     py.PySys_SetObject(name.as_ptr(), new.as_ptr());
                 }
             }
