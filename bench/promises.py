@@ -12,6 +12,7 @@ TARGETS = {
     "first use": 200,
     "first use beside other threads": 200,
     "first use in a subinterpreter": 200,
+    "second use in a subinterpreter": 200,
     "modules imported by the first use": 0,
     "exit with no guard out": 100,
     "heap of 10000 threads": 4096,

@@ -149,7 +149,7 @@ pub(crate) fn release(py: &'static Api, function: &str, shown: usize) {
         );
     }
     let state = level.state;
-    if python::attached(py, state).state != state {
+    if python::attached(py, state, Some(&thread.found)).state != state {
         python::fatal(
             function,
             "the thread state that the matching Ensure attached is not attached; \

@@ -3,6 +3,7 @@
 //! From 3.12 on CPython keeps the answer per thread. Before 3.12 CPython only keeps the thread state that holds the
 //! GIL, and that may belong to any thread. So the calling thread has to recognize its own thread state.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
@@ -28,9 +29,10 @@ impl Attached {
 
 /// Returns what is attached to this thread.
 ///
-/// `ensured` is the thread state of this thread's innermost Ensure, or NULL.
+/// `ensured` is the thread state of this thread's innermost Ensure, or NULL. `found` is the thread's note of what was
+/// found before, if the thread has one.
 #[inline]
-pub(crate) fn attached(py: &Api, ensured: *mut PyThreadState) -> Attached {
+pub(crate) fn attached(py: &Api, ensured: *mut PyThreadState, found: Option<&Found>) -> Attached {
     // SAFETY: any thread may make this call at any time.
     let holder = unsafe { py.unchecked_current() };
     if py.version >= PER_THREAD || holder.is_null() || holder == ensured {
@@ -41,12 +43,16 @@ pub(crate) fn attached(py: &Api, ensured: *mut PyThreadState) -> Attached {
     let usual = unsafe { py.PyGILState_GetThisThreadState() };
     if holder == usual {
         Attached { state: holder, known_to_gilstate: true }
-    } else if is_ours(py, holder, usual, ensured) {
+    } else if is_ours(py, holder, usual, ensured, found) {
         Attached { state: holder, known_to_gilstate: false }
     } else {
         Attached::NOTHING
     }
 }
+
+/// The thread state that was found to be attached to a thread by the long look of [`stays`], or NULL. It is only
+/// compared, and may be freed by now. Only the thread itself uses the note.
+pub(crate) type Found = Cell<*mut PyThreadState>;
 
 /// Returns whether this thread holds the GIL with a thread state that `PyGILState` does not know for it, and that it
 /// did not attach through the library. An example is the main thread after `Py_NewInterpreter`.
@@ -59,6 +65,7 @@ fn is_ours(
     holder: *mut PyThreadState,
     usual: *mut PyThreadState,
     ensured: *mut PyThreadState,
+    found: Option<&Found>,
 ) -> bool {
     let Some(layout) = Layout::of(py.version) else {
         return false;
@@ -103,19 +110,29 @@ fn is_ours(
     // SAFETY: `usual` is this thread's own.
     let is_of_another =
         words[INTERPRETER] != unsafe { py.PyThreadState_GetInterpreter(usual) } as usize;
-    is_of_another && stays(py, holder, &layout)
+    if !is_of_another {
+        return false;
+    }
+    // Ten times as long as a thread that wants the GIL waits by default until it asks for the GIL.
+    const AT_FIRST: Duration = Duration::from_millis(50);
+    // A thread that has had this thread state seldom hands it to another one. If it has, the other one most often
+    // runs Python code, and that shows at once.
+    const LATER: Duration = Duration::from_micros(100);
+    let is_known = found.is_some_and(|found| found.get() == holder);
+    let stays = stays(py, holder, &layout, if is_known { LATER } else { AT_FIRST });
+    if let Some(found) = found {
+        found.set(if stays { holder } else { std::ptr::null_mut() });
+    }
+    stays
 }
 
 /// Returns whether the GIL keeps its holder for a moment, and whether what is known of the two stays as it is. Both
 /// hold if this thread is the holder, because this thread is in this function. Any other holder goes on meanwhile. If
 /// another holder were taken for this thread, it would lose the GIL in the middle of its work.
-///
-/// The moment is ten times as long as a thread that wants the GIL waits by default until it asks for the GIL.
-fn stays(py: &Api, holder: *mut PyThreadState, layout: &Layout) -> bool {
-    const MOMENT: Duration = Duration::from_millis(50);
+fn stays(py: &Api, holder: *mut PyThreadState, layout: &Layout, moment: Duration) -> bool {
     const LOOK_AGAIN: Duration = Duration::from_micros(20);
     let Some(before) = look_at(py, holder, layout) else { return false };
-    let until = Instant::now() + MOMENT;
+    let until = Instant::now() + moment;
     while Instant::now() < until {
         std::thread::sleep(LOOK_AGAIN);
         if look_at(py, holder, layout).as_ref() != Some(&before) {

@@ -34,7 +34,7 @@ pub(crate) mod atexit;
 pub(crate) mod states;
 
 pub(crate) use api::{c_name, Api, CapsuleDestructor, PyInterpreterState, PyObject, PyThreadState};
-pub(crate) use current::{attached, is_made_here, live_interpreter, Attached};
+pub(crate) use current::{attached, is_made_here, live_interpreter, Attached, Found};
 pub(crate) use find::{address_of, fatal, get, get_or_fatal, is_in_executable, Finder};
 #[cfg(pep788_redirects)]
 pub(crate) use find::{is_found, look_in, usable_version, Late};

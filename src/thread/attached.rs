@@ -28,9 +28,10 @@ pub(crate) fn attached(py: &Api) -> *mut PyThreadState {
 
 #[inline]
 pub(crate) fn what_is_attached(py: &Api) -> Attached {
-    let innermost = Thread::known().and_then(|thread| thread.levels.innermost());
+    let thread = Thread::known();
+    let innermost = thread.and_then(|thread| thread.levels.innermost());
     let ensured = innermost.map_or(null_mut(), |level| level.state);
-    python::attached(py, ensured)
+    python::attached(py, ensured, thread.map(|thread| &thread.found))
 }
 
 /// Returns the thread state that is attached to this thread. If there is none, this is a fatal error.

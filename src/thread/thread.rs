@@ -13,6 +13,7 @@ use crate::gate::gate::NotOut;
 use crate::gate::record::Record;
 use crate::gate::stripe::STRIPES;
 use crate::gate::tally::{Tally, ROLL};
+use crate::python::Found;
 use crate::support::kept::Kept;
 use crate::support::memory::try_box;
 #[cfg(target_os = "linux")]
@@ -24,6 +25,8 @@ pub(crate) struct Thread {
     /// The record that the thread found last. It is always safe to follow, and right as long as it still names the
     /// interpreter that is asked for.
     pub(crate) last: Cell<Option<&'static Record>>,
+    /// The thread state that the thread was once found to have attached (`python/current.rs`).
+    pub(crate) found: Found,
     /// The number of the stripe on which the thread counts its guards (`gate/stripe.rs`).
     pub(crate) stripe: usize,
     /// The token of the thread's latest Ensure.
@@ -288,6 +291,7 @@ fn enroll() -> Option<&'static Thread> {
     let thread = Box::into_raw(try_box(Thread {
         tally: Tally::new(),
         last: Cell::new(None),
+        found: Found::new(std::ptr::null_mut()),
         stripe: next_stripe(),
         token: Cell::new(0),
         levels: Levels::new()?,
