@@ -21,6 +21,7 @@ use crate::thread::birth;
 use crate::thread::seen::{self, Seen};
 use crate::thread::slip::{self, Slips};
 use crate::thread::thread::{self, Thread};
+use crate::watch::file as watched;
 
 /// The locks that are held across a fork.
 struct Held {
@@ -109,4 +110,5 @@ unsafe extern "C" fn in_child() {
     generation::set_forks_here(false);
     birth::resume_alone();
     forget_requests();
+    watched::forget_parent();
 }

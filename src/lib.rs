@@ -36,6 +36,8 @@ mod thread;
 #[cfg(not(loom))]
 mod trace;
 #[cfg(not(loom))]
+mod watch;
+#[cfg(not(loom))]
 mod attach;
 #[cfg(not(loom))]
 mod exit;

@@ -9,6 +9,8 @@ use crate::seatbelt::arrival;
 use crate::seatbelt::protect::{self, has_python, say_why_not, Why, TRIED};
 use crate::support::kept::Kept;
 use crate::support::settings;
+use crate::watch;
+use crate::watch::phases::Phase;
 
 /// Returns CPython's functions, for an exported function of that name. If there are none, ends the process with a
 /// fatal error that says why.
@@ -46,10 +48,14 @@ fn begin(function: &str) -> &'static Api {
 /// watches for one to come. The loader's lock is held, so this must not run Python code.
 extern "C" fn at_load() {
     let is_asked_for = protect::is_asked_for();
-    if is_asked_for {
+    let has_python = has_python();
+    #[cfg(pep788_redirects)]
+    let is_watched = has_python && python::get().is_some_and(|py| watch::file::begin(py.version));
+    #[cfg(not(pep788_redirects))]
+    let is_watched = false;
+    if is_asked_for || is_watched {
         fork::watch();
     }
-    let has_python = has_python();
     if has_python {
         settings::complain_of_names();
     }
@@ -57,8 +63,19 @@ extern "C" fn at_load() {
     if is_asked_for {
         arrival::ask(!has_python);
     }
-    if is_asked_for && has_python {
-        match python::get().ok_or(Why::NoPython).and_then(protect::switch_on) {
+    #[cfg(pep788_redirects)]
+    if is_watched {
+        watch::stops::watch();
+    }
+    if (is_asked_for || is_watched) && has_python {
+        let begin = |py| {
+            if is_asked_for {
+                protect::switch_on(py)
+            } else {
+                protect::only_watch(py)
+            }
+        };
+        match python::get().ok_or(Why::NoPython).and_then(begin) {
             Ok(()) | Err(Why::NoPython) => {}
             Err(why) => {
                 TRIED.store(true, Ordering::Relaxed);
@@ -67,6 +84,16 @@ extern "C" fn at_load() {
         }
     }
 }
+
+/// Notes that the process ends. This is done in its last moments, when libraries are taken down.
+extern "C" fn at_end() {
+    watch::phases::begins(Phase::ProcessEnds);
+}
+
+#[cfg(target_os = "linux")]
+#[used]
+#[link_section = ".fini_array"]
+static AT_END: extern "C" fn() = at_end;
 
 #[cfg(target_os = "linux")]
 #[used]

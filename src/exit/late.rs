@@ -21,12 +21,14 @@ use std::fmt::Write as _;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
+use crate::python;
 use crate::support::memory::Text;
 use crate::support::short_text::ShortText;
 use crate::system::names::{this_id, this_name};
 use crate::system::stack;
 use crate::system::symbols::Symbols;
 use crate::thread::thread::Thread;
+use crate::watch::threads::{self, Fate};
 
 /// How many late threads are remembered for the report. The others are only counted.
 const REMEMBERED: usize = 20;
@@ -63,6 +65,9 @@ pub(crate) fn count() -> usize {
 /// Ends the calling thread. The thread has nothing attached, and holds no lock of the library.
 pub(crate) fn end() -> ! {
     remember();
+    if let Some(py) = python::get() {
+        threads::is_late(py, Fate::Ended);
+    }
     // Signal handlers of the program must not meet a thread that the library has forgotten.
     block_signals();
     Thread::forget_this();

@@ -22,6 +22,7 @@ use crate::support::clock::clock;
 use crate::support::say::say;
 use crate::support::settings;
 use crate::thread::thread::{forget_the_gone, Thread};
+use crate::watch::phases::{self, Phase};
 
 /// Waits until no guard is out, and closes the gate. The main interpreter waits for all interpreters, because threads
 /// in any of them depend on it.
@@ -38,6 +39,9 @@ pub(super) unsafe fn wait_for_guards(
         return;
     }
     give_up_own_holds(record);
+    if record.is_main() {
+        phases::begins(Phase::Waiting);
+    }
     if let Some(thread) = Thread::this() {
         thread.legacy.set_finalizes(record);
     }
@@ -96,6 +100,7 @@ pub(super) unsafe fn wait_for_guards(
         if record.is_main() {
             // Relaxed: only threads that come much later read it.
             CLOSED_AT.store(clock(), Ordering::Relaxed);
+            phases::begins(Phase::Closed);
             bound_exit();
         }
         if let Some(late) = late_callbacks {

@@ -19,10 +19,10 @@ pub(super) const INSIDE: u64 = 2;
 pub(super) static BANNED: [AtomicUsize; 10] = [const { AtomicUsize::new(0) }; 10];
 
 /// While this value lives, its thread takes no signals.
-pub(super) struct NoSignals(libc::sigset_t);
+pub(crate) struct NoSignals(libc::sigset_t);
 
 impl NoSignals {
-    pub(super) fn new() -> NoSignals {
+    pub(crate) fn new() -> NoSignals {
         // SAFETY: the places are valid, and are filled in before they are read.
         unsafe {
             let mut all = MaybeUninit::uninit();
@@ -58,7 +58,7 @@ pub(super) fn note(round: u32, whether: u64) -> u64 {
     u64::from(round) << 2 | whether
 }
 
-/// Takes a real-time signal that nobody uses. Its handler stays: a signal that comes late must not end the process.
+/// Takes a real-time signal that nobody uses. The calling thread blocks all signals. The handler stays: a signal that comes late must not end the process.
 pub(crate) fn take_signal(handler: Handler) -> Option<c_int> {
     let handler = handler as usize;
     let blocked = NoSignals::now();

@@ -30,8 +30,11 @@ static void end_late_thread(void *unused)
     }
 }
 
-/* Whether the calling thread comes too late, which `seatbelt/imports.rs` knows. */
-HIDDEN int (*pep788_is_too_late)(void);
+/* Whether the process is only watched: then a late thread is not ended here (`watch/file.rs`). */
+HIDDEN unsigned pep788_only_watches;
+
+/* Whether the calling thread comes too late, which `seatbelt/imports.rs` knows. CPython would have it sleep, or unwind it. */
+HIDDEN int (*pep788_is_too_late)(int sleeps);
 
 /*
  * What CPython calls in their place under the seatbelt. Here, and not in Rust,
@@ -39,7 +42,7 @@ HIDDEN int (*pep788_is_too_late)(void);
  */
 HIDDEN void pep788_pthread_exit(void *result)
 {
-    if (pep788_is_too_late()) {
+    if (pep788_is_too_late(0)) {
         end_late_thread(NULL);
     }
     pthread_exit(result);
@@ -57,10 +60,21 @@ HIDDEN int pep788_pthread_create(pthread_t *thread, const pthread_attr_t *attrib
 
 HIDDEN int pep788_pause(void)
 {
-    if (pep788_is_too_late()) {
+    if (pep788_is_too_late(1)) {
         end_late_thread(NULL);
     }
     return pause();
+}
+
+/* `watch/functions.rs` puts them there, while a thread's next frame is to be noted. */
+HIDDEN void (*pep788_note_frame)(void *state, void *frame);
+HIDDEN void *(*pep788_evaluate_default)(void *state, void *frame, int throwing);
+
+/* CPython calls it in place of its own function. The thread may be ended in the frame, by unwinding. */
+HIDDEN void *pep788_evaluate(void *state, void *frame, int throwing)
+{
+    pep788_note_frame(state, frame);
+    return pep788_evaluate_default(state, frame, throwing);
 }
 
 /* For `patch/page.rs`. */
@@ -81,7 +95,7 @@ HIDDEN _Unwind_Reason_Code pep788_stay(int version, _Unwind_Action actions,
                                        struct _Unwind_Context *context)
 {
     (void)version, (void)kind, (void)exception, (void)context;
-    if (actions & _UA_FORCE_UNWIND) {
+    if (actions & _UA_FORCE_UNWIND && !pep788_only_watches) {
         end_late_thread(NULL);
     }
     return _URC_CONTINUE_UNWIND;

@@ -27,6 +27,7 @@ mod word;
 mod glance;
 pub(crate) mod sight;
 mod frame;
+pub(crate) mod eval;
 pub(crate) mod streams;
 pub(crate) mod switch_interval;
 pub(crate) mod threading;

@@ -22,6 +22,26 @@ pub(crate) unsafe fn is_shutting_down(py: &'static Api) -> Option<bool> {
     Some(threading.attribute(c"_SHUTTING_DOWN")?.is_true())
 }
 
+/// Puts the function that `make` makes in the place of `threading._shutdown`, which CPython calls when the exit begins.
+/// Returns `None` if that failed. An exception may be set then.
+///
+/// # Safety
+/// The calling thread is attached.
+pub(crate) unsafe fn replace_shutdown(
+    py: &'static Api,
+    make: impl FnOnce(&Owned) -> Option<Owned>,
+) -> Option<()> {
+    const SHUTDOWN: &CStr = c"_shutdown";
+    // SAFETY: attached, by this function's contract. The dict is borrowed from the module.
+    unsafe {
+        let threading = loaded_module(py, THREADING)?;
+        let function = make(&threading.attribute(SHUTDOWN)?)?;
+        let dict = py.PyModule_GetDict(threading.as_ptr());
+        let done = py.PyDict_SetItemString(dict, SHUTDOWN.as_ptr(), function.as_ptr());
+        (done == 0).then_some(())
+    }
+}
+
 /// Returns `daemon` of this thread's `threading.Thread`. Returns `None` if `threading` did not start this thread.
 ///
 /// # Safety

@@ -12,6 +12,7 @@ use crate::python::{self, states, Api, PyInterpreterState, PyThreadState};
 use crate::thread::birth;
 use crate::thread::legacy::Until;
 use crate::thread::thread::Thread;
+use crate::watch::file::is_only_watched;
 
 pub(super) const LOCKED: c_int = 0;
 pub(super) const UNLOCKED: c_int = 1;
@@ -62,6 +63,9 @@ impl State {
 /// runs Python code nor gives up the GIL.
 pub(super) fn request_install(py: &'static Api) {
     let main = main();
+    if is_only_watched() {
+        return;
+    }
     // SAFETY: `Py_IsInitialized` needs no thread state.
     if !main.is_installed() && !main.gate.is_closed() && unsafe { py.Py_IsInitialized() } != 0 {
         first_use::request_install(py);
@@ -71,6 +75,9 @@ pub(super) fn request_install(py: &'static Api) {
 /// Attaches a thread state, with the interpreter held. Returns `None` if it is too late.
 pub(super) fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadState> {
     let Some(thread) = Thread::this() else { no_memory() };
+    if is_only_watched() {
+        return Some(attach_only(py, thread, state));
+    }
     let main = main();
     let record = match (state, thread.legacy.chosen.get()) {
         (State::Own(state) | State::OfScope(state), _) => record_of(py, state).unwrap_or(main),
@@ -114,6 +121,23 @@ pub(super) fn attach(py: &'static Api, state: State) -> Option<*mut PyThreadStat
     Some(attached)
 }
 
+/// Attaches a thread state as CPython does: the interpreter is not held.
+fn attach_only(py: &'static Api, thread: &Thread, state: State) -> *mut PyThreadState {
+    let state = match state {
+        State::Own(state) | State::OfScope(state) => state,
+        State::ToBeMade => {
+            // SAFETY: needs no thread state.
+            let state = make(py, thread, unsafe { py.PyInterpreterState_Main() });
+            thread.legacy.note_making(state);
+            state
+        }
+    };
+    // SAFETY: this is the thread's own thread state, and it is not attached. If it is too late, CPython does with the
+    // thread what it does.
+    unsafe { py.PyEval_RestoreThread(state) };
+    state
+}
+
 /// Makes a thread state, with one call counted, in an interpreter that is held.
 fn make_in(py: &'static Api, thread: &Thread, record: &'static Record) -> *mut PyThreadState {
     // SAFETY: `PyInterpreterState_Main` needs no thread state.
@@ -154,6 +178,9 @@ fn record_of(py: &'static Api, own: *mut PyThreadState) -> Option<&'static Recor
 /// Does something quick while the thread states of the main interpreter stay. Returns `None` if they are gone, or
 /// about to go.
 pub(super) fn while_alive<T>(py: &'static Api, work: impl FnOnce() -> T) -> Option<T> {
+    if is_only_watched() {
+        return Some(work());
+    }
     let main = main();
     if main.gate.is_closed() {
         // Python may be alive again. Then this opens the gate.

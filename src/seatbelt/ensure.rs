@@ -93,7 +93,7 @@ fn ensure_uncommonly(py: &'static Api, thread: &'static Thread, own: *mut PyThre
 
 /// Serves an Ensure in all cases: any thread state or none may be attached, and this may be the first call.
 #[inline(never)]
-fn ensure_somehow() -> c_int {
+pub(super) fn ensure_somehow() -> c_int {
     let py = python::get_or_fatal(ENSURE);
     let usual = State::usual(py);
     if let State::Own(state) = usual {

@@ -23,6 +23,9 @@ use crate::support::memory::Text;
 use crate::system::stack;
 use crate::system::symbols::Symbols;
 use crate::thread::thread::Thread;
+use crate::watch::file::is_only_watched;
+use crate::watch::phases;
+use crate::watch::threads::{self, Fate};
 
 extern "C" {
     // These are in `calls.c`, which is linked into this library.
@@ -60,10 +63,11 @@ pub(super) fn redirect() {
 unsafe extern "C" fn thread_is_started() {
     if let Some(py) = python::get() {
         request_install(py);
+        phases::request(py);
     }
 }
 
-unsafe extern "C" fn is_too_late() -> c_int {
+unsafe extern "C" fn is_too_late(sleeps: c_int) -> c_int {
     let Some(py) = python::get() else { return 0 };
     let main = main();
     if Thread::known().is_some_and(|thread| thread.legacy.finalizes(main)) {
@@ -76,7 +80,11 @@ unsafe extern "C" fn is_too_late() -> c_int {
         let ending = registry.live().any(|record| !record.is_main() && record.gate.is_closed());
         ending
     };
-    c_int::from((is_gone || one_is_ending()) && is_called_by_python())
+    let is_late = (is_gone || one_is_ending()) && is_called_by_python();
+    if is_late && is_only_watched() {
+        threads::is_late(py, if sleeps != 0 { Fate::Sleeps } else { Fate::Unwound });
+    }
+    c_int::from(is_late && !is_only_watched())
 }
 
 /// Functions of CPython that wait for the GIL, or that end a thread. If CPython finds a thread to be too late, one

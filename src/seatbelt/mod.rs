@@ -6,7 +6,8 @@
 //! these three are served too (`scopes`). For all other callers they do what they did before.
 //!
 //! Imports `interpreter` and the modules below it. Read `ensure` first, then `call` and `enter`. `protect` switches
-//! the seatbelt on. `arrival` serves a CPython that comes later than the library.
+//! the seatbelt on. `watched` is for processes that are watched. `arrival` serves a CPython that comes later
+//! than the library.
 
 pub(crate) mod enter;
 pub(crate) mod copies;
@@ -14,6 +15,7 @@ pub(crate) mod call;
 mod release;
 mod ensure;
 mod scopes;
+mod watched;
 pub(crate) mod choose;
 #[cfg(pep788_redirects)]
 mod imports;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::choose::choose_interpreter;
 use super::copies::{self, set_hangs, ChooseInterpreter, SetHangs};
-use super::{ensure, release, scopes};
+use super::{ensure, release, scopes, watched};
 #[cfg(pep788_redirects)]
 use super::{imports, views};
 use crate::exit::calls::{are_protected, set_protected};
@@ -19,6 +19,7 @@ use crate::support::say::say;
 use crate::support::settings;
 use crate::support::sync::{lock, Mutex, MutexGuard};
 use crate::thread::attached::attached;
+use crate::watch::file::{is_only_watched, is_watched, set_only_watched};
 
 /// Why the seatbelt cannot be switched on.
 pub(crate) enum Why {
@@ -90,6 +91,14 @@ pub(crate) fn switch_on(py: &'static Api) -> Result<(), Why> {
     if are_protected() {
         return Ok(());
     }
+    if is_only_watched() {
+        // The functions are redirected already.
+        #[cfg(pep788_redirects)]
+        views::redirect(views, patch::Runners::AnyThread);
+        set_only_watched(false);
+        set_protected(true);
+        return Ok(());
+    }
     let copy = patch::redirect(&redirections, &for_copies(), patch::Runners::AnyThread)
         .map_err(Why::Patch)?;
     if let Some(copy) = copy {
@@ -101,19 +110,59 @@ pub(crate) fn switch_on(py: &'static Api) -> Result<(), Why> {
     #[cfg(pep788_redirects)]
     imports::redirect();
     set_protected(true);
+    set_only_watched(false);
+    Ok(())
+}
+
+/// Redirects CPython's functions, so that calls are noted, and changes nothing else. This is called when the library
+/// is loaded.
+pub(crate) fn only_watch(py: &'static Api) -> Result<(), Why> {
+    states::look(py).map_err(Why::States)?;
+    let redirections = redirections(python::address_of).ok_or(Why::NoPython)?;
+    let _one_at_a_time = lock(&SWITCH);
+    set_only_watched(true);
+    match patch::redirect(&redirections, &for_copies(), patch::Runners::AnyThread) {
+        Ok(None) => {
+            #[cfg(pep788_redirects)]
+            imports::redirect();
+        }
+        // Another copy of the library has them.
+        Ok(Some(_)) => set_only_watched(false),
+        Err(why) => {
+            set_only_watched(false);
+            return Err(Why::Patch(why));
+        }
+    }
     Ok(())
 }
 
 /// Returns pairs of addresses: a function of CPython, and the function of the library that serves it.
 pub(super) fn redirections(find: python::Finder) -> Option<Vec<(usize, usize)>> {
-    let all = [
-        (c"PyGILState_Ensure", ensure::ensure as *const ()),
-        (c"PyGILState_Release", release::release as *const ()),
-        (c"PyThreadState_New", scopes::new as *const ()),
-        (c"PyEval_AcquireThread", scopes::acquire_thread as *const ()),
-        (c"PyThreadState_DeleteCurrent", scopes::delete_current as *const ()),
+    let names = [
+        c"PyGILState_Ensure",
+        c"PyGILState_Release",
+        c"PyThreadState_New",
+        c"PyEval_AcquireThread",
+        c"PyThreadState_DeleteCurrent",
     ];
-    let addresses = all.into_iter().map(|(name, to)| {
+    let functions = if is_watched() {
+        [
+            watched::ensure as *const (),
+            watched::release as *const (),
+            scopes::new as *const (),
+            watched::acquire_thread as *const (),
+            watched::delete_current as *const (),
+        ]
+    } else {
+        [
+            ensure::ensure as *const (),
+            release::release as *const (),
+            scopes::new as *const (),
+            scopes::acquire_thread as *const (),
+            scopes::delete_current as *const (),
+        ]
+    };
+    let addresses = names.into_iter().zip(functions).map(|(name, to)| {
         let found = find(name);
         (!found.is_null()).then_some((found as usize, to as usize))
     });

@@ -42,14 +42,25 @@ pub(crate) fn complain_of_gilstate() {
 }
 
 const GILSTATE: &CStr = c"PEP788_GILSTATE";
+const WATCH: &CStr = c"PEP788_WATCH";
 const ENGINE: &CStr = c"PEP788_ENGINE";
 const DRAIN_GRACE: &CStr = c"PEP788_DRAIN_GRACE_MS";
 const WAIT_WARN: &CStr = c"PEP788_WAIT_WARN_MS";
 const TRACE: &CStr = c"PEP788_TRACE";
 const GILSTATE_WAIT: &CStr = c"PEP788_GILSTATE_WAIT_MS";
 const EXIT_TIMEOUT: &CStr = c"PEP788_EXIT_TIMEOUT_MS";
-const NAMES: [&CStr; 7] =
-    [DRAIN_GRACE, WAIT_WARN, TRACE, GILSTATE, GILSTATE_WAIT, EXIT_TIMEOUT, ENGINE];
+const NAMES: [&CStr; 8] =
+    [DRAIN_GRACE, WAIT_WARN, TRACE, GILSTATE, GILSTATE_WAIT, EXIT_TIMEOUT, WATCH, ENGINE];
+
+/// Returns the file in which this process is to note what its threads do (`watch`). It is not in [`Settings`],
+/// because it is asked when the library is loaded.
+pub(crate) fn watch() -> Option<&'static CStr> {
+    // SAFETY: as for `variable`.
+    unsafe {
+        let value = libc::getenv(WATCH.as_ptr());
+        (!value.is_null() && *value != 0).then(|| CStr::from_ptr(value))
+    }
+}
 
 /// Says once which variables look like settings but are not.
 pub(crate) fn complain_of_names() {

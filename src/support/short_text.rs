@@ -16,10 +16,14 @@ impl<const N: usize> ShortText<N> {
         bytes[..end.len()].copy_from_slice(end);
         ShortText { bytes, length: end.len() }
     }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
 }
 
 impl<const N: usize> fmt::Display for ShortText<N> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&String::from_utf8_lossy(&self.bytes[..self.length]))
+        out.write_str(&String::from_utf8_lossy(self.as_bytes()))
     }
 }

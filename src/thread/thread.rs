@@ -27,6 +27,8 @@ pub(crate) struct Thread {
     pub(crate) last: Cell<Option<&'static Record>>,
     /// The thread state that the thread was once found to have attached (`python/current.rs`).
     pub(crate) found: Found,
+    /// The number of the thread's place in the file of a watched process, plus one. 0: it has none.
+    pub(crate) watched: Cell<u32>,
     /// The number of the stripe on which the thread counts its guards (`gate/stripe.rs`).
     pub(crate) stripe: usize,
     /// The token of the thread's latest Ensure.
@@ -292,6 +294,7 @@ fn enroll() -> Option<&'static Thread> {
         tally: Tally::new(),
         last: Cell::new(None),
         found: Found::new(std::ptr::null_mut()),
+        watched: Cell::new(0),
         stripe: next_stripe(),
         token: Cell::new(0),
         levels: Levels::new()?,

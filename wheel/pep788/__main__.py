@@ -1,11 +1,12 @@
 """`python -m pep788`: flags for compilers and linkers, the doctor; `run app.py ...`, with PyGILState_Ensure
-protected; `scan`, which says what may be unsafe at exit."""
+protected; `watch app.py ...`, which explains its exit; `scan`, which says what may be unsafe at exit."""
 
 import argparse
 import ctypes
 import os
 import subprocess
 import sys
+from typing import NoReturn
 
 import pep788
 
@@ -24,6 +25,11 @@ def main() -> None:
     running.add_argument("--exit-timeout-ms", type=milliseconds, metavar="N",
                          help="how long the exit may take after that, before the process is ended; 0: as long as it takes")
     running.add_argument("--trace", action="store_true", help="notes where each guard is taken, for the report of an exit that waits")
+    watching = commands.add_parser(
+        "watch", help="runs a program, and says which threads called Python, and what its exit did with them",
+        usage="%(prog)s [-h] [--protect] [--json FILE] [--html FILE] [--perfetto FILE] [--hang-after S] app.py | -m module | -c code | ...",
+        description="Runs a program, and explains its end on stderr: which native threads called Python, which were inside when it exited, which "
+                    "came too late, and for whom the exit waited. The program ends, crashes or hangs as it would have.")
     scanning = commands.add_parser("scan", help="says which packages may be unsafe at exit, by their files",
                                    description="Reads extension modules and the libraries with them, and loads nothing.")
     commands.add_parser("doctor", help="says who serves PEP 788 to this Python, and with which settings",
@@ -39,11 +45,18 @@ def main() -> None:
         _scan.add_arguments(scanning)
         sys.exit(_scan.main(scanning.parse_args(words[1:])))
     if words[:1] == ["run"]:
-        own = options_of_run(words[1:])
-        asked = running.parse_args(words[1:own + 1])
-        if not words[own + 1:]:
-            running.error("no program is given")
-        run(asked, words[own + 1:])
+        asked, program = of_a_program(running, words[1:])
+        command, environment = preloaded(program)
+        run(asked, command, environment)
+    if words[:1] == ["watch"]:
+        from pep788 import _watch
+
+        _watch.add_arguments(watching)
+        asked, program = of_a_program(watching, words[1:])
+        command, environment = preloaded(program)
+        if asked.protect:
+            environment["PEP788_GILSTATE"] = "protect"
+        sys.exit(_watch.main(asked, command, environment))
     asked = parser.parse_args(words)
     if asked.command == "doctor":
         doctor()
@@ -67,33 +80,39 @@ def milliseconds(text: str) -> int:
     return number
 
 
-def options_of_run(words: list[str]) -> int:
-    """How many of the words are options of `run`. Python's own come after them."""
-    count = 0
-    while count < len(words):
-        name, equals, _ = words[count].partition("=")
-        if name in ("--wait-ms", "--exit-timeout-ms"):
-            count += 1 if equals else 2
-        elif name in ("--trace", "-h", "--help"):
-            count += 1
-        else:
+def of_a_program(parser: argparse.ArgumentParser, words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of `run` or `watch`, and the program with its own: those of Python come after these."""
+    values = {word: action.nargs != 0 for action in parser._actions for word in action.option_strings}
+    own = 0
+    while own < len(words):
+        name, equals, _ = words[own].partition("=")
+        if name not in values:
             break
-    return count
+        own += 2 if values[name] and not equals else 1
+    asked = parser.parse_args(words[:own])
+    if not words[own:]:
+        parser.error("no program is given")
+    return asked, words[own:]
 
 
-def run(asked: argparse.Namespace, words: list[str]) -> None:
-    """Becomes `python app.py ...`, with the library loaded before Python runs. Its children have it too."""
+def preloaded(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """`python WORDS` with the library loaded before Python runs, and the environment for that. Its children have it too."""
     library = os.path.join(pep788.get_library_dir(), "libpep788.so")
-    preloaded = [library, *filter(None, [os.environ.get("LD_PRELOAD")])]
-    environment = dict(os.environ, LD_PRELOAD=":".join(preloaded), PEP788_GILSTATE="protect")
+    libraries = [library, *filter(None, [os.environ.get("LD_PRELOAD")])]
+    # The options that this interpreter was started with, as for children of `multiprocessing`.
+    options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [sys.executable, *options, *words], dict(os.environ, LD_PRELOAD=":".join(libraries))
+
+
+def run(asked: argparse.Namespace, command: list[str], environment: dict[str, str]) -> NoReturn:
+    """Becomes `python app.py ...`, protected."""
+    environment["PEP788_GILSTATE"] = "protect"
     for name, value in ("PEP788_GILSTATE_WAIT_MS", asked.wait_ms), ("PEP788_EXIT_TIMEOUT_MS", asked.exit_timeout_ms):
         if value is not None:
             environment[name] = str(value)
     if asked.trace:
         environment["PEP788_TRACE"] = "1"
-    # The options that this interpreter was started with, as for children of `multiprocessing`.
-    options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    os.execve(sys.executable, [sys.executable, *options, *words], environment)
+    os.execve(command[0], command, environment)
 
 
 def build_flags(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> None:

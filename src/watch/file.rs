@@ -1,0 +1,264 @@
+//! The file in which a watched process notes what its threads do.
+//!
+//! `python -m pep788 watch` makes an empty file, and names it in `PEP788_WATCH`. The first process that has a Python
+//! takes the file. The notes are in memory that is mapped from the file, so they are there whatever becomes of the
+//! process. Only numbers and short texts are noted. `wheel/pep788/_watch.py` knows the layout too, and finds out what
+//! the addresses mean when the process is gone.
+
+use std::ffi::{c_int, CStr};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicU8, Ordering};
+
+use crate::support::clock::coarse_clock;
+use crate::support::settings;
+
+/// The mark at the beginning of the file. The digit changes whenever the layout does.
+const MARK: u64 = u64::from_le_bytes(*b"pep788w1");
+
+pub(super) const DEPTH: usize = 64;
+/// How many threads have a place. The others are only counted.
+const THREADS: usize = 4096;
+const MODULES: usize = 1024;
+
+/// A piece of text, cut off at the end.
+#[repr(transparent)]
+pub(super) struct Text<const N: usize>([AtomicU8; N]);
+
+impl<const N: usize> Text<N> {
+    // Relaxed: one thread writes a text, and the text is read when the process is gone.
+    pub(super) fn set(&self, text: &[u8]) {
+        for (index, place) in self.0.iter().enumerate() {
+            place.store(text.get(index).copied().unwrap_or(0), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The return addresses of a stack, innermost first.
+#[repr(C)]
+pub(super) struct Stack {
+    pub(super) depth: AtomicU64,
+    pub(super) addresses: [AtomicU64; DEPTH],
+}
+
+impl Stack {
+    pub(super) fn set(&self, addresses: &[usize]) {
+        // Relaxed, as for a text.
+        for (place, address) in self.addresses.iter().zip(addresses) {
+            place.store(*address as u64, Ordering::Relaxed);
+        }
+        self.depth.store(addresses.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// Where a thread was at a moment: when a signal ended the process, or when somebody asked.
+#[repr(C)]
+pub(super) struct Stop {
+    pub(super) signal: AtomicU64,
+    pub(super) thread: AtomicU64,
+    pub(super) when: AtomicU64,
+    pub(super) stack: Stack,
+}
+
+/// A part of a file that is mapped as code.
+#[repr(C)]
+pub(super) struct Module {
+    pub(super) begin: AtomicU64,
+    pub(super) end: AtomicU64,
+    /// Where the part begins in the file.
+    pub(super) offset: AtomicU64,
+    pub(super) path: Text<232>,
+}
+
+/// A function of Python code.
+#[repr(C)]
+pub(super) struct Function {
+    pub(super) line: AtomicU64,
+    /// When the library last had a function noted.
+    pub(super) noted: AtomicU64,
+    pub(super) name: Text<96>,
+    pub(super) file: Text<152>,
+}
+
+/// What is noted of a thread. Only the thread itself writes it, but for what an exit notes. Times are in nanoseconds,
+/// by the clock that never goes back. 0 means never.
+#[repr(C)]
+pub(crate) struct Slot {
+    pub(super) id: AtomicU64,
+    pub(super) flags: AtomicU64,
+    /// How often the thread attached, by a function that is watched.
+    pub(super) calls: AtomicU64,
+    /// When it attached first, and last.
+    pub(super) first: AtomicU64,
+    pub(super) last: AtomicU64,
+    /// Whether the thread is inside such a call.
+    pub(super) is_inside: AtomicU64,
+    /// When the thread left the call that it was in when the exit began to wait.
+    pub(super) left: AtomicU64,
+    /// When the thread came too late.
+    pub(super) late: AtomicU64,
+    pub(super) name: Text<16>,
+    /// The stack of the first call.
+    pub(super) stack: Stack,
+    pub(super) late_stack: Stack,
+    /// The first and the last Python function that was noted.
+    pub(super) functions: [Function; 2],
+}
+
+impl Slot {
+    /// Sets one of the flags below.
+    // Relaxed: the flags are for what is told to people.
+    pub(super) fn set_flag(&self, flag: u64) {
+        self.flags.fetch_or(flag, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_flag(&self, flag: u64) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag != 0
+    }
+
+    pub(super) fn clear_flag(&self, flag: u64) {
+        self.flags.fetch_and(!flag, Ordering::Relaxed);
+    }
+}
+
+/// Python knew the thread before it attached here: `threading` started it, or it is the main thread.
+pub(super) const OF_PYTHON: u64 = 1;
+/// The thread was inside a call when the exit began to wait, or when the exit callbacks had run.
+pub(super) const INSIDE_AT_EXIT: u64 = 2;
+/// The thread's next Python function is to be noted.
+pub(super) const ARMED: u64 = 4;
+/// The thread attached by `PyEval_AcquireThread`, as pybind11's scopes do.
+pub(super) const BY_SCOPE: u64 = 8;
+/// What became of a thread that came too late: the library ended it, or CPython unwound its stack, or has it sleep
+/// without end.
+pub(super) const ENDED: u64 = 16;
+pub(super) const UNWOUND: u64 = 32;
+pub(super) const SLEEPS: u64 = 64;
+
+/// What `Phase` numbers.
+pub(super) const PHASES: usize = 8;
+
+#[repr(C)]
+pub(super) struct File {
+    mark: AtomicU64,
+    /// The sizes of the parts below, for the reader: of a module, how many of them; of a slot, how many of them.
+    sizes: [AtomicU64; 4],
+    /// The process that took the file. 0: none has.
+    process: AtomicU32,
+    /// The first two bytes of `PY_VERSION_HEX`.
+    pub(super) python: AtomicU32,
+    /// 1: the seatbelt is on.
+    pub(super) is_protected: AtomicU32,
+    /// The signal by which to ask the main thread for its stack. 0: none could be had.
+    pub(super) look_signal: AtomicU32,
+    pub(super) began: AtomicU64,
+    pub(super) phases: [AtomicU64; PHASES],
+    /// How many modules there are, and how many threads there were.
+    pub(super) modules_noted: AtomicU64,
+    pub(super) threads_seen: AtomicU64,
+    pub(super) crash: Stop,
+    pub(super) look: Stop,
+    pub(super) modules: [Module; MODULES],
+    pub(super) threads: [Slot; THREADS],
+}
+
+static FILE: AtomicPtr<File> = AtomicPtr::new(null_mut());
+
+/// Returns the file, if the process is watched.
+#[inline]
+pub(super) fn file() -> Option<&'static File> {
+    // Acquire: pairs with the `Release` in `begin`.
+    // SAFETY: NULL, or the mapping that `begin` made, which stays. All of it consists of atomics, of which every value is
+    // valid.
+    unsafe { FILE.load(Ordering::Acquire).as_ref() }
+}
+
+#[inline]
+pub(crate) fn is_watched() -> bool {
+    // Relaxed: nothing is read because of the answer.
+    !FILE.load(Ordering::Relaxed).is_null()
+}
+
+/// Whether the functions of CPython are redirected only to be watched.
+static ONLY: AtomicBool = AtomicBool::new(false);
+
+/// Returns whether the process is watched, and nothing else: the seatbelt is off.
+#[inline]
+pub(crate) fn is_only_watched() -> bool {
+    // Relaxed: the flag is set before threads are led here. It is taken back by a thread that protects the process.
+    ONLY.load(Ordering::Relaxed)
+}
+
+/// Says whether the process is only watched. The functions of CPython have been redirected.
+pub(crate) fn set_only_watched(only: bool) {
+    extern "C" {
+        // In `calls.c`: a thread that CPython unwinds is let go.
+        static pep788_only_watches: AtomicU32;
+    }
+    ONLY.store(only, Ordering::Relaxed);
+    // SAFETY: a variable that C reads as a whole.
+    unsafe { pep788_only_watches.store(u32::from(only), Ordering::Relaxed) };
+    if let Some(file) = file() {
+        file.is_protected.store(u32::from(!only), Ordering::Relaxed);
+    }
+}
+
+/// Forgets the file, in a forked child: it is the parent's.
+pub(crate) fn forget_parent() {
+    FILE.store(null_mut(), Ordering::Relaxed);
+}
+
+/// Takes the file that `PEP788_WATCH` names, if it names one, and no other process has taken it. Returns whether this
+/// process is watched now. This is called once, when the library is loaded.
+pub(crate) fn begin(python: u16) -> bool {
+    let Some(path) = settings::watch() else { return false };
+    let Some(file) = map(path) else { return false };
+    // SAFETY: the mapping is as long as a `File`, stays, and consists of atomics.
+    let noted = unsafe { &*file };
+    // SAFETY: no preconditions.
+    let own = unsafe { libc::getpid() } as u32;
+    // Relaxed: the number decides who writes, and publishes nothing.
+    if noted.process.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+        // SAFETY: nobody has a reference to the mapping after this.
+        unsafe { libc::munmap(file.cast(), size_of::<File>()) };
+        return false;
+    }
+    let sizes = [size_of::<Module>(), MODULES, size_of::<Slot>(), THREADS];
+    for (place, size) in noted.sizes.iter().zip(sizes) {
+        place.store(size as u64, Ordering::Relaxed);
+    }
+    noted.python.store(u32::from(python), Ordering::Relaxed);
+    noted.began.store(now(), Ordering::Relaxed);
+    noted.mark.store(MARK, Ordering::Relaxed);
+    // Release: pairs with the `Acquire` in `file`.
+    FILE.store(file, Ordering::Release);
+    true
+}
+
+fn map(path: &CStr) -> Option<*mut File> {
+    // SAFETY: the path is a C string, and the descriptor is this function's own.
+    unsafe {
+        let descriptor = libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+        if descriptor < 0 {
+            return None;
+        }
+        let size = size_of::<File>();
+        let is_sized = libc::ftruncate(descriptor, size as libc::off_t) == 0;
+        let access: c_int = libc::PROT_READ | libc::PROT_WRITE;
+        let mapped = libc::mmap(null_mut(), size, access, libc::MAP_SHARED, descriptor, 0);
+        libc::close(descriptor);
+        (is_sized && mapped != libc::MAP_FAILED).then_some(mapped.cast())
+    }
+}
+
+/// Returns the time in nanoseconds.
+pub(super) fn now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid place.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Returns the same time in steps of a few milliseconds, and takes less.
+pub(super) fn roughly_now() -> u64 {
+    coarse_clock() * 1_000_000
+}

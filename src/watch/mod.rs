@@ -1,0 +1,11 @@
+//! Notes what threads do, in a file that outlives the process (`PEP788_WATCH`), for `python -m pep788 watch`.
+//!
+//! Imports `thread` and what is below it. Read `file` first, then `threads`, then what you need.
+
+pub(crate) mod file;
+mod maps;
+pub(crate) mod functions;
+pub(crate) mod phases;
+pub(crate) mod threads;
+#[cfg(pep788_redirects)]
+pub(crate) mod stops;

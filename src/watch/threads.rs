@@ -1,0 +1,137 @@
+//! Notes how threads attach, whether they are inside a call, and which of them come too late.
+
+use std::sync::atomic::Ordering;
+
+use super::file::{
+    file, now, roughly_now, File, Slot, BY_SCOPE, DEPTH, ENDED, INSIDE_AT_EXIT, OF_PYTHON, SLEEPS,
+    UNWOUND,
+};
+use super::{functions, maps, phases};
+use crate::python::{eval, states, Api};
+use crate::support::short_text::ShortText;
+use crate::system::names::{this_id, this_name};
+use crate::system::stack;
+use crate::thread::thread::Thread;
+
+/// By which function a thread attaches.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Way {
+    Ensure,
+    /// `PyEval_AcquireThread`.
+    Scope,
+}
+
+/// Notes that the calling thread is about to attach. Returns its place, if the process is watched and the file has
+/// room.
+pub(crate) fn arrives(py: &'static Api, way: Way) -> Option<&'static Slot> {
+    let file = file()?;
+    let slot = slot(file, py)?;
+    if way == Way::Scope {
+        slot.set_flag(BY_SCOPE);
+    }
+    if slot.is_inside.load(Ordering::Relaxed) == 0 && is_too_late(py) {
+        note_late(file, slot);
+    }
+    Some(slot)
+}
+
+/// Notes that the calling thread has attached.
+pub(crate) fn is_in(py: &'static Api, slot: &'static Slot) {
+    let time = roughly_now();
+    // Relaxed, all of them: only this thread writes, and what is noted is for people.
+    let calls = slot.calls.load(Ordering::Relaxed);
+    if calls == 0 {
+        slot.first.store(now(), Ordering::Relaxed);
+        phases::request(py);
+    }
+    slot.calls.store(calls + 1, Ordering::Relaxed);
+    slot.last.store(time, Ordering::Relaxed);
+    slot.is_inside.store(1, Ordering::Relaxed);
+    functions::arm(py, slot, time);
+}
+
+/// Notes that the calling thread is about to detach.
+pub(crate) fn goes(py: &'static Api) -> Option<&'static Slot> {
+    let slot = known(file()?)?;
+    functions::disarm(py, slot);
+    Some(slot)
+}
+
+/// Notes that the calling thread has detached.
+pub(crate) fn is_out(slot: &Slot) {
+    slot.is_inside.store(0, Ordering::Relaxed);
+    if slot.has_flag(INSIDE_AT_EXIT) && slot.left.load(Ordering::Relaxed) == 0 {
+        slot.left.store(now(), Ordering::Relaxed);
+    }
+}
+
+/// What becomes of a thread that comes too late.
+#[derive(Clone, Copy)]
+pub(crate) enum Fate {
+    /// The library ends it.
+    Ended,
+    /// CPython unwinds its stack, or has it sleep without end.
+    Unwound,
+    Sleeps,
+}
+
+/// Notes that the calling thread comes too late.
+pub(crate) fn is_late(py: &'static Api, fate: Fate) {
+    let Some(file) = file() else { return };
+    let Some(slot) = slot(file, py) else { return };
+    note_late(file, slot);
+    slot.set_flag(match fate {
+        Fate::Ended => ENDED,
+        Fate::Unwound => UNWOUND,
+        Fate::Sleeps => SLEEPS,
+    });
+}
+
+fn note_late(file: &File, slot: &Slot) {
+    if slot.late.load(Ordering::Relaxed) != 0 {
+        return;
+    }
+    slot.late.store(now(), Ordering::Relaxed);
+    let mut addresses = [0; DEPTH];
+    let depth = stack::walk(&mut addresses);
+    maps::note(file, &addresses[..depth]);
+    slot.late_stack.set(&addresses[..depth]);
+}
+
+/// Returns whether Python finalizes, or is gone, and another thread conducts that.
+fn is_too_late(py: &Api) -> bool {
+    // SAFETY: `Py_IsInitialized` needs no thread state.
+    let is_over = states::known().is_some_and(|states| states.are_going())
+        || unsafe { py.Py_IsInitialized() } == 0;
+    is_over && !phases::is_conductor(this_id())
+}
+
+fn known(file: &'static File) -> Option<&'static Slot> {
+    let number = Thread::known()?.watched.get();
+    file.threads.get((number as usize).checked_sub(1)?)
+}
+
+/// Returns the place of the calling thread. At its first call, notes who it is and where it comes from. It has
+/// nothing attached then, unless Python knows it.
+fn slot(file: &'static File, py: &Api) -> Option<&'static Slot> {
+    if let Some(slot) = known(file) {
+        return Some(slot);
+    }
+    let thread = Thread::this()?;
+    eval::prepare(py);
+    // Relaxed: each thread gets another number.
+    let number = file.threads_seen.fetch_add(1, Ordering::Relaxed) as usize;
+    let slot = file.threads.get(number)?;
+    thread.watched.set(number as u32 + 1);
+    let mut addresses = [0; DEPTH];
+    let depth = stack::walk(&mut addresses);
+    maps::note(file, &addresses[..depth]);
+    slot.stack.set(&addresses[..depth]);
+    slot.name.set(ShortText::as_bytes(&this_name()));
+    // SAFETY: `PyGILState_GetThisThreadState` reads thread-local storage only.
+    if !unsafe { py.PyGILState_GetThisThreadState() }.is_null() {
+        slot.set_flag(OF_PYTHON);
+    }
+    slot.id.store(this_id(), Ordering::Relaxed);
+    Some(slot)
+}
