@@ -4,7 +4,7 @@
 
 use std::ffi::c_int;
 
-use super::call::{ACQUIRE, DELETE, ENSURE, LOCKED, RELEASE, UNLOCKED};
+use super::call::{count, while_alive, ACQUIRE, DELETE, ENSURE, LOCKED, RELEASE, UNLOCKED};
 use super::{ensure, release, scopes};
 use crate::python::{self, PyThreadState};
 use crate::watch::file::is_only_watched;
@@ -36,7 +36,11 @@ pub(super) unsafe extern "C" fn release(before: c_int) {
 
 pub(super) unsafe extern "C" fn acquire_thread(state: *mut PyThreadState) {
     let py = python::get_or_fatal(ACQUIRE);
-    let slot = arrives(py, Way::Scope);
+    // Threads of Python begin by this function too, and stay attached until they give the GIL up by themselves.
+    // SAFETY: the caller may attach this thread state, so it is the caller's own.
+    let count = |state| while_alive(py, || unsafe { *count(state) });
+    let is_scope = !state.is_null() && count(state).unwrap_or(0) == 0;
+    let slot = if is_scope { arrives(py, Way::Scope) } else { None };
     // SAFETY: the caller promises what CPython's own function asks for.
     unsafe { scopes::acquire_thread(state) };
     if let Some(slot) = slot {

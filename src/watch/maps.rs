@@ -9,16 +9,25 @@ use super::file::{File, Module};
 
 /// Sees to it that the modules of these addresses are noted.
 pub(super) fn note(file: &File, addresses: &[usize]) {
-    static IS_TAKEN: AtomicBool = AtomicBool::new(false);
     if addresses.iter().all(|address| is_known(file, *address)) {
         return;
     }
-    // Acquire and Release: only one thread adds modules. Whoever comes meanwhile leaves it to that thread.
-    if !IS_TAKEN.swap(true, Ordering::Acquire) {
-        read(file);
-        IS_TAKEN.store(false, Ordering::Release);
+    // A thread that crashed in the middle of this does not come to the end of it. So nobody waits for long.
+    const MOMENT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    for _ in 0..100 {
+        // Acquire and Release: only one thread adds modules.
+        if !IS_TAKEN.swap(true, Ordering::Acquire) {
+            read(file);
+            IS_TAKEN.store(false, Ordering::Release);
+            return;
+        }
+        // SAFETY: the time is a valid one, and the rest of it is not asked for.
+        unsafe { libc::nanosleep(&MOMENT, std::ptr::null_mut()) };
     }
 }
+
+/// Whether a thread adds modules.
+static IS_TAKEN: AtomicBool = AtomicBool::new(false);
 
 fn known(file: &File) -> &[Module] {
     // Acquire: pairs with the `Release` in `add`.
@@ -33,7 +42,8 @@ fn is_known(file: &File, address: usize) -> bool {
     })
 }
 
-fn read(file: &File) {
+/// Notes all modules that there are now. Only one thread at a time calls this.
+pub(super) fn read(file: &File) {
     // SAFETY: the path is a C string. The descriptor is this function's own, and the buffer is as long as it says.
     unsafe {
         let maps = libc::open(c"/proc/self/maps".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);

@@ -14,9 +14,11 @@ use crate::system::stack;
 
 const FATAL: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT];
 
-/// Installs the handlers. This is done when the library is loaded, before the program installs its own.
+/// Installs the handlers. This is done when the library is loaded, before the program installs its own, and has threads.
 pub(crate) fn watch() {
     let Some(file) = file() else { return };
+    // So a handler finds most of what it needs.
+    maps::read(file);
     for number in FATAL {
         // SAFETY: the places are valid, and are filled in before they are read.
         unsafe {

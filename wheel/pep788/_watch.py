@@ -297,8 +297,8 @@ def sentences(told: dict[str, Any], kind: str, threads: list[dict[str, Any]], ca
     """The line for a bug report."""
     one, many = threads[0], len(threads)
     it = "them" if many > 1 else "it"
-    whose = "native thread" if starter else "thread of Python's threading"
-    yield "%d %s%s%s" % (many, whose, "s" if many > 1 else "", ", started by %s," % starter["is"] if starter else "")
+    threads_of = "thread%s" % ("s" if many > 1 else "")
+    yield "%d native %s, started by %s," % (many, threads_of, starter["is"]) if starter else "%d %s of Python's threading" % (many, threads_of)
     by = (one["late"] or one)["way"]
     through = " in %s" % caller["is"] if caller and (starter is None or caller["is"] != starter["is"]) else ""
     if kind == "late":
@@ -371,8 +371,8 @@ def text_lines(told: dict[str, Any]) -> Iterator[str]:
     groups = alike(native)
     for threads in groups[:SHOWN]:
         thread = threads[0]
-        yield "  %s, %d calls by %s%s" % (
-            named(threads), sum(thread["calls"] for thread in threads), thread["way"], state(thread))
+        calls = sum(one["calls"] for one in threads)
+        yield "  %s%s%s" % (named(threads), ", %d calls by %s" % (calls, thread["way"]) if calls else "", state(thread))
         if thread["starter"]:
             yield "      started by %s" % thread["starter"]["is"]
         if thread["caller"] and thread["caller"] != thread["starter"]:
@@ -410,7 +410,8 @@ def alike(threads: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 def named(threads: list[dict[str, Any]]) -> str:
     ids = ", ".join(str(thread["id"]) for thread in threads[:SHOWN]) + (", ..." if len(threads) > SHOWN else "")
-    return ("%d threads \"%s\" (ids %s)" if len(threads) > 1 else "%d thread \"%s\" (id %s)") % (len(threads), threads[0]["name"], ids)
+    kind = "native" if threads[0]["starter"] else "Python"
+    return "%d %s thread%s \"%s\" (id%s %s)" % (len(threads), kind, "s"[len(threads) < 2:], threads[0]["name"], "s"[len(threads) < 2:], ids)
 
 
 def state(thread: dict[str, Any]) -> str:
