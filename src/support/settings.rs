@@ -43,14 +43,15 @@ pub(crate) fn complain_of_gilstate() {
 
 const GILSTATE: &CStr = c"PEP788_GILSTATE";
 const WATCH: &CStr = c"PEP788_WATCH";
+const DISTURB: &CStr = c"PEP788_DISTURB";
 const ENGINE: &CStr = c"PEP788_ENGINE";
 const DRAIN_GRACE: &CStr = c"PEP788_DRAIN_GRACE_MS";
 const WAIT_WARN: &CStr = c"PEP788_WAIT_WARN_MS";
 const TRACE: &CStr = c"PEP788_TRACE";
 const GILSTATE_WAIT: &CStr = c"PEP788_GILSTATE_WAIT_MS";
 const EXIT_TIMEOUT: &CStr = c"PEP788_EXIT_TIMEOUT_MS";
-const NAMES: [&CStr; 8] =
-    [DRAIN_GRACE, WAIT_WARN, TRACE, GILSTATE, GILSTATE_WAIT, EXIT_TIMEOUT, WATCH, ENGINE];
+const NAMES: [&CStr; 9] =
+    [DRAIN_GRACE, WAIT_WARN, TRACE, GILSTATE, GILSTATE_WAIT, EXIT_TIMEOUT, WATCH, DISTURB, ENGINE];
 
 /// Returns the file in which this process is to note what its threads do (`watch`). It is not in [`Settings`],
 /// because it is asked when the library is loaded.
@@ -60,6 +61,12 @@ pub(crate) fn watch() -> Option<&'static CStr> {
         let value = libc::getenv(WATCH.as_ptr());
         (!value.is_null() && *value != 0).then(|| CStr::from_ptr(value))
     }
+}
+
+/// Returns the seed and the milliseconds of `PEP788_DISTURB`, which says how a watched process is disturbed.
+pub(crate) fn disturb() -> Option<(u64, u64)> {
+    let (seed, milliseconds) = variable(DISTURB)?.split_once(',')?;
+    Some((seed.parse().ok()?, milliseconds.parse().ok()?))
 }
 
 /// Says once which variables look like settings but are not.

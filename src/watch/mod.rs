@@ -4,6 +4,7 @@
 
 pub(crate) mod file;
 mod maps;
+mod disturb;
 pub(crate) mod functions;
 pub(crate) mod phases;
 pub(crate) mod threads;

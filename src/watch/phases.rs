@@ -8,6 +8,7 @@ use std::ffi::{c_int, c_void, CStr};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::disturb;
 use super::file::{file, now, File, INSIDE_AT_EXIT};
 use crate::python::{self, atexit, threading, Api, KeepException, MethodDef, Owned, PyObject};
 use crate::system::names::this_id;
@@ -37,6 +38,7 @@ pub(crate) fn begins(phase: Phase) {
     // Relaxed: only the thread that conducts the exit comes here.
     if place.load(Ordering::Relaxed) == 0 {
         place.store(now(), Ordering::Relaxed);
+        disturb::conductor(phase as u64);
         if matches!(phase, Phase::Waiting | Phase::CallbacksOver) {
             note_inside(file);
         }
@@ -70,6 +72,7 @@ pub(crate) fn request(py: &'static Api) {
             unsafe {
                 let _exception = KeepException::new(py);
                 let _ = install_attached(py);
+                disturb::set_alarm(py);
                 py.PyErr_Clear();
             }
         }

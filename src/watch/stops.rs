@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
 
 use super::file::{file, now, Stop, DEPTH};
-use super::maps;
+use super::{disturb, maps};
 use crate::patch::signal::{self, NoSignals};
 use crate::system::names::this_id;
 use crate::system::stack;
@@ -19,6 +19,7 @@ pub(crate) fn watch() {
     let Some(file) = file() else { return };
     // So a handler finds most of what it needs.
     maps::read(file);
+    disturb::begin();
     for number in FATAL {
         // SAFETY: the places are valid, and are filled in before they are read.
         unsafe {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::disturb::{self, Place};
 use super::file::{
     file, now, roughly_now, File, Slot, BY_SCOPE, DEPTH, ENDED, INSIDE_AT_EXIT, OF_PYTHON, SLEEPS,
     UNWOUND,
@@ -32,6 +33,7 @@ pub(crate) fn arrives(py: &'static Api, way: Way) -> Option<&'static Slot> {
     if slot.is_inside.load(Ordering::Relaxed) == 0 && is_too_late(py) {
         note_late(file, slot);
     }
+    disturb::thread(slot, Place::BeforeAttaching);
     Some(slot)
 }
 
@@ -48,6 +50,7 @@ pub(crate) fn is_in(py: &'static Api, slot: &'static Slot) {
     slot.last.store(time, Ordering::Relaxed);
     slot.is_inside.store(1, Ordering::Relaxed);
     functions::arm(py, slot, time);
+    disturb::thread(slot, Place::Inside);
 }
 
 /// Notes that the calling thread is about to detach.
@@ -63,6 +66,7 @@ pub(crate) fn is_out(slot: &Slot) {
     if slot.has_flag(INSIDE_AT_EXIT) && slot.left.load(Ordering::Relaxed) == 0 {
         slot.left.store(now(), Ordering::Relaxed);
     }
+    disturb::thread(slot, Place::AfterDetaching);
 }
 
 /// What becomes of a thread that comes too late.

@@ -1,5 +1,5 @@
 """`python -m pep788`: flags for compilers and linkers, the doctor; `run app.py ...`, with PyGILState_Ensure
-protected; `watch app.py ...`, which explains its exit; `scan`, which says what may be unsafe at exit."""
+protected; `watch app.py ...` and `replay-exit app.py ...`, which explain exits and provoke races; `scan`, which says what may be unsafe at exit."""
 
 import argparse
 import ctypes
@@ -30,6 +30,11 @@ def main() -> None:
         usage="%(prog)s [-h] [--protect] [--json FILE] [--html FILE] [--perfetto FILE] [--hang-after S] app.py | -m module | -c code | ...",
         description="Runs a program, and explains its end on stderr: which native threads called Python, which were inside when it exited, which "
                     "came too late, and for whom the exit waited. The program ends, crashes or hangs as it would have.")
+    replaying = commands.add_parser(
+        "replay-exit", help="provokes races at exit, over and over, and counts crashes, hangs and lost calls",
+        usage="%(prog)s [-h] [--runs N] [--seed N] [--within-ms N] [--protect] [--hang-after S] [--json FILE] app.py | -m module | -c code | ...",
+        description="Runs a program many times, has it leave at a random moment after its native threads have begun to call Python, and delays its threads "
+                    "where that is dangerous. Says how many exits crashed, hung, or lost calls, with a stack of each kind. Its status is 1 if any did.")
     scanning = commands.add_parser("scan", help="says which packages may be unsafe at exit, by their files",
                                    description="Reads extension modules and the libraries with them, and loads nothing.")
     commands.add_parser("doctor", help="says who serves PEP 788 to this Python, and with which settings",
@@ -48,15 +53,16 @@ def main() -> None:
         asked, program = of_a_program(running, words[1:])
         command, environment = preloaded(program)
         run(asked, command, environment)
-    if words[:1] == ["watch"]:
-        from pep788 import _watch
+    if words[:1] in (["watch"], ["replay-exit"]):
+        from pep788 import _replay, _watch
 
-        _watch.add_arguments(watching)
-        asked, program = of_a_program(watching, words[1:])
+        tool, its = (_watch, watching) if words[0] == "watch" else (_replay, replaying)
+        tool.add_arguments(its)
+        asked, program = of_a_program(its, words[1:])
         command, environment = preloaded(program)
         if asked.protect:
             environment["PEP788_GILSTATE"] = "protect"
-        sys.exit(_watch.main(asked, command, environment))
+        sys.exit(tool.main(asked, command, environment))
     asked = parser.parse_args(words)
     if asked.command == "doctor":
         doctor()

@@ -44,18 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(asked: argparse.Namespace, command: list[str], environment: dict[str, str]) -> int:
     """Runs the command. Returns the exit status of its program, as a shell has it."""
-    with tempfile.NamedTemporaryFile(prefix="pep788-watch-") as file:
-        environment = dict(environment, PEP788_WATCH=file.name)
-        began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        with subprocess.Popen(command, env=environment) as process:
-            hung = wait(process, file.name, asked.hang_after)
-        ended = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        with open(file.name, "rb") as data:
-            noted = _watch_file.read(memoryview(data.read()))
-    if noted is None:
-        print("python -m pep788 watch: the program did not load the library, or is no Python", file=sys.stderr)
-        return status_of(process.returncode)
-    told = report(noted, command, process.returncode, hung, began, ended)
+    told = watch(command, environment, asked.hang_after)
+    if told is None:
+        sys.exit("python -m pep788 watch: the program did not load the library, or is no Python")
     print(text(told), file=sys.stderr, end="", flush=True)
     if asked.json:
         write(asked.json, json.dumps(told, indent=1) + "\n")
@@ -66,7 +57,21 @@ def main(asked: argparse.Namespace, command: list[str], environment: dict[str, s
             write(asked.html, _timeline.page(told))
         if asked.perfetto:
             write(asked.perfetto, _timeline.perfetto(told))
-    return status_of(process.returncode)
+    ended = told["ended"]
+    return 128 + signal.SIGKILL if ended["hung"] else 128 + ended["number"] if "signal" in ended else ended["status"]
+
+
+def watch(command: list[str], environment: dict[str, str], hang_after: float, output: Optional[int] = None) -> Optional[dict[str, Any]]:
+    """Runs the command, with its streams as they are or in `output`. Returns the report, or `None` if there are no notes."""
+    with tempfile.NamedTemporaryFile(prefix="pep788-watch-") as file:
+        environment = dict(environment, PEP788_WATCH=file.name)
+        began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        with subprocess.Popen(command, env=environment, stdout=output, stderr=output) as process:
+            hung = wait(process, file.name, hang_after)
+        ended = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        with open(file.name, "rb") as data:
+            noted = _watch_file.read(memoryview(data.read()))
+    return None if noted is None else report(noted, command, process.returncode, hung, began, ended)
 
 
 def write(path: str, what: str) -> None:
@@ -75,10 +80,6 @@ def write(path: str, what: str) -> None:
         return
     with open(path, "w", encoding="utf-8") as file:
         file.write(what)
-
-
-def status_of(returncode: int) -> int:
-    return returncode if returncode >= 0 else 128 - returncode
 
 
 # --- Running ------------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ def report(noted: Noted, command: list[str], returncode: int, hung: bool, began:
         "python": ".".join(map(str, sys.version_info[:3])),
         "protected": noted.header.is_protected,
         "command": command,
-        "ended": {"ms": since(ended), "hung": hung, **({"signal": signal_name(-returncode)} if returncode < 0 and not hung
+        "ended": {"ms": since(ended), "hung": hung, **({"signal": signal_name(-returncode), "number": -returncode} if returncode < 0 and not hung
                                                      else {"status": returncode if not hung else None})},
         "exit": parts(noted.header.phases, since, ended),
         "where": {"thread": stop.thread, "stack": [frame._asdict() for frame in stacks.of(stop.stack)]} if stop else None,
