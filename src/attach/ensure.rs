@@ -8,6 +8,7 @@ use crate::thread::hold::Hold;
 use crate::thread::levels::{LetGo, Level, Way};
 use crate::thread::slip::is_off;
 use crate::thread::thread::Thread;
+use crate::watch::file::is_watched;
 
 /// Whether the caller of Ensure has a token to show at Release.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -126,7 +127,7 @@ pub(crate) unsafe fn ensure_over(
     // inside `attach` has released what it ensured.
     unsafe {
         let (state, way) = attach(py, thread, record, before)?;
-        if is_off() {
+        if is_off() && !is_watched() {
             Glance::learn(py, state);
         }
         Some(note(thread, record, state, way, hold, receipt))

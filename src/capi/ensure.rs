@@ -17,6 +17,7 @@ use crate::thread::attached::attached;
 use crate::thread::hold::Hold;
 use crate::thread::thread::Thread;
 use crate::trace::note::{another_hold, hold_of};
+use crate::watch::threads::{self, Way};
 
 /// The results 0 and -1 of a draft Ensure, in a register that may be read as a pointer or as an `int`.
 const DONE: usize = 0;
@@ -70,6 +71,18 @@ impl Call for Ensure {
     #[inline(never)]
     fn any(handle: usize) -> usize {
         let py = start::api(ENSURE);
+        let slot = threads::arrives(py, Way::Pep788);
+        let result = Ensure::closely(py, handle);
+        let is_done = if handle::is_draft(handle) { result == DONE } else { result != 0 };
+        if let Some(slot) = slot.filter(|_| is_done) {
+            threads::is_in(py, slot);
+        }
+        result
+    }
+}
+
+impl Ensure {
+    fn closely(py: &'static Api, handle: usize) -> usize {
         if handle == 0 {
             python::fatal(
                 ENSURE,
@@ -171,11 +184,16 @@ impl Call for EnsureFromView {
     fn any(handle: usize) -> usize {
         const NAME: &str = "PyThreadState_EnsureFromView";
         let py = start::api(NAME);
-        if let Some(native) = native(py) {
+        let slot = threads::arrives(py, Way::Pep788);
+        let token = match native(py) {
             // SAFETY: the view is the interpreter's own.
-            return unsafe { (native.PyThreadState_EnsureFromView)(handle) };
+            Some(native) => unsafe { (native.PyThreadState_EnsureFromView)(handle) },
+            None => ensure_by_name(py, decode(NAME, handle, Kind::View).record),
+        };
+        if let Some(slot) = slot.filter(|_| token != 0) {
+            threads::is_in(py, slot);
         }
-        ensure_by_name(py, decode(NAME, handle, Kind::View).record)
+        token
     }
 }
 
@@ -273,11 +291,15 @@ impl Call for Release {
     #[inline(never)]
     fn any(token: usize) {
         let py = start::api(RELEASE);
+        let slot = threads::goes(py);
         match native(py) {
             // SAFETY: the token is of the interpreter's own Ensure. Where the interpreter has this function itself,
             // the draft dialect has Pep788_Release.
             Some(native) => unsafe { (native.PyThreadState_Release)(token) },
             None => release::release(py, RELEASE, token),
+        }
+        if let Some(slot) = slot {
+            threads::is_out(slot);
         }
     }
 }

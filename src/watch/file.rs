@@ -90,7 +90,7 @@ pub(crate) struct Slot {
     /// When it attached first, and last.
     pub(super) first: AtomicU64,
     pub(super) last: AtomicU64,
-    /// Whether the thread is inside such a call.
+    /// How many such calls the thread is inside.
     pub(super) is_inside: AtomicU64,
     /// When the thread left the call that it was in when the exit began to wait.
     pub(super) left: AtomicU64,
@@ -133,6 +133,8 @@ pub(super) const BY_SCOPE: u64 = 8;
 pub(super) const ENDED: u64 = 16;
 pub(super) const UNWOUND: u64 = 32;
 pub(super) const SLEEPS: u64 = 64;
+/// The thread attached by the functions of PEP 788.
+pub(super) const BY_PEP788: u64 = 128;
 
 /// What `Phase` numbers.
 pub(super) const PHASES: usize = 8;

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use super::disturb::{self, Place};
 use super::file::{
-    file, now, roughly_now, File, Slot, BY_SCOPE, DEPTH, ENDED, INSIDE_AT_EXIT, OF_PYTHON, SLEEPS,
-    UNWOUND,
+    file, now, roughly_now, File, Slot, BY_PEP788, BY_SCOPE, DEPTH, ENDED, INSIDE_AT_EXIT,
+    OF_PYTHON, SLEEPS, UNWOUND,
 };
 use super::{functions, maps, phases};
 use crate::python::{eval, states, Api};
@@ -20,6 +20,8 @@ pub(crate) enum Way {
     Ensure,
     /// `PyEval_AcquireThread`.
     Scope,
+    /// The functions of PEP 788, by which no thread comes too late.
+    Pep788,
 }
 
 /// Notes that the calling thread is about to attach. Returns its place, if the process is watched and the file has
@@ -27,13 +29,17 @@ pub(crate) enum Way {
 pub(crate) fn arrives(py: &'static Api, way: Way) -> Option<&'static Slot> {
     let file = file()?;
     let slot = slot(file, py)?;
-    if way == Way::Scope {
-        slot.set_flag(BY_SCOPE);
+    match way {
+        Way::Ensure => {}
+        Way::Scope => slot.set_flag(BY_SCOPE),
+        Way::Pep788 => slot.set_flag(BY_PEP788),
     }
-    if slot.is_inside.load(Ordering::Relaxed) == 0 && is_too_late(py) {
-        note_late(file, slot);
+    if slot.is_inside.load(Ordering::Relaxed) == 0 {
+        if way != Way::Pep788 && is_too_late(py) {
+            note_late(file, slot);
+        }
+        disturb::thread(slot, Place::BeforeAttaching);
     }
-    disturb::thread(slot, Place::BeforeAttaching);
     Some(slot)
 }
 
@@ -41,6 +47,11 @@ pub(crate) fn arrives(py: &'static Api, way: Way) -> Option<&'static Slot> {
 pub(crate) fn is_in(py: &'static Api, slot: &'static Slot) {
     let time = roughly_now();
     // Relaxed, all of them: only this thread writes, and what is noted is for people.
+    let depth = slot.is_inside.load(Ordering::Relaxed);
+    slot.is_inside.store(depth + 1, Ordering::Relaxed);
+    if depth != 0 {
+        return;
+    }
     let calls = slot.calls.load(Ordering::Relaxed);
     if calls == 0 {
         slot.first.store(now(), Ordering::Relaxed);
@@ -48,7 +59,6 @@ pub(crate) fn is_in(py: &'static Api, slot: &'static Slot) {
     }
     slot.calls.store(calls + 1, Ordering::Relaxed);
     slot.last.store(time, Ordering::Relaxed);
-    slot.is_inside.store(1, Ordering::Relaxed);
     functions::arm(py, slot, time);
     disturb::thread(slot, Place::Inside);
 }
@@ -62,7 +72,11 @@ pub(crate) fn goes(py: &'static Api) -> Option<&'static Slot> {
 
 /// Notes that the calling thread has detached.
 pub(crate) fn is_out(slot: &Slot) {
-    slot.is_inside.store(0, Ordering::Relaxed);
+    let depth = slot.is_inside.load(Ordering::Relaxed).saturating_sub(1);
+    slot.is_inside.store(depth, Ordering::Relaxed);
+    if depth != 0 {
+        return;
+    }
     if slot.has_flag(INSIDE_AT_EXIT) && slot.left.load(Ordering::Relaxed) == 0 {
         slot.left.store(now(), Ordering::Relaxed);
     }

@@ -205,7 +205,8 @@ def told_of(thread: Thread, noted: Noted, stacks: Stacks, since: Any) -> dict[st
         "id": thread.id,
         "name": thread.name,
         "of_python": bool(flags & _watch_file.OF_PYTHON),
-        "way": "PyEval_AcquireThread" if flags & _watch_file.BY_SCOPE else "PyGILState_Ensure",
+        "way": own_way_of(thread),
+        "is_guarded": bool(flags & _watch_file.BY_PEP788),
         "calls": thread.calls,
         "first_ms": since(thread.first),
         "last_ms": since(thread.last),
@@ -214,7 +215,7 @@ def told_of(thread: Thread, noted: Noted, stacks: Stacks, since: Any) -> dict[st
         "first_function": thread.first_function._asdict() if thread.first_function else None,
         "last_function": thread.last_function._asdict() if thread.last_function else None,
         "inside_at_exit": is_inside_at_exit,
-        "waited_ms": round(max(0, thread.left - exit_began) / 1e6, 3) if is_inside_at_exit and thread.left and noted.header.is_protected else None,
+        "waited_ms": round(max(0, thread.left - exit_began) / 1e6, 3) if is_inside_at_exit and thread.left and (noted.header.is_protected or flags & _watch_file.BY_PEP788) else None,
         "is_inside": thread.is_inside,
         "late": late,
         "crashed": bool(noted.crash and noted.crash.thread == thread.id),
@@ -245,7 +246,12 @@ def way_of(thread: Thread, stack: list[Frame]) -> str:
             return "Python code" if frame.function == "_PyEval_EvalFrameDefault" else str(frame.function)
         if not frame.is_python() and not frame.is_runtime():
             break
-    return "PyEval_AcquireThread" if thread.flags & _watch_file.BY_SCOPE else "PyGILState_Ensure"
+    return own_way_of(thread)
+
+
+def own_way_of(thread: Thread) -> str:
+    return "PyEval_AcquireThread" if thread.flags & _watch_file.BY_SCOPE else \
+        "PyThreadState_Ensure" if thread.flags & _watch_file.BY_PEP788 else "PyGILState_Ensure"
 
 
 # --- Verdicts ------------------------------------------------------------------------------------------
@@ -257,6 +263,9 @@ def kind_of(thread: dict[str, Any]) -> Optional[str]:
         return "late"
     if thread["crashed"]:
         return "crashed"
+    if thread["is_guarded"] and (thread["waited_ms"] is not None or not thread["is_inside"]):
+        # The exit waits for it, as it should.
+        return None
     return "inside" if thread["inside_at_exit"] or thread["is_inside"] else None
 
 

@@ -14,7 +14,7 @@ FUNCTION = "QQ96s152s"
 SLOT = struct.Struct("=8Q16s" + 2 * STACK + 2 * FUNCTION)
 HEADER = struct.Struct("=8s4Q4IQ8Q2Q")
 
-OF_PYTHON, INSIDE_AT_EXIT, ARMED, BY_SCOPE, ENDED, UNWOUND, SLEEPS = (1 << bit for bit in range(7))
+OF_PYTHON, INSIDE_AT_EXIT, ARMED, BY_SCOPE, ENDED, UNWOUND, SLEEPS, BY_PEP788 = (1 << bit for bit in range(8))
 PHASES = ("joining", "callbacks", "waiting", "closed", "callbacks_over", "process_ends")
 
 
