@@ -2,13 +2,13 @@ use std::path::Path;
 
 fn main() {
     println!("cargo:rerun-if-changed=src/python/calls.c");
-    println!("cargo:rerun-if-changed=src/thread/thread.c");
+    println!("cargo:rerun-if-changed=src/os/words.c");
     let mut c = cc::Build::new();
-    c.file("src/python/calls.c").file("src/thread/thread.c").warnings(true).extra_warnings(true);
+    c.file("src/python/calls.c").file("src/os/words.c").warnings(true).extra_warnings(true);
     if std::env::var_os("CARGO_FEATURE_VENDORED").is_some() {
         c.define("VENDORED", None);
         if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
-            // TLS descriptors, which elsewhere are the usual way; see src/thread/thread.c.
+            // TLS descriptors, which elsewhere are the usual way; see src/os/words.c.
             c.flag_if_supported("-mtls-dialect=gnu2");
         }
     }

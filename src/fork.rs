@@ -14,6 +14,7 @@ use crate::gate::records::Registry;
 use crate::gate::registry::{registry, LOBBY};
 use crate::gate::tally::{Roll, Tally, ROLL};
 use crate::interpreter::records::forget_requests;
+use crate::os;
 use crate::seatbelt::{enter, protect};
 use crate::support::sync::MutexGuard;
 use crate::system::generation;
@@ -49,10 +50,9 @@ pub(crate) fn watch() -> bool {
     // wait for the other: the child of a fork in between would wait for a thread that it does not have.
     // Relaxed: the C library has a lock for its list.
     if !WATCHED.load(Ordering::Relaxed) {
-        // SAFETY: the handlers stay loaded, because the library is linked with `nodelete`.
-        let failed =
-            unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } != 0;
-        WATCHED.store(!failed, Ordering::Relaxed);
+        // SAFETY: any thread may fork; what follows is made for that.
+        let are_registered = unsafe { os::at_fork(before, in_parent, in_child) };
+        WATCHED.store(are_registered, Ordering::Relaxed);
     }
     WATCHED.load(Ordering::Relaxed)
 }

@@ -23,6 +23,8 @@
 
 // The layers, from the lowest to the highest. Each layer imports from those above it in this list, never from one
 // below (`tests/strata.rs`).
+#[cfg(not(loom))]
+mod os;
 pub(crate) mod support;
 #[cfg(not(loom))]
 mod system;

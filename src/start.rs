@@ -3,14 +3,17 @@
 use std::sync::atomic::Ordering;
 
 use crate::fork;
+#[cfg(pep788_redirects)]
+use crate::os::at_end;
+use crate::os::at_load;
 use crate::python::{self, Api};
 #[cfg(pep788_redirects)]
 use crate::seatbelt::arrival;
 use crate::seatbelt::protect::{self, has_python, say_why_not, Why, TRIED};
 use crate::support::kept::Kept;
 use crate::support::settings;
-use crate::watch;
-use crate::watch::phases::Phase;
+#[cfg(pep788_redirects)]
+use crate::watch::{self, phases::Phase};
 
 /// Returns CPython's functions, for an exported function of that name. If there are none, ends the process with a
 /// fatal error that says why.
@@ -85,17 +88,13 @@ extern "C" fn at_load() {
     }
 }
 
+at_load!(at_load);
+
 /// Notes that the process ends. This is done in its last moments, when libraries are taken down.
+#[cfg(pep788_redirects)]
 extern "C" fn at_end() {
     watch::phases::begins(Phase::ProcessEnds);
 }
 
-#[cfg(target_os = "linux")]
-#[used]
-#[link_section = ".fini_array"]
-static AT_END: extern "C" fn() = at_end;
-
-#[cfg(target_os = "linux")]
-#[used]
-#[link_section = ".init_array"]
-static AT_LOAD: extern "C" fn() = at_load;
+#[cfg(pep788_redirects)]
+at_end!(at_end);

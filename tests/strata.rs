@@ -276,6 +276,20 @@ fn no_file_is_long() {
     }
 }
 
+/// `patch` is for Linux alone, and takes the place of some of its files elsewhere.
+#[test]
+fn systems_are_told_apart_in_os() {
+    for module in modules(&source()).iter().filter(|it| !["os", "patch"].contains(&&*it.path[0])) {
+        let code = code(&module.text());
+        for word in
+            ["target_os", "target_env", "target_family", "target_vendor", "cfg(unix", "cfg(windows"]
+        {
+            let name = module.name();
+            assert!(!code.contains(word), "{name} has `{word}`: move what differs to src/os");
+        }
+    }
+}
+
 /// The first sentence of a file's comment.
 fn what_for(module: &Module) -> String {
     let text = module.text();

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 
 use crate::gate::record::Record;
 use crate::gate::registry::LOBBY;
+use crate::os::clock;
 use crate::python::{self, Api, KeepException, Owned, PyObject, PyThreadState};
-use crate::support::clock::clock;
 use crate::support::memory::{try_box, OwnName};
 use crate::thread::attached::{attached, innermost_in, is_inside, levels};
 use crate::thread::hold::Hold;

@@ -21,17 +21,18 @@ use std::time::{Duration, Instant};
 use super::calls::are_protected;
 use super::late;
 use crate::gate::registry::main;
+use crate::os::{self, say};
 use crate::patch::signal;
 use crate::python::states;
 use crate::python::{self, Api};
 use crate::support::memory::Text;
-use crate::support::say::{say, Seconds};
+use crate::support::seconds::Seconds;
 use crate::support::settings;
 use crate::support::sync::{lock, Mutex, MutexGuard};
 use crate::system::generation::generation;
 use crate::system::stack::{self, Return};
 use crate::system::symbols::Symbols;
-use crate::system::{tasks, worker};
+use crate::system::worker;
 
 /// An exit that is watched.
 #[derive(Clone, Copy)]
@@ -83,7 +84,7 @@ pub(super) fn begin() {
         process: generation(),
         begun: Instant::now(),
         timeout,
-        conductor: tasks::this_thread(),
+        conductor: os::tasks::this_thread(),
         back,
     };
     let mut watched = lock(&EXIT);
@@ -92,8 +93,8 @@ pub(super) fn begin() {
     // The function is registered now and not earlier, because `exit` calls first what was registered last.
     // Relaxed, here and where it is read: the number alone is published.
     STATUS.store(0, Ordering::Relaxed);
-    tell_of_exit();
-    if !is_watched && !worker::start(watch) {
+    os::at_exit(exits);
+    if !is_watched && !os::start_thread(watch) {
         *watched = None;
     }
 }
@@ -115,21 +116,6 @@ extern "C" fn exits(status: c_int, _: *mut c_void) {
     }
     // Relaxed: the status publishes no other data.
     STATUS.store(KNOWN | u64::from(status as u32), Ordering::Relaxed);
-}
-
-#[cfg(target_env = "gnu")]
-fn tell_of_exit() {
-    extern "C" {
-        fn on_exit(function: extern "C" fn(c_int, *mut c_void), argument: *mut c_void) -> c_int;
-    }
-    // SAFETY: the function stays loaded. If there is no memory to register it, a copy of the process finds the status
-    // out.
-    unsafe { on_exit(exits, std::ptr::null_mut()) };
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn tell_of_exit() {
-    let _ = exits;
 }
 
 /// How a process ends.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::gate::record::Record;
 use crate::support::memory::Text;
-use crate::support::say::Seconds;
+use crate::support::seconds::Seconds;
 use crate::support::settings;
 use crate::thread::seen;
 

@@ -21,10 +21,11 @@ use std::fmt::Write as _;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
+use crate::os;
 use crate::python;
 use crate::support::memory::Text;
 use crate::support::short_text::ShortText;
-use crate::system::names::{this_id, this_name};
+use crate::system::names::this_name;
 use crate::system::stack;
 use crate::system::symbols::Symbols;
 use crate::thread::thread::Thread;
@@ -69,15 +70,15 @@ pub(crate) fn end() -> ! {
         threads::is_late(py, Fate::Ended);
     }
     // Signal handlers of the program must not meet a thread that the library has forgotten.
-    block_signals();
+    os::block_signals();
     Thread::forget_this();
-    vanish()
+    os::end_this_thread()
 }
 
 fn remember() {
     // Relaxed: no two threads get the same place, and the flag of a place publishes what is in it.
     let Some(place) = LATE.get(COUNT.fetch_add(1, Ordering::Relaxed)) else { return };
-    let mut late = Late { name: this_name(), id: this_id(), stack: [0; DEPTH], depth: 0 };
+    let mut late = Late { name: this_name(), id: os::this_id(), stack: [0; DEPTH], depth: 0 };
     late.depth = stack::walk(&mut late.stack);
     // SAFETY: this place belongs to this thread, and no thread reads it yet.
     unsafe { (*place.late.get()).write(late) };
@@ -121,30 +122,10 @@ fn is_python(file: &str) -> bool {
         .any(|name| file.starts_with(name))
 }
 
-fn block_signals() {
-    // SAFETY: the set is a valid place, and it is filled in before it is read.
-    unsafe {
-        let mut all = std::mem::zeroed();
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &all, std::ptr::null_mut());
-    }
-}
-
-/// glibc's count of the threads of the process. It is null if it is not known. The last thread to end ends the
-/// process.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-static THREADS: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-
 /// Looks up what is needed to end a thread. This is not done when the thread ends: a thread that has the loader's
 /// lock may be waiting for it then.
 pub(crate) fn prepare() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        // SAFETY: passes a constant of `dlsym`, and a C string.
-        let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__nptl_nthreads".as_ptr()) };
-        // Relaxed: the address of a variable that exists from the beginning.
-        THREADS.store(found, Ordering::Relaxed);
-    }
+    os::prepare_to_end_threads();
     extern "C" {
         // Defined in `calls.c`, which is linked into this library.
         static pep788_end_late_thread: AtomicPtr<c_void>;
@@ -155,31 +136,4 @@ pub(crate) fn prepare() {
     // SAFETY: stores a pointer to a function, which C reads as a whole. Relaxed: the function exists from the
     // beginning.
     unsafe { pep788_end_late_thread.store(end_for_c as *mut c_void, Ordering::Relaxed) };
-}
-
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn vanish() -> ! {
-    use std::sync::atomic::AtomicU32;
-    // Relaxed: the address never changes once it is known.
-    // SAFETY: null, or the address of glibc's variable, which glibc changes by atomic operations only.
-    let threads = unsafe { THREADS.load(Ordering::Relaxed).cast::<AtomicU32>().as_ref() };
-    // SeqCst: as in glibc. glibc has counted this thread, because it started the thread, or because this is the main
-    // thread.
-    if threads.is_some_and(|threads| threads.fetch_sub(1, Ordering::SeqCst) == 1) {
-        // SAFETY: does what glibc does when the last thread ends.
-        unsafe { libc::exit(0) };
-    }
-    loop {
-        // SAFETY: ends this thread. Only code that knows that the thread may end at any time still uses anything of
-        // the thread.
-        unsafe { libc::syscall(libc::SYS_exit, 0) };
-    }
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn vanish() -> ! {
-    loop {
-        // SAFETY: no preconditions.
-        unsafe { libc::pause() };
-    }
 }

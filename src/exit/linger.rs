@@ -2,29 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::clock::coarse_clock;
-#[cfg(target_os = "linux")]
-use crate::system::tasks;
+use crate::os::{self, coarse_clock};
 use crate::thread::seen;
 use crate::thread::thread::Thread;
 
 /// Returns whether a thread runs, or is about to run, that is neither at the door nor one of Python's own. It looks
-/// at threads only until `over`.
+/// at threads only until `over`. Returns `false` where the system does not tell.
 pub(super) fn one_runs(pythons: &[u64], over: Instant) -> bool {
-    #[cfg(target_os = "linux")]
-    {
-        let is_at_the_door = |id: libc::pid_t| {
-            id == tasks::this_thread() || pythons.contains(&(id as u64)) || seen::is_at_the_door(id)
-        };
-        let mut tasks = tasks::Tasks::open().into_iter().flatten();
-        tasks.any(|id| Instant::now() < over && !is_at_the_door(id) && tasks::runs(id))
-    }
-    // Nothing tells it on other systems.
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = (pythons, over);
-        false
-    }
+    os::another_runs(|id| {
+        Instant::now() >= over || pythons.contains(&id) || seen::is_at_the_door(id)
+    })
 }
 
 /// Waits a little for threads that are on their way to the door, which has closed. Nothing is attached to the calling

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use super::calls::are_protected;
 use crate::gate::record::Record;
+use crate::os::say;
 use crate::python::Api;
 use crate::support::memory::Text;
-use crate::support::say::{say, Seconds};
+use crate::support::seconds::Seconds;
 use crate::support::settings;
 use crate::trace;
 

@@ -15,11 +15,10 @@ use super::stragglers::{a_thread_is_late, another_is_leaving, pause, run, run_ho
 use super::writers::wait_for_writers;
 use crate::gate::record::Record;
 use crate::gate::registry::main;
+use crate::os::{clock, say};
 use crate::python::atexit::LateCallbacks;
 use crate::python::threading::{self, JoinedByExit};
 use crate::python::{self, switch_interval, Api};
-use crate::support::clock::clock;
-use crate::support::say::say;
 use crate::support::settings;
 use crate::thread::thread::{forget_the_gone, Thread};
 use crate::watch::phases::{self, Phase};

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use super::linger::one_runs;
 use super::stragglers::pause;
+use crate::os::{how_often_others_ran, how_often_this_thread_waited};
 use crate::python::{streams, Api};
-use crate::system::waits::{how_often_others_ran, how_often_this_thread_waited};
 
 /// Waits until other threads have come to the end of what they write, while they can still attach. If they do not
 /// stop writing, they keep the streams, and Python gets new ones. What these threads have not written by then is

@@ -32,6 +32,8 @@ mod imp {
 mod imp {
     use std::sync::atomic::{compiler_fence, fence, AtomicBool, Ordering};
 
+    use crate::os::{at_load, barrier, register_barriers};
+
     /// Whether the heavy fence reaches all threads. [`prepare`] turns this on once, and nothing turns it off. A
     /// light fence that is still a processor fence then does no harm.
     static REACHES_ALL: AtomicBool = AtomicBool::new(false);
@@ -70,44 +72,12 @@ mod imp {
     /// Asks the system for barriers, when the library is loaded. That takes microseconds in a process with one
     /// thread, and about 20 ms in one with more.
     pub(crate) extern "C" fn prepare() {
-        if register() && barrier() {
+        if register_barriers() && barrier() {
             REACHES_ALL.store(true, Ordering::Relaxed);
         }
     }
 
-    #[cfg(target_os = "linux")]
-    #[used]
-    #[link_section = ".init_array"]
-    static AT_LOAD: extern "C" fn() = prepare;
-
-    #[cfg(target_os = "linux")]
-    fn membarrier(command: libc::c_int) -> bool {
-        // SAFETY: the system call takes numbers, and touches no memory.
-        unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
-    }
-
-    #[cfg(target_os = "linux")]
-    fn register() -> bool {
-        const REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
-        membarrier(REGISTER_PRIVATE_EXPEDITED)
-    }
-
-    #[cfg(target_os = "linux")]
-    fn barrier() -> bool {
-        const PRIVATE_EXPEDITED: libc::c_int = 1 << 3;
-        // A forked child may have to register again.
-        membarrier(PRIVATE_EXPEDITED) || register() && membarrier(PRIVATE_EXPEDITED)
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn register() -> bool {
-        false
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn barrier() -> bool {
-        false
-    }
+    at_load!(prepare);
 }
 
 pub(crate) use imp::{heavy, light, meets_heavy};

@@ -1,6 +1,6 @@
 //! Changes code that is not the library's own while threads run it.
 //!
-//! Imports `system` and the modules below it. Read `patch` first, then `stop`.
+//! Imports `os` and the modules above it. Read `patch` first, then `stop`.
 
 #[cfg(pep788_redirects)]
 pub(crate) mod signal;

@@ -7,7 +7,7 @@ use super::aarch64::REACH;
 use super::change::Why;
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::REACH;
-use crate::system::tasks::last_error;
+use crate::os::last_error;
 
 /// Places code of the library within reach of a jump from `origin`, for good. `code` returns the code for the
 /// address that it is given. Returns `None` if `code` returns none, or if there is no memory.

@@ -26,7 +26,7 @@ use super::page::{clear_cache, page_size, Page};
 use super::stop;
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::{is_empty, jump, jump_anywhere, target, FIRST};
-use crate::system::tasks::last_error;
+use crate::os::last_error;
 
 /// The page that jumps go to begins with this mark. By the mark other copies of the library recognize the page and
 /// what follows: a jump for each redirected function, and a jump for each function that other copies may call. The

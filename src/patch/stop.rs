@@ -24,7 +24,8 @@ use super::reserved::{self, Borrowed};
 use super::signal::{
     handle, note, send, take_signal, NoSignals, BANNED, INSIDE, MOST, OUTSIDE, PLACES, ROUND,
 };
-use crate::system::tasks::{field, is_the_kernels, last_error, read, this_thread, Tasks, Unread};
+use crate::os::last_error;
+use crate::os::tasks::{field, is_the_kernels, read, this_thread, Tasks, Unread};
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Why {

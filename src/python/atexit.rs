@@ -15,6 +15,7 @@ use std::ptr::null_mut;
 use super::api::{Api, PyObject};
 use super::find::get;
 use super::objects::{loaded_module, tuple, MethodDef, Owned};
+use crate::os::process_id;
 
 extern "C" {
     // In `calls.c`.
@@ -92,8 +93,7 @@ impl Noting<'_> {
 }
 
 fn this_process() -> c_ulong {
-    // SAFETY: `getpid` has no preconditions.
-    c_ulong::from(unsafe { libc::getpid() }.unsigned_abs())
+    c_ulong::from(process_id())
 }
 
 /// Implements `atexit.register(function, *arguments, **keywords)`.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::api::{Api, PyInterpreterState, PyThreadState};
 use super::objects::KeepException;
+use crate::os;
 
 pub(super) const PER_THREAD: u16 = 0x030c;
 
@@ -72,9 +73,12 @@ fn is_ours(
     };
     let mut words = [0usize; LONGEST_LAYOUT];
     let words = &mut words[..layout.words];
-    // SAFETY: as said above, the holder is read in a way that cannot fault. Any thread may call `unchecked_current`
-    // at any time.
-    if !read_without_faulting(holder.cast(), words) || unsafe { py.unchecked_current() } != holder {
+    // As said above, the holder is read in a way that cannot fault.
+    if !os::read_without_faulting(holder.cast(), words) {
+        return false;
+    }
+    // SAFETY: any thread may make this call at any time.
+    if unsafe { py.unchecked_current() } != holder {
         return false;
     }
     if usual.is_null() {
@@ -82,12 +86,10 @@ fn is_ours(
         // thread created `holder`. It may be attached to this thread nevertheless, but that shows only where it runs
         // Python code.
         return layout.cframe.is_some_and(|CFrame { word, own }| {
-            words[word] != holder as usize + own && on_this_stack(words[word])
+            words[word] != holder as usize + own && os::is_on_this_stack(words[word])
         });
     }
-    // SAFETY: `pthread_self` has no preconditions.
-    let this_thread = unsafe { libc::pthread_self() } as usize;
-    if words[layout.words - 1] != this_thread {
+    if words[layout.words - 1] != os::this_handle() {
         return false;
     }
     // This thread created `holder`, but it may have handed it to another thread, which runs with it now. The evidence
@@ -100,7 +102,7 @@ fn is_ours(
     if let Some(CFrame { word, own }) = layout.cframe {
         if words[word] != holder as usize + own {
             // `holder` runs Python code, on the stack that this word points to.
-            return on_this_stack(words[word]);
+            return os::is_on_this_stack(words[word]);
         }
     }
     // The GIL was taken with `holder` itself. A thread that has one thread state of an interpreter seldom attaches
@@ -157,7 +159,7 @@ fn look_at(
         // Relaxed: the word is only compared with itself.
         *word = runtime_word(py, offset)?.load(Ordering::Relaxed) as usize;
     }
-    let is_read = read_without_faulting(holder.cast(), &mut state[..layout.words]);
+    let is_read = os::read_without_faulting(holder.cast(), &mut state[..layout.words]);
     state[..INTERPRETER].fill(0);
     // SAFETY: any thread may make this call at any time.
     (is_read && unsafe { py.unchecked_current() } == holder).then_some((state, gil))
@@ -246,76 +248,9 @@ impl Layout {
             0x030b => (20, Some(CFrame { word: 7, own: 336 }), 576, 368),
             _ => return None,
         };
-        let current = current + 2 * (size_of::<libc::pthread_mutex_t>() - MUTEX_ON_X86_64);
+        let current = current + 2 * (os::MUTEX_SIZE - MUTEX_ON_X86_64);
         Some(Layout { words, cframe, runtime: RuntimeLayout { current, last_taker } })
     }
-}
-
-/// Copies memory that may have been freed, or even unmapped, in the meantime.
-fn read_without_faulting(from: *const c_void, to: &mut [usize]) -> bool {
-    let bytes = std::mem::size_of_val(to);
-    #[cfg(target_os = "linux")]
-    {
-        let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: bytes };
-        let remote = libc::iovec { iov_base: from.cast_mut(), iov_len: bytes };
-        // SAFETY: the kernel checks `remote`. It writes only to `local`, which is this function's own.
-        let read = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
-        if read == bytes as isize {
-            return true;
-        }
-        if std::io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT) {
-            return false;
-        }
-        // The call is forbidden, as in some sandboxes. So the memory is read in another way.
-    }
-    read_through_pipe(from, to, bytes)
-}
-
-/// Copies the memory by way of a pipe: on every system, `write` checks the memory that it reads from.
-fn read_through_pipe(from: *const c_void, to: &mut [usize], bytes: usize) -> bool {
-    let mut ends = [0; 2];
-    // SAFETY: `ends` has room for two descriptors, and both are closed below. A few hundred bytes fit into any pipe,
-    // so neither call blocks.
-    unsafe {
-        if libc::pipe(ends.as_mut_ptr()) != 0 {
-            return false;
-        }
-        let copied = libc::write(ends[1], from, bytes) == bytes as isize
-            && libc::read(ends[0], to.as_mut_ptr().cast(), bytes) == bytes as isize;
-        libc::close(ends[0]);
-        libc::close(ends[1]);
-        copied
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn on_this_stack(address: usize) -> bool {
-    // SAFETY: the attributes are initialized by the call that fills them, and they are destroyed afterwards.
-    unsafe {
-        let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
-        if libc::pthread_getattr_np(libc::pthread_self(), &mut attributes) != 0 {
-            return true;
-        }
-        let (mut low, mut size) = (std::ptr::null_mut(), 0);
-        libc::pthread_attr_getstack(&attributes, &mut low, &mut size);
-        libc::pthread_attr_destroy(&mut attributes);
-        (low as usize..low as usize + size).contains(&address)
-    }
-}
-
-#[cfg(target_os = "macos")]
-fn on_this_stack(address: usize) -> bool {
-    // SAFETY: both functions take any live thread.
-    let (top, size) = unsafe {
-        let this = libc::pthread_self();
-        (libc::pthread_get_stackaddr_np(this) as usize, libc::pthread_get_stacksize_np(this))
-    };
-    (top - size..top).contains(&address)
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "macos")))]
-fn on_this_stack(_address: usize) -> bool {
-    true
 }
 
 /// Returns the number of the interpreter that is alive at this address, if one is. The address may be anything.
@@ -335,7 +270,7 @@ pub(crate) unsafe fn live_interpreter(
     }
     for page in 0..PAGES {
         let word = (address as usize).checked_add(page * PAGE)?;
-        if !read_without_faulting(word as *const c_void, &mut [0]) {
+        if !os::read_without_faulting(word as *const c_void, &mut [0]) {
             return None;
         }
     }
@@ -362,7 +297,7 @@ pub(crate) unsafe fn is_made_here(py: &Api, interpreter: *mut PyInterpreterState
     unsafe {
         let newest = py.PyInterpreterState_ThreadHead(interpreter);
         !newest.is_null()
-            && read_without_faulting(newest.cast(), &mut state[..words])
+            && os::read_without_faulting(newest.cast(), &mut state[..words])
             && state[NEXT] == 0
             && state[INTERPRETER] == interpreter as usize
             && state[words - 1] == py.PyThread_get_thread_ident() as usize

@@ -1,10 +1,11 @@
 //! Finds CPython in this process, and looks up its functions.
 
-use std::ffi::{c_char, c_int, c_void, CStr, CString};
+use std::ffi::{c_char, c_void, CStr, CString};
 use std::io::Write;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::api::Api;
+use crate::os;
 use crate::support::kept::Kept;
 
 /// Only success is remembered, because a program may load the library first and Python later.
@@ -156,37 +157,14 @@ fn long_version(scope: &Scope) -> String {
     }
 }
 
-/// Returns the loaded object that contains an address: the executable or a library.
-fn object_at(address: *mut c_void) -> Option<libc::Dl_info> {
-    // SAFETY: an all-zero `Dl_info` is valid, and `dladdr` fills it.
-    let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
-    // SAFETY: any address may be asked about, and `info` is a valid place for the answer.
-    (unsafe { libc::dladdr(address, &mut info) } != 0).then_some(info)
-}
-
-/// Returns the address at which the object that contains `address` is loaded, or null if there is none.
-pub(super) fn object_of(address: *mut c_void) -> *mut c_void {
-    object_at(address).map_or(std::ptr::null_mut(), |object| object.dli_fbase)
+/// Returns the address at which the object that contains `address` is loaded, or 0 if there is none.
+pub(super) fn object_of(address: *mut c_void) -> usize {
+    os::object_at(address as usize).map_or(0, |object| object.base)
 }
 
 /// Returns whether CPython is linked into the executable, and is not in a library.
 pub(crate) fn is_in_executable() -> bool {
-    #[cfg(target_os = "linux")]
-    {
-        // SAFETY: the call reads what the kernel passed to the process.
-        let headers = unsafe { libc::getauxval(libc::AT_PHDR) } as *mut c_void;
-        object_of(address_of(c"Py_GetVersion")) == object_of(headers)
-    }
-    // The library does not know how to tell on other systems.
-    #[cfg(not(target_os = "linux"))]
-    true
-}
-
-/// Returns a handle of a loaded object. Loads and runs nothing. The executable has no name, so its name is null here.
-fn loaded(name: *const c_char) -> Option<*mut c_void> {
-    // SAFETY: `name` is null, or a C string that came from the loader.
-    let handle = unsafe { libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
-    (!handle.is_null()).then_some(handle)
+    object_of(address_of(c"Py_GetVersion")) == os::executable()
 }
 
 /// Where CPython's names are looked up.
@@ -202,7 +180,7 @@ impl Scope {
         if let Some(late) = late() {
             return Some(Scope::Late(late.find));
         }
-        let global = Scope::Handle(libc::RTLD_DEFAULT);
+        let global = Scope::Handle(os::EVERYWHERE);
         if !global.find(c"Py_GetVersion").is_null() {
             return Some(global);
         }
@@ -211,52 +189,25 @@ impl Scope {
 
     /// Returns the object that contains the interpreter itself, whatever was preloaded over it.
     pub(super) fn of_interpreter_alone(&self) -> Option<Scope> {
-        let name = object_at(self.find(c"Py_GetVersion"))?.dli_fname;
-        // The handle is never closed, so the interpreter is not unloaded.
-        loaded(name).or_else(|| loaded(std::ptr::null())).map(Scope::Handle)
+        let path = os::object_at(self.find(c"Py_GetVersion") as usize)?.path;
+        os::handle_of(path).or_else(|| os::handle_of(None)).map(Scope::Handle)
     }
 
     pub(super) fn find(&self, name: &CStr) -> *mut c_void {
         match self {
-            // SAFETY: the handle is valid, or one of dlsym's constants, and the name is a C string.
-            Scope::Handle(handle) => unsafe { libc::dlsym(*handle, name.as_ptr()) },
+            // SAFETY: the handle is `EVERYWHERE`, or from `handle_of`.
+            Scope::Handle(handle) => unsafe { os::find(*handle, name) },
             Scope::Late(find) => find(name),
         }
     }
 }
 
-#[cfg(target_os = "linux")]
 fn private_libpython() -> Option<Scope> {
-    unsafe extern "C" fn visit(
-        info: *mut libc::dl_phdr_info,
-        _size: libc::size_t,
-        names: *mut c_void,
-    ) -> c_int {
-        // SAFETY: the loader passes a valid record, and `names` is the vector given below.
-        unsafe {
-            let name = (*info).dlpi_name;
-            if !name.is_null() {
-                let name = CStr::from_ptr(name);
-                if name.to_bytes().windows(9).any(|part| part == b"libpython") {
-                    (*names.cast::<Vec<CString>>()).push(name.to_owned());
-                }
-            }
-        }
-        0
-    }
-    let mut names: Vec<CString> = Vec::new();
-    // The names are copied first, because dlopen must not be called while the loader iterates.
-    // SAFETY: `visit` has the type that the loader asks for, and `names` outlives the call.
-    unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(&mut names).cast()) };
-    names.into_iter().find_map(|name| {
-        let scope = Scope::Handle(loaded(name.as_ptr())?);
+    let paths = os::libraries(|path| path.windows(9).any(|part| part == b"libpython"));
+    paths.into_iter().find_map(|path| {
+        let scope = Scope::Handle(os::handle_of(Some(&path))?);
         (!scope.find(c"Py_GetVersion").is_null()).then_some(scope)
     })
-}
-
-#[cfg(not(target_os = "linux"))]
-fn private_libpython() -> Option<Scope> {
-    None
 }
 
 /// Ends the process as CPython's own fatal errors do. Prints the function, the rule that was broken, and the

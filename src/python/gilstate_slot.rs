@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::api::{Api, PyThreadState};
 use super::current::PER_THREAD;
+use crate::os::{set_value, value_of, Key};
 
 /// What `PyGILState` takes for this thread's thread state, changed for the time of an Ensure.
 ///
@@ -15,7 +16,7 @@ use super::current::PER_THREAD;
 #[derive(Clone, Copy)]
 pub(crate) struct GilstateSlot {
     before: NonNull<PyThreadState>,
-    key: libc::pthread_key_t,
+    key: Key,
 }
 
 impl GilstateSlot {
@@ -26,27 +27,24 @@ impl GilstateSlot {
             return None;
         }
         let key = gilstate_key(py)?;
-        // SAFETY: CPython put the value there, for this thread.
-        unsafe {
-            let before = NonNull::new(libc::pthread_getspecific(key).cast::<PyThreadState>())?;
-            let changed =
-                before.as_ptr() != state && libc::pthread_setspecific(key, state.cast()) == 0;
-            changed.then_some(GilstateSlot { before, key })
-        }
+        // CPython put the value there, for this thread.
+        let before = NonNull::new(value_of(key).cast::<PyThreadState>())?;
+        let changed = before.as_ptr() != state && set_value(key, state.cast());
+        changed.then_some(GilstateSlot { before, key })
     }
 
     pub(crate) fn restore(self) {
-        // SAFETY: the key had this value, for this thread, when the slot was made.
-        unsafe { libc::pthread_setspecific(self.key, self.before.as_ptr().cast()) };
+        // The key had this value, for this thread, when the slot was made.
+        set_value(self.key, self.before.as_ptr().cast());
     }
 }
 
 /// Up to 3.11: returns the key under which each thread has what `PyGILState` takes for its thread state. Returns
 /// `None` if this thread has nothing there, or (never seen) if there is no such key.
-pub(super) fn gilstate_key(py: &Api) -> Option<libc::pthread_key_t> {
+pub(super) fn gilstate_key(py: &Api) -> Option<Key> {
     /// The key that worked last, plus one. A new run of the runtime may get another key.
     static KNOWN: AtomicUsize = AtomicUsize::new(0);
-    const KEYS_MAX: libc::pthread_key_t = 1024;
+    const KEYS_MAX: Key = 1024;
 
     // SAFETY: the call only reads thread-local storage.
     let own = unsafe { py.PyGILState_GetThisThreadState() };
@@ -54,19 +52,17 @@ pub(super) fn gilstate_key(py: &Api) -> Option<libc::pthread_key_t> {
         return None;
     }
     // Relaxed: this is a number to try first. Nothing is published with it.
-    let known = KNOWN.load(Ordering::Relaxed).checked_sub(1).map(|key| key as libc::pthread_key_t);
+    let known = KNOWN.load(Ordering::Relaxed).checked_sub(1).map(|key| key as Key);
     let found = known.into_iter().chain(0..KEYS_MAX).find(|key| {
-        // SAFETY: any key may be asked for, and a key that does not exist has no value. A value is changed only where
-        // it is `own`, to see whether CPython notices, and it is put back.
-        unsafe {
-            if libc::pthread_getspecific(*key).cast() != own {
-                return false;
-            }
-            let noticed = libc::pthread_setspecific(*key, std::ptr::null()) == 0
-                && py.PyGILState_GetThisThreadState().is_null();
-            libc::pthread_setspecific(*key, own.cast());
-            noticed
+        // A value is changed only where it is `own`, to see whether CPython notices, and it is put back.
+        if value_of(*key).cast() != own {
+            return false;
         }
+        // SAFETY: the call only reads thread-local storage.
+        let noticed = set_value(*key, std::ptr::null_mut())
+            && unsafe { py.PyGILState_GetThisThreadState() }.is_null();
+        set_value(*key, own.cast());
+        noticed
     })?;
     KNOWN.store(found as usize + 1, Ordering::Relaxed);
     Some(found)
@@ -76,7 +72,7 @@ pub(super) fn gilstate_key(py: &Api) -> Option<libc::pthread_key_t> {
 #[derive(Clone, Copy)]
 pub(crate) struct GilstateMemory {
     state: NonNull<PyThreadState>,
-    key: libc::pthread_key_t,
+    key: Key,
 }
 
 /// Why `PyGILState` may have forgotten a thread state. CPython does not tell.
@@ -118,7 +114,7 @@ impl GilstateMemory {
         unsafe {
             let by_c_library = forgotten == Forgotten::ByTheCLibrary;
             if by_c_library && py.PyGILState_GetThisThreadState().is_null() {
-                libc::pthread_setspecific(self.key, state.cast());
+                set_value(self.key, state.cast());
             }
             py.PyEval_RestoreThread(state);
         }

@@ -7,6 +7,7 @@ use super::current::{current_word, PER_THREAD};
 use super::gilstate_slot::gilstate_key;
 use super::native::native;
 use super::word;
+use crate::os::{value_of, words};
 use crate::support::kept::Kept;
 
 /// Where a thread state has its interpreter, in words: `interp` of `struct _ts`, after `prev` and `next`
@@ -19,7 +20,7 @@ pub(crate) struct Known {
     api: &'static Api,
     /// A copy of the function in `api`, so that it is nearer.
     unchecked_current: UncheckedCurrent,
-    /// From 3.12 on: where the attached thread state may be read, see `word.rs`. Zeros if that is not known.
+    /// From 3.12 on: where the attached thread state may be read, see `os/words.rs`. Zeros if that is not known.
     places: [isize; 2],
     /// Up to 3.11: the key under which a thread has what `PyGILState` takes for its thread state. While it is not
     /// known, this is a key under which no thread has anything.
@@ -112,10 +113,8 @@ impl Glance {
                 Some(current)
             }
             Some(holder) => {
-                // SAFETY: any key may be asked for.
                 // Relaxed: see `forget_run`.
-                let ours =
-                    || unsafe { libc::pthread_getspecific(self.0.key.load(Ordering::Relaxed)) };
+                let ours = || value_of(self.0.key.load(Ordering::Relaxed));
                 (holder.is_null() || holder == ours().cast()).then_some(holder)
             }
         }
@@ -126,7 +125,7 @@ impl Glance {
 /// 0.
 pub(super) fn empty_one(places: [isize; 2]) -> Option<isize> {
     // SAFETY: a place is from `find` unless it is 0, and 0 is not read.
-    let is_empty = |place: &isize| *place != 0 && unsafe { word::read(*place) }.is_null();
+    let is_empty = |place: &isize| *place != 0 && unsafe { words::read(*place) }.is_null();
     let mut empty = places.into_iter().filter(is_empty);
     empty.next().filter(|_| empty.next().is_none())
 }
@@ -139,7 +138,7 @@ pub(crate) fn attached_word() -> Option<*mut PyThreadState> {
     // glance.
     let place = PLACE.load(Ordering::Acquire);
     // SAFETY: `look` found this place.
-    (place != 0).then(|| unsafe { word::read(place) })
+    (place != 0).then(|| unsafe { words::read(place) }.cast())
 }
 
 /// Up to 3.11: returns the thread state that is attached to any thread, or NULL if none is. Returns `None` if that is

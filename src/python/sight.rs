@@ -10,12 +10,13 @@ use super::api::{Api, PyThreadState};
 use super::current::{current_word, PER_THREAD};
 use super::gilstate_slot::gilstate_key;
 use super::{glance, word};
+use crate::os::{value_of, words};
 
 // Release and Acquire: they pair on `PLACE` and `HOLDER`. A thread that sees one of them set knows what the caller of
 // `learn` knew.
 // Relaxed, everywhere else: what is read of CPython is the thread's own, or it is compared with that.
 
-/// From 3.12 on: the place where a thread has its attached thread state, see `word.rs`. 0 if it is not known.
+/// From 3.12 on: the place where a thread has its attached thread state, see `os/words.rs`. 0 if it is not known.
 static PLACE: AtomicIsize = AtomicIsize::new(0);
 /// Two places, while it is not known which of them is `PLACE`.
 static CANDIDATES: [AtomicIsize; 2] = [const { AtomicIsize::new(0) }; 2];
@@ -24,7 +25,7 @@ static CANDIDATES: [AtomicIsize; 2] = [const { AtomicIsize::new(0) }; 2];
 static HOLDER: AtomicPtr<AtomicPtr<PyThreadState>> = AtomicPtr::new(null_mut());
 
 /// `KEY` is the key under which a thread has what `PyGILState` takes for its own thread state. `OWN` is the place
-/// where a thread has that, as in `word.rs`, or 0.
+/// where a thread has that, as in `os/words.rs`, or 0.
 static KEY: AtomicU32 = AtomicU32::new(0);
 static OWN: AtomicIsize = AtomicIsize::new(0);
 
@@ -38,7 +39,7 @@ pub(crate) fn attached() -> Option<*mut PyThreadState> {
     let place = PLACE.load(Ordering::Acquire);
     if place != 0 {
         // SAFETY: `learn` found this place.
-        return Some(unsafe { word::read(place) });
+        return Some(unsafe { words::read(place) }.cast());
     }
     let holder = holder()?;
     (holder.is_null() || holder == own_by_place()?).then_some(holder)
@@ -48,8 +49,7 @@ pub(crate) fn attached() -> Option<*mut PyThreadState> {
 /// not attached.
 pub(crate) fn attached_by_key() -> Option<*mut PyThreadState> {
     let holder = holder()?;
-    // SAFETY: any key may be asked for.
-    let own = || unsafe { libc::pthread_getspecific(KEY.load(Ordering::Relaxed)) };
+    let own = || value_of(KEY.load(Ordering::Relaxed));
     (holder.is_null() || holder == own().cast()).then_some(holder)
 }
 
@@ -65,7 +65,7 @@ fn holder() -> Option<*mut PyThreadState> {
 fn own_by_place() -> Option<*mut PyThreadState> {
     let place = OWN.load(Ordering::Relaxed);
     // SAFETY: `learn` found this place.
-    (place != 0).then(|| unsafe { word::read(place) })
+    (place != 0).then(|| unsafe { words::read(place) }.cast())
 }
 
 /// Returns what `PyGILState` takes for this thread's thread state, or NULL if there is none.
@@ -99,7 +99,7 @@ pub(crate) unsafe fn learn(py: &'static Api, state: *mut PyThreadState, end_is_s
         }
         let key = if py.version < USES_NO_KEY { gilstate_key(py) } else { None };
         if let Some(key) = key.filter(|_| end_is_seen && IS_OVER.load(Ordering::Relaxed) == 0) {
-            let place = word::find_specific(key, state.cast()).unwrap_or(0);
+            let place = words::find_specific(key, state.cast()).unwrap_or(0);
             OWN.store(place, Ordering::Relaxed);
         }
         if py.version < PER_THREAD {

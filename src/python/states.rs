@@ -207,10 +207,7 @@ impl States {
         unsafe {
             match self.delete {
                 Some(Delete::Given(delete)) => delete(state),
-                #[cfg(all(
-                    target_os = "linux",
-                    any(target_arch = "x86_64", target_arch = "aarch64")
-                ))]
+                #[cfg(pep788_redirects)]
                 Some(Delete::Original(delete)) => delete(),
                 None => return false,
             }

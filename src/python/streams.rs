@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::api::{Api, PyObject};
 use super::find::get_or_fatal;
 use super::objects::{loaded_module, sys, tuple, KeepException, MethodDef, Owned};
-use crate::system::names::this_id;
+use crate::os::this_id;
 
 /// The module that has the classes of streams. Python has this module before it has streams.
 const IO: &CStr = c"_io";

@@ -1,215 +1,27 @@
 //! From 3.12 on: finds where CPython has the attached thread state, so that it is read without a call.
 //!
 //! CPython keeps it in a thread-local variable, and only a function tells what is in that variable. If the variable
-//! is in *static* thread-local storage, it is as far from the thread pointer in one thread as in any other thread.
-//! Then a read takes one instruction.
+//! is in *static* thread-local storage (`os/words.rs`), its place is the same in every thread.
 
-#[cfg(all(
-    target_os = "linux",
-    target_env = "gnu",
-    any(target_arch = "x86_64", target_arch = "aarch64")
-))]
-mod imp {
-    use std::arch::asm;
-    use std::ffi::{c_int, c_void};
-    use std::ops::Range;
+use super::api::{Api, PyThreadState};
+use crate::os::words;
 
-    use super::super::api::{Api, PyThreadState};
-
-    extern "C" {
-        /// Returns the address of a thread-local variable of libc.
-        fn __ctype_b_loc() -> *const *const u16;
-    }
-
-    /// Returns how far CPython's variable is from the thread pointer, in bytes. That is the first place if the second
-    /// one is 0. Otherwise it is one of the two. Returns `None` if that is not known for sure.
-    ///
-    /// # Safety
-    /// `state` is attached to the calling thread.
-    pub(crate) unsafe fn find(py: &Api, state: *mut PyThreadState) -> Option<[isize; 2]> {
-        const WORD: usize = size_of::<usize>();
-        let storage = storage_of(py.unchecked_current_itself() as usize)?;
-        // CPython's variable is one of the whole words that have this value. On 3.15 another such word is what
-        // `PyGILState` takes for the thread's own thread state.
-        let words = storage.start.next_multiple_of(WORD)..=storage.end.checked_sub(WORD)?;
-        let mut same = words.step_by(WORD).filter(|word| {
-            // SAFETY: this is the storage of the calling thread, and only this thread changes it.
-            (unsafe { (*word as *const *mut PyThreadState).read_volatile() }) == state
-        });
-        let (Some(one), other, None) = (same.next(), same.next(), same.next()) else { return None };
-        // Static storage is one block next to the thread pointer. libc is never loaded late, so it has its variables
-        // in that block. `errno` is not used here, because some programs put it elsewhere.
-        let base = thread_pointer();
-        // SAFETY: `__ctype_b_loc` has no preconditions.
-        let libc = unsafe { __ctype_b_loc() } as usize;
-        let block = if libc < base { libc..base } else { base..libc };
-        let is_static = block.contains(&one) && other.is_none_or(|other| block.contains(&other));
-        let place = |word: usize| word.wrapping_sub(base) as isize;
-        is_static.then(|| [place(one), other.map_or(0, place)])
-    }
-
-    /// Returns how far from the thread pointer the value of a thread-specific `key` is. The key has `value` in the
-    /// calling thread. Returns `None` if that is not known for sure.
-    ///
-    /// glibc has the first 32 values in the thread's own record, which is next to the thread pointer on x86-64.
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) fn find_specific(key: libc::pthread_key_t, value: *mut c_void) -> Option<isize> {
-        const FIRST: libc::pthread_key_t = 32;
-        /// In bytes: the values begin after byte 784, and each of them has 16 bytes. The record is longer than this
-        /// range.
-        const WHERE: Range<usize> = 512..1536;
-        if key >= FIRST {
-            return None;
-        }
-        let places = || WHERE.step_by(size_of::<usize>()).map(|place| place as isize);
-        // SAFETY: these are words of the thread's record, which the thread has for its whole life.
-        let has = |place: isize, value: *mut c_void| unsafe { read(place) }.cast() == value;
-        // A value of this library, which no other word has, shows where the values of all keys are.
-        let mut own = 0;
-        let mark = std::ptr::from_mut(&mut own).cast::<c_void>();
-        // SAFETY: the key is made here and deleted here. Nothing else knows it.
-        let of_own = unsafe {
-            if libc::pthread_key_create(&mut own, None) != 0 {
-                return None;
-            }
-            let is_set = own < FIRST && libc::pthread_setspecific(own, mark) == 0;
-            let mut found = places().filter(|place| is_set && has(*place, mark));
-            let (first, second) = (found.next(), found.next());
-            libc::pthread_key_delete(own);
-            first.filter(|_| second.is_none())?
-        };
-        let apart = 2 * size_of::<usize>() as isize;
-        let place = of_own + (key as isize - own as isize) * apart;
-        (WHERE.contains(&(place as usize)) && has(place, value)).then_some(place)
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    pub(crate) fn find_specific(_key: libc::pthread_key_t, _value: *mut c_void) -> Option<isize> {
-        None
-    }
-
-    struct Search {
-        code: usize,
-        found: Option<Range<usize>>,
-    }
-
-    /// Returns the addresses of the calling thread's storage for the library or executable that contains this code.
-    fn storage_of(code: usize) -> Option<Range<usize>> {
-        let mut search = Search { code, found: None };
-        // SAFETY: `visit` has the type that the loader asks for, and `search` outlives the call.
-        unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(&mut search).cast()) };
-        search.found
-    }
-
-    unsafe extern "C" fn visit(
-        object: *mut libc::dl_phdr_info,
-        _size: libc::size_t,
-        search: *mut c_void,
-    ) -> c_int {
-        // SAFETY: the loader passes a valid record, and the `Search` of `storage_of`.
-        let (object, search) = unsafe { (&*object, &mut *search.cast::<Search>()) };
-        let count = usize::from(object.dlpi_phnum);
-        // SAFETY: the object has this number of headers.
-        let headers = unsafe { std::slice::from_raw_parts(object.dlpi_phdr, count) };
-        let has_it = headers.iter().any(|header| {
-            let begin = (object.dlpi_addr + header.p_vaddr) as usize;
-            let addresses = begin..begin + header.p_memsz as usize;
-            header.p_type == libc::PT_LOAD && addresses.contains(&search.code)
-        });
-        if !has_it {
-            return 0;
-        }
-        let storage = headers.iter().find(|header| header.p_type == libc::PT_TLS);
-        // The address is NULL if this thread has no storage for the object yet.
-        if let Some(storage) = storage.filter(|_| !object.dlpi_tls_data.is_null()) {
-            let begin = object.dlpi_tls_data as usize;
-            search.found = Some(begin..begin + storage.p_memsz as usize);
-        }
-        1
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    fn thread_pointer() -> usize {
-        let base;
-        // SAFETY: the word at the thread pointer contains the thread pointer itself.
-        unsafe {
-            asm!(
-                "mov {base}, qword ptr fs:[0]",
-                base = out(reg) base,
-                options(pure, readonly, nostack, preserves_flags),
-            );
-        }
-        base
-    }
-
-    #[cfg(target_arch = "aarch64")]
-    #[inline(always)]
-    fn thread_pointer() -> usize {
-        let base;
-        // SAFETY: the instruction only reads a register.
-        unsafe {
-            asm!(
-                "mrs {base}, tpidr_el0",
-                base = out(reg) base,
-                options(pure, nomem, nostack, preserves_flags),
-            );
-        }
-        base
-    }
-
-    /// Returns what the calling thread has at this place.
-    ///
-    /// # Safety
-    /// `place` comes from [`find`] or [`find_specific`].
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    pub(crate) unsafe fn read(place: isize) -> *mut PyThreadState {
-        let word;
-        // SAFETY: every thread has this word, by this function's contract. Not `pure`, because CPython changes the
-        // word.
-        unsafe {
-            asm!(
-                "mov {word}, qword ptr fs:[{place}]",
-                place = in(reg) place,
-                word = lateout(reg) word,
-                options(readonly, nostack, preserves_flags),
-            );
-        }
-        word
-    }
-
-    #[cfg(target_arch = "aarch64")]
-    #[inline(always)]
-    pub(crate) unsafe fn read(place: isize) -> *mut PyThreadState {
-        let word = thread_pointer().wrapping_add_signed(place) as *const *mut PyThreadState;
-        // SAFETY: every thread has this word, by this function's contract. Volatile, because CPython changes the
-        // word.
-        unsafe { word.read_volatile() }
-    }
+/// Returns how far CPython's variable is from the thread pointer, in bytes. That is the first place if the second
+/// one is 0. Otherwise it is one of the two. Returns `None` if that is not known for sure.
+///
+/// # Safety
+/// `state` is attached to the calling thread.
+pub(super) unsafe fn find(py: &Api, state: *mut PyThreadState) -> Option<[isize; 2]> {
+    const WORD: usize = size_of::<usize>();
+    let storage = words::storage_of(py.unchecked_current_itself() as usize)?;
+    // CPython's variable is one of the whole words that have this value. On 3.15 another such word is what
+    // `PyGILState` takes for the thread's own thread state.
+    let all = storage.start.next_multiple_of(WORD)..=storage.end.checked_sub(WORD)?;
+    let mut same = all.step_by(WORD).filter(|word| {
+        // SAFETY: this is the storage of the calling thread, and only this thread changes it.
+        (unsafe { (*word as *const *mut PyThreadState).read_volatile() }) == state
+    });
+    let (Some(one), other, None) = (same.next(), same.next(), same.next()) else { return None };
+    let other = other.map_or(Some(0), words::place_of)?;
+    Some([words::place_of(one)?, other])
 }
-
-#[cfg(not(all(
-    target_os = "linux",
-    target_env = "gnu",
-    any(target_arch = "x86_64", target_arch = "aarch64")
-)))]
-mod imp {
-    use super::super::api::{Api, PyThreadState};
-
-    pub(crate) unsafe fn find(_py: &Api, _state: *mut PyThreadState) -> Option<[isize; 2]> {
-        None
-    }
-
-    pub(crate) fn find_specific(
-        _key: libc::pthread_key_t,
-        _value: *mut std::ffi::c_void,
-    ) -> Option<isize> {
-        None
-    }
-
-    pub(crate) unsafe fn read(_place: isize) -> *mut PyThreadState {
-        std::ptr::null_mut()
-    }
-}
-
-pub(super) use imp::{find, find_specific, read};

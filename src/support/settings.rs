@@ -4,8 +4,8 @@ use std::ffi::{c_char, CStr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::os::say;
 use crate::support::kept::Kept;
-use crate::support::say::say;
 
 pub(crate) struct Settings {
     /// `PEP788_ENGINE=backport`: this library serves accepted calls on 3.15+ too.

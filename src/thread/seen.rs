@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 
 use crate::gate::record::Record;
 use crate::gate::registry::main;
-use crate::support::clock::coarse_clock;
+use crate::os::{coarse_clock, this_handle, this_id};
 use crate::support::short_text::ShortText;
 use crate::support::sync::{lock, Mutex, MutexGuard};
-use crate::system::names::{this_id, thread_name};
+use crate::system::names::thread_name;
 
 /// A *quick* hold: it is on the main interpreter and in the thread's tally, one Ensure took it, and nothing else has
 /// been done to it. The word consists of the life of the record, and of the number of calls counted in the thread state
@@ -152,8 +152,7 @@ impl Seen {
 
     fn note_id(&self) {
         self.id.store(this_id(), Ordering::Relaxed);
-        // SAFETY: `pthread_self` has no preconditions.
-        self.thread.store(unsafe { libc::pthread_self() } as usize, Ordering::Relaxed);
+        self.thread.store(this_handle(), Ordering::Relaxed);
     }
 
     /// Returns whether the thread holds an interpreter. If the exit goes on, it leaves such a thread behind.
@@ -212,9 +211,9 @@ pub(crate) fn inside(covers: impl Fn(&'static Record) -> bool) -> Vec<(ShortText
     let mut found = Vec::new();
     for thread in threads.iter() {
         if thread.held().is_some_and(&covers) && found.try_reserve(1).is_ok() {
-            let id = thread.thread.load(Ordering::Relaxed) as libc::pthread_t;
+            let handle = thread.thread.load(Ordering::Relaxed);
             // SAFETY: the thread is alive. At its end it takes itself off the list, and it needs the lock for that.
-            let name = unsafe { thread_name(id) };
+            let name = unsafe { thread_name(handle) };
             found.push((name, thread.id.load(Ordering::Relaxed)));
         }
     }
@@ -222,10 +221,9 @@ pub(crate) fn inside(covers: impl Fn(&'static Record) -> bool) -> Vec<(ShortText
 }
 
 /// Returns whether the thread of that number is at the door, was told that it is too late, or is inside.
-#[cfg(target_os = "linux")]
-pub(crate) fn is_at_the_door(id: libc::pid_t) -> bool {
+pub(crate) fn is_at_the_door(id: u64) -> bool {
     threads().iter().any(|thread| {
-        thread.id.load(Ordering::Relaxed) == id as u64
+        thread.id.load(Ordering::Relaxed) == id
             && (thread.knocks.load(Ordering::Relaxed) || thread.is_inside())
     })
 }

@@ -13,11 +13,9 @@ use crate::gate::gate::NotOut;
 use crate::gate::record::Record;
 use crate::gate::stripe::STRIPES;
 use crate::gate::tally::{Tally, ROLL};
+use crate::os::{self, words};
 use crate::python::Found;
-use crate::support::kept::Kept;
 use crate::support::memory::try_box;
-#[cfg(target_os = "linux")]
-use crate::system::tasks;
 
 pub(crate) struct Thread {
     /// The holds that the thread counts by itself. Other threads read this.
@@ -44,73 +42,6 @@ pub(crate) struct Thread {
     ids: [AtomicI32; 2],
 }
 
-extern "C" {
-    // These are in `thread.c`. The variable has no destructor, so that it can be used as long as the thread runs
-    // any code: other destructors may call into Python. `forget` clears it at the end.
-    #[allow(dead_code)] // see `word`
-    fn pep788_get_thread() -> *mut c_void;
-    fn pep788_set_thread(thread: *mut c_void);
-}
-
-/// Returns this thread's word of `thread.c`. It is read as a compiler would read an initial-exec variable: first
-/// its place in the thread's block, which the loader has written down, and then the word in the block.
-#[cfg(all(
-    target_os = "linux",
-    target_env = "gnu",
-    target_arch = "x86_64",
-    not(feature = "vendored")
-))]
-#[inline(always)]
-fn word() -> *mut c_void {
-    let word: *mut c_void;
-    // SAFETY: this reads two words that exist as long as the thread.
-    unsafe {
-        std::arch::asm!(
-            "mov {word}, qword ptr [rip + pep788_thread@GOTTPOFF]",
-            "mov {word}, qword ptr fs:[{word}]",
-            word = out(reg) word,
-            options(readonly, nostack, preserves_flags),
-        );
-    }
-    word
-}
-
-#[cfg(all(
-    target_os = "linux",
-    target_env = "gnu",
-    target_arch = "aarch64",
-    not(feature = "vendored")
-))]
-#[inline(always)]
-fn word() -> *mut c_void {
-    let word: *mut c_void;
-    // SAFETY: this reads two words that exist as long as the thread.
-    unsafe {
-        std::arch::asm!(
-            "mrs {block}, tpidr_el0",
-            "adrp {word}, :gottprel:pep788_thread",
-            "ldr {word}, [{word}, #:gottprel_lo12:pep788_thread]",
-            "ldr {word}, [{block}, {word}]",
-            block = out(reg) _,
-            word = out(reg) word,
-            options(readonly, nostack, preserves_flags),
-        );
-    }
-    word
-}
-
-#[cfg(not(all(
-    target_os = "linux",
-    target_env = "gnu",
-    any(target_arch = "x86_64", target_arch = "aarch64"),
-    not(feature = "vendored")
-)))]
-#[inline]
-fn word() -> *mut c_void {
-    // SAFETY: the function reads a thread-local variable.
-    unsafe { pep788_get_thread() }
-}
-
 impl Thread {
     /// Returns this thread, if the library knows it already.
     ///
@@ -120,7 +51,7 @@ impl Thread {
     pub(crate) fn known() -> Option<&'static Thread> {
         // SAFETY: the word is NULL, or the box that `enroll` made for this thread. `forget` frees it only when the
         // thread ends.
-        unsafe { word().cast::<Thread>().as_ref() }
+        unsafe { words::own().cast::<Thread>().as_ref() }
     }
 
     /// Returns this thread, or `None` if there is no memory.
@@ -132,7 +63,7 @@ impl Thread {
     /// Forgets the calling thread, which is ended without its destructors (`exit/late.rs`). Nothing of it is used
     /// any more.
     pub(crate) fn forget_this() {
-        let thread = word();
+        let thread = words::own();
         if !thread.is_null() {
             // SAFETY: this is the box that `enroll` made. The frames that have a reference to it never go on.
             unsafe { forget(thread) };
@@ -141,7 +72,7 @@ impl Thread {
 
     /// Notes the thread's new numbers, in a forked child.
     pub(crate) fn forget_parent(&self) {
-        for (known, now) in self.ids.iter().zip(this_thread()) {
+        for (known, now) in self.ids.iter().zip(os::this_ids()) {
             // Relaxed: this is the child's only thread.
             known.store(now, Ordering::Relaxed);
         }
@@ -150,12 +81,7 @@ impl Thread {
     /// Returns whether the thread's process does not have the thread any more.
     fn is_gone(&self) -> bool {
         let [process, id] = [&self.ids[0], &self.ids[1]].map(|id| id.load(Ordering::Relaxed));
-        #[cfg(target_os = "linux")]
-        // SAFETY: the system call takes numbers, and sends no signal.
-        return unsafe { libc::syscall(libc::SYS_tgkill, process, id, 0) } != 0
-            && std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH);
-        #[cfg(not(target_os = "linux"))]
-        return [process, id] != this_thread();
+        os::is_gone([process, id])
     }
 
     /// Returns a token for an Ensure. It is not NULL. Two Ensures of a thread do not have the same token. Two
@@ -188,7 +114,7 @@ pub(crate) fn any(is_it: impl Fn(&Thread) -> bool) -> bool {
     })
 }
 
-/// The thread ends. This is the POSIX destructor for the value of the key.
+/// The thread ends.
 unsafe extern "C" fn end(thread: *mut c_void) {
     // SAFETY: this is the box that `enroll` made for this thread, which is its own until `forget`.
     unsafe {
@@ -211,23 +137,10 @@ unsafe fn forget(thread: *mut c_void) {
             let _ = hold.give_back_by(&(*thread).tally);
         }
         (*thread).legacy.forget(&(*thread).tally);
-        pep788_set_thread(std::ptr::null_mut());
+        words::set_own(std::ptr::null_mut());
         ROLL.remove(&(*thread).tally);
         drop(Box::from_raw(thread));
     }
-}
-
-/// Returns the kernel's numbers of this process and this thread.
-#[cfg(target_os = "linux")]
-fn this_thread() -> [i32; 2] {
-    // SAFETY: `getpid` has no preconditions.
-    [unsafe { libc::getpid() }, tasks::this_thread()]
-}
-
-/// Returns zeros, because the numbers are not known.
-#[cfg(not(target_os = "linux"))]
-fn this_thread() -> [i32; 2] {
-    [0; 2]
 }
 
 /// Forgets threads whose end the library was not told of, and gives back what they held. Such a thread ended by a
@@ -238,7 +151,7 @@ fn this_thread() -> [i32; 2] {
 /// found when that thread has ended too.
 #[cold]
 pub(crate) fn forget_the_gone() {
-    let own = word();
+    let own = words::own();
     let is_gone = |whole: usize| {
         let thread: *const Thread = std::ptr::with_exposed_provenance(whole);
         // The calling thread is never gone. If the library was not told of a fork, its numbers in the child are
@@ -251,9 +164,9 @@ pub(crate) fn forget_the_gone() {
         // SAFETY: this is the box that `enroll` made. Its thread has ended, and no other thread finds it. So this
         // thread acts for the ended one, and for itself again afterwards.
         unsafe {
-            pep788_set_thread(thread.cast());
+            words::set_own(thread.cast());
             forget(thread.cast());
-            pep788_set_thread(own);
+            words::set_own(own);
         }
     }
 }
@@ -271,25 +184,6 @@ fn enroll() -> Option<&'static Thread> {
     if ROLL.is_full() {
         forget_the_gone();
     }
-    // This is a POSIX key and not a Rust destructor. Its destructor runs after the C++ ones, and once more if the
-    // thread uses the library again after that.
-    static KEY: Kept<libc::pthread_key_t> = Kept::new();
-    let key = match KEY.get() {
-        Some(key) => *key,
-        None => {
-            let mut made = 0;
-            // SAFETY: `made` is a valid place, and the library is never unloaded.
-            if unsafe { libc::pthread_key_create(&mut made, Some(end)) } != 0 {
-                return None;
-            }
-            let (key, is_ours) = KEY.keep(made);
-            if !is_ours {
-                // SAFETY: the key was made above, and never used.
-                unsafe { libc::pthread_key_delete(made) };
-            }
-            *key
-        }
-    };
     let thread = Box::into_raw(try_box(Thread {
         tally: Tally::new(),
         last: Cell::new(None),
@@ -301,22 +195,22 @@ fn enroll() -> Option<&'static Thread> {
         legacy: Legacy::new(),
         birth: Birth::new(),
         kept: KeptState::new(),
-        ids: this_thread().map(AtomicI32::new),
+        ids: os::this_ids().map(AtomicI32::new),
     })?);
     // SAFETY: this is the box that was made above. It is freed here only before another thread has seen it.
     unsafe {
         // The tokens of two threads begin far apart.
         (*thread).token.set((thread as usize) << 16);
-        if libc::pthread_setspecific(key, thread.cast()) != 0 {
+        if !os::at_thread_end(thread.cast(), end) {
             drop(Box::from_raw(thread));
             return None;
         }
         if !ROLL.add(&(*thread).tally, thread.expose_provenance()) {
-            libc::pthread_setspecific(key, std::ptr::null());
+            os::at_thread_end(std::ptr::null_mut(), end);
             drop(Box::from_raw(thread));
             return None;
         }
-        pep788_set_thread(thread.cast());
+        words::set_own(thread.cast());
         Some(&*thread)
     }
 }

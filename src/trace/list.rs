@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use crate::gate::record::Record;
 use crate::support::memory::Text;
-use crate::support::say::Seconds;
+use crate::support::seconds::Seconds;
 use crate::system::symbols::{Symbol, Symbols};
 use crate::thread::slip::{self, is_off, Notes, PythonPlace, Slip, What, DEPTH};
 

@@ -9,10 +9,10 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::file::Slot;
+use crate::os::start_thread;
 use crate::patch::signal::{self, NoSignals};
 use crate::python::{self, leave, Api};
 use crate::support::settings;
-use crate::system::worker;
 
 /// The seed, and how many milliseconds the program goes on at most. 0 and 0: nothing is disturbed.
 static SEED: AtomicU64 = AtomicU64::new(0);
@@ -105,7 +105,7 @@ pub(super) unsafe fn set_alarm(py: &'static Api) {
     SIGNAL.store(number as u64, Ordering::Relaxed);
     // SAFETY: attached, by this function's contract.
     if number != 0 && unsafe { leave::by_signal(py, number) } {
-        worker::start(alarm);
+        start_thread(alarm);
     }
 }
 

@@ -9,7 +9,7 @@ use std::ffi::{c_int, CStr};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicU8, Ordering};
 
-use crate::support::clock::coarse_clock;
+use crate::os::{coarse_clock, process_id};
 use crate::support::settings;
 
 /// The mark at the beginning of the file. The digit changes whenever the layout does.
@@ -216,8 +216,7 @@ pub(crate) fn begin(python: u16) -> bool {
     let Some(file) = map(path) else { return false };
     // SAFETY: the mapping is as long as a `File`, stays, and consists of atomics.
     let noted = unsafe { &*file };
-    // SAFETY: no preconditions.
-    let own = unsafe { libc::getpid() } as u32;
+    let own = process_id();
     // Relaxed: the number decides who writes, and publishes nothing.
     if noted.process.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed).is_err() {
         // SAFETY: nobody has a reference to the mapping after this.

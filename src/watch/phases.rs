@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::disturb;
 use super::file::{file, now, File, INSIDE_AT_EXIT};
+use crate::os::this_id;
 use crate::python::{self, atexit, threading, Api, KeepException, MethodDef, Owned, PyObject};
-use crate::system::names::this_id;
 
 /// The parts of an exit, by when they begin. `wheel/pep788/_watch.py` has the same numbers.
 #[derive(Clone, Copy, PartialEq)]

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 
 use super::file::{file, now, Stop, DEPTH};
 use super::{disturb, maps};
+use crate::os::this_id;
 use crate::patch::signal::{self, NoSignals};
-use crate::system::names::this_id;
 use crate::system::stack;
 
 const FATAL: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT];

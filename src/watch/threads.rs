@@ -8,9 +8,10 @@ use super::file::{
     OF_PYTHON, SLEEPS, UNWOUND,
 };
 use super::{functions, maps, phases};
+use crate::os::this_id;
 use crate::python::{eval, states, Api};
 use crate::support::short_text::ShortText;
-use crate::system::names::{this_id, this_name};
+use crate::system::names::this_name;
 use crate::system::stack;
 use crate::thread::thread::Thread;
 

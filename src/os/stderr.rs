@@ -2,10 +2,10 @@
 //!
 //! None of this may keep an exit from going on, or change how the exit ends.
 
-use std::fmt;
+use std::ffi::c_int;
 use std::mem::MaybeUninit;
-use std::os::raw::c_int;
-use std::time::Duration;
+
+use super::posix::last_error;
 
 /// How long a reader may take for each piece before the rest is left out.
 const PATIENCE_MS: c_int = 1000;
@@ -50,8 +50,7 @@ fn has_room() -> bool {
 
 /// Returns whether the call that has failed was interrupted, or whether another writer took its room.
 fn try_again() -> bool {
-    let error = std::io::Error::last_os_error().kind();
-    matches!(error, std::io::ErrorKind::Interrupted | std::io::ErrorKind::WouldBlock)
+    [libc::EINTR, libc::EAGAIN].contains(&last_error())
 }
 
 /// While this value lives, a write of this thread to a pipe without a reader raises no signal. Python ignores
@@ -108,14 +107,5 @@ fn is_sigpipe_pending() -> bool {
     unsafe {
         libc::sigpending(set.as_mut_ptr()) == 0
             && libc::sigismember(set.as_ptr(), libc::SIGPIPE) == 1
-    }
-}
-
-/// A time for people to read. No floating point is used, because formatting it would take 20 KB.
-pub(crate) struct Seconds(pub(crate) Duration);
-
-impl fmt::Display for Seconds {
-    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(to, "{}.{} s", self.0.as_secs(), self.0.subsec_millis() / 100)
     }
 }

@@ -23,7 +23,7 @@
 
 #define HIDDEN __attribute__((visibility("hidden")))
 
-/* Read by `thread.rs` itself where it knows how. */
+/* Read by `words.rs` itself where it knows how. */
 HIDDEN __thread void *pep788_thread FAST;
 
 HIDDEN void *pep788_get_thread(void)

@@ -5,6 +5,8 @@
 use std::ffi::c_int;
 use std::ops::Range;
 
+use super::posix::last_error;
+
 pub(crate) fn this_thread() -> libc::pid_t {
     // SAFETY: this system call has no preconditions. `gettid` is not used, because glibc has it only from 2.30 on.
     unsafe { libc::syscall(libc::SYS_gettid) as libc::pid_t }
@@ -52,11 +54,6 @@ fn unread() -> Unread {
         libc::ENOENT | libc::ESRCH => Unread::Gone,
         error => Unread::Error(error),
     }
-}
-
-pub(crate) fn last_error() -> c_int {
-    // SAFETY: this is the calling thread's own variable.
-    unsafe { *libc::__errno_location() }
 }
 
 /// Reads the beginning of a file of a thread in `/proc/self/task`.
