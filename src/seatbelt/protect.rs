@@ -106,9 +106,9 @@ pub(crate) fn switch_on(py: &'static Api) -> Result<(), Why> {
     } else {
         #[cfg(pep788_redirects)]
         views::redirect(views, patch::Runners::AnyThread);
+        #[cfg(pep788_redirects)]
+        imports::redirect();
     }
-    #[cfg(pep788_redirects)]
-    imports::redirect();
     set_protected(true);
     set_only_watched(false);
     Ok(())

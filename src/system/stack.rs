@@ -15,6 +15,7 @@ extern "C" {
         argument: *mut c_void,
     ) -> c_int;
     fn _Unwind_GetIP(context: *mut Context) -> usize;
+    fn _Unwind_GetIPInfo(context: *mut Context, is_before: *mut c_int) -> usize;
     fn _Unwind_GetCFA(context: *mut Context) -> usize;
     fn _Unwind_GetGR(context: *mut Context, register: c_int) -> usize;
     fn _Unwind_FindEnclosingFunction(address: *const c_void) -> *const c_void;
@@ -32,7 +33,11 @@ pub(crate) fn walk(addresses: &mut [usize]) -> usize {
         // SAFETY: `walk` is the `Walk` given below, and the context is the unwinder's.
         unsafe {
             let walk = &mut *walk.cast::<Walk>();
-            let address = _Unwind_GetIP(context);
+            // A signal handler returns to the instruction at which the signal came. A call returns to the one after it,
+            // and all who look an address up expect that.
+            let mut is_before = 0;
+            let mut address = _Unwind_GetIPInfo(context, &mut is_before);
+            address += usize::from(is_before != 0 && address != 0);
             let Some(place) = walk.addresses.get_mut(walk.depth).filter(|_| address != 0) else {
                 return STOP;
             };

@@ -20,6 +20,7 @@ except ImportError:
 # Names of files begin with these: the interpreter and what calls it for others; what any thread begins in.
 PYTHON = ("python", "libpython", "_ctypes", "_cffi_backend", "libffi")
 RUNTIME = ("libc.so", "libc-", "libpthread", "ld-linux", "ld-musl", "libstdc++", "libgcc_s", "libpep788", "libm.so", "[")
+STANDARD = ("std::", "void std::", "core::", "<alloc::", "<core::", "<std::", "__rust", "rust_")
 
 
 class Frame(NamedTuple):
@@ -36,6 +37,10 @@ class Frame(NamedTuple):
 
     def is_runtime(self) -> bool:
         return self.library.startswith(RUNTIME)
+
+    def is_standard(self) -> bool:
+        """Whether the function is of C++'s or Rust's standard library, compiled into another one."""
+        return (self.function or "").startswith(STANDARD)
 
     def __str__(self) -> str:
         where = self.library + (", " + self.source if self.source else "")

@@ -235,8 +235,12 @@ def caller_of(stack: list[Frame]) -> Optional[Frame]:
 
 def starter_of(stack: list[Frame]) -> Optional[Frame]:
     """The outermost frame after those in which any thread begins: who made the thread. `None`: Python did."""
-    outermost = next((frame for frame in reversed(stack) if not frame.is_runtime()), None)
-    return None if outermost is None or outermost.is_python() else outermost
+    frames = [frame for frame in reversed(stack) if not frame.is_runtime()]
+    if not frames or frames[0].is_python():
+        return None
+    # What C++ and Rust compile into the library to begin a thread tells nothing.
+    own = (frame for frame in frames if frame.library == frames[0].library and not frame.is_standard())
+    return next(own, frames[0])
 
 
 def way_of(thread: Thread, stack: list[Frame]) -> str:
