@@ -47,12 +47,15 @@ help:
 	@echo 'make dist       crate, wheel, source tarball and checksums of the last commit, each tried out'
 	@echo 'PYTHON=/path/to/python3.x with all that run Python: this one only'
 
+# No other Rust code is in it, so it brings its own allocator and panics in place of the standard library's; src/lib.rs.
+FOR_C := -- --cfg pep788_c_library
+
 # One kind of library at a time: beside an `rlib`, whose functions Rust programs inline, the compiler cannot take all that is
 # not exported for its own. The shared library would be 75 KB longer, and a pair up to 8 % (docs/performance.md).
 lib:
 	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust (Debian: apt install cargo)'; exit 2; }
 	@command -v $${CC:-cc} >/dev/null || { echo 'a C compiler is missing (Debian: apt install gcc)'; exit 2; }
-	$(CARGO) rustc --release --lib --crate-type cdylib
+	$(CARGO) rustc --release --lib --crate-type cdylib $(FOR_C)
 
 headers: lib
 	PEP788_WRITE_HEADERS=1 $(CARGO) test --quiet --test headers
@@ -68,6 +71,7 @@ lint:
 	$(CARGO) fmt --check
 	rustfmt --check --edition 2021 examples/*/src/lib.rs tests/rust_api/src/lib.rs
 	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --lib -- -D warnings --cfg pep788_c_library
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
 	$(CARGO) test --quiet --test strata
 
@@ -165,9 +169,9 @@ FILLED_IN := $(addprefix $(PCDIR)/,pep788.pc pep788-static.pc) \
 
 # In a folder of its own: with a soname, which the library in target/release does not have.
 $(BUILT)/libpep788.so: Cargo.toml Cargo.lock build.rs install/prelink $(shell find src -type f)
-	$(CARGO) rustc --release --lib --crate-type staticlib --features vendored --target-dir $(TARGET_DIR)/install
+	$(CARGO) rustc --release --lib --crate-type staticlib --features vendored --target-dir $(TARGET_DIR)/install $(FOR_C)
 	install/prelink $(BUILT)/libpep788.a $(TARGET_DIR)/install/libpep788.a
-	PEP788_SONAME=$(SONAME) $(CARGO) rustc --release --lib --crate-type cdylib --target-dir $(TARGET_DIR)/install
+	PEP788_SONAME=$(SONAME) $(CARGO) rustc --release --lib --crate-type cdylib --target-dir $(TARGET_DIR)/install $(FOR_C)
 	touch $@
 
 installable: $(BUILT)/libpep788.so

@@ -33,6 +33,7 @@ fn main() {
     }
 
     // Of the unwinder, which only reads stacks here, a copy: so the library needs nothing but libc.
+    let mut has_copy = false;
     if std::env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok("gnu") {
         let cc = cc::Build::new().get_compiler();
         let asked = cc.to_command().arg("-print-file-name=libgcc_eh.a").output();
@@ -41,7 +42,11 @@ fn main() {
         if let Some(folder) = folder.filter(|folder| folder.is_absolute()) {
             println!("cargo:rustc-link-search=native={}", folder.display());
             println!("cargo:rustc-link-lib=static:-bundle=gcc_eh");
+            has_copy = true;
         }
+    }
+    if !has_copy && matches!(&target, [Ok(os), _] if os == "linux") {
+        println!("cargo:rustc-link-lib=gcc_s");
     }
 
     // The name under which programs look for the library once they are linked with it. Whoever

@@ -181,7 +181,7 @@ library_aarch64() {
         { refuse "the crates cannot be had: $(tail -n 3 "$CACHE/logs/vendor-aarch64.log")"; return; }
     logged library-aarch64 "$HERE/inside" "$CACHE/roots/$BUILD_ROOT_AARCH64" \
         env -C "$PROJECT" CARGO_HOME="$folder/home" CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-        cargo --config "$folder/config.toml" build --release --lib --locked --offline \
-        --target "$target" --target-dir "$folder/target" || return
+        cargo --config "$folder/config.toml" rustc --release --lib --crate-type cdylib --locked --offline \
+        --target "$target" --target-dir "$folder/target" -- --cfg pep788_c_library || return
     install -m 755 "$folder/target/$target/release/libpep788.so" "$folder"
 }

@@ -3,9 +3,9 @@
 //! All layers below take part. The locks that a child may come to are held across the fork, so that the child finds
 //! whole data. What belongs to the parent is forgotten in the child.
 
-use std::cell::Cell;
-use std::mem::ManuallyDrop;
-use std::sync::atomic::{AtomicBool, Ordering};
+use alloc::vec::Vec;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::exit::at_fini::{self, AtFini};
 #[cfg(pep788_redirects)]
@@ -37,10 +37,23 @@ struct Held {
     _switch: MutexGuard<'static, ()>,
 }
 
-thread_local! {
-    /// Filled in between `before` and `in_parent` or `in_child`, in the forking thread. It has no destructor, so that
-    /// a thread may fork while it ends.
-    static HELD: Cell<Option<ManuallyDrop<Held>>> = const { Cell::new(None) };
+/// Filled in between `before` and `in_parent` or `in_child`, by the forking thread.
+struct Place(UnsafeCell<Option<Held>>);
+
+// SAFETY: only a thread that has the locks reaches the place.
+unsafe impl Sync for Place {}
+
+static HELD: Place = Place(UnsafeCell::new(None));
+
+/// Takes what `before` left, if this is the thread that forks.
+fn take_held() -> Option<Held> {
+    if !generation::forks_here() {
+        return None;
+    }
+    // SAFETY: this thread has the locks since `before`.
+    let held = unsafe { (*HELD.0.get()).take() };
+    generation::set_forks_here(false);
+    held
 }
 
 /// Registers the handlers for forks, before the library takes its first lock. Returns `false` if memory runs out.
@@ -72,7 +85,7 @@ unsafe extern "C" fn before() {
     let slips = slip::hold_slips();
     let legacy = seen::hold_threads();
     let at_fini = at_fini::hold();
-    HELD.set(Some(ManuallyDrop::new(Held {
+    let held = Held {
         registry,
         _lobby: lobby,
         roll,
@@ -82,20 +95,21 @@ unsafe extern "C" fn before() {
         #[cfg(pep788_redirects)]
         _bound: bound,
         _switch: switch,
-    })));
+    };
+    // SAFETY: this thread has the locks, and the thread that had them before has emptied the place.
+    unsafe { *HELD.0.get() = Some(held) };
     generation::set_forks_here(true);
 }
 
 unsafe extern "C" fn in_parent() {
-    let Some(held) = HELD.take() else { return };
-    drop(ManuallyDrop::into_inner(held));
-    generation::set_forks_here(false);
+    let Some(held) = take_held() else { return };
+    drop(held);
     birth::resume();
 }
 
 unsafe extern "C" fn in_child() {
     // Only the forking thread lives on in the child. It holds all locks, so nothing is half done.
-    let Some(mut held) = HELD.take() else { return };
+    let Some(mut held) = take_held() else { return };
     generation::begin_another();
     let own = Thread::known();
     Roll::forget_parent(&mut held.roll, own.map(|thread| &thread.tally));
@@ -106,8 +120,7 @@ unsafe extern "C" fn in_child() {
     held.slips.forget_parent();
     enter::forget_parent();
     seen::forget_parent(&mut held.legacy, own.map(|thread| &thread.legacy.seen));
-    drop(ManuallyDrop::into_inner(held));
-    generation::set_forks_here(false);
+    drop(held);
     birth::resume_alone();
     forget_requests();
     watched::forget_parent();

@@ -19,7 +19,16 @@
 //!
 //! `docs/design.md` has the picture and the reasons.
 
+// Unit tests and the model checker use `std`.
+#![cfg_attr(not(test), no_std)]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+
+extern crate alloc;
+
+// A Rust program that uses the library has `std`, and so its allocator and its panics. A library for C is compiled with
+// `--cfg pep788_c_library`, and brings its own: `std` would make it 250 KB longer.
+#[cfg(not(any(test, pep788_c_library)))]
+extern crate std;
 
 // The layers, from the lowest to the highest. Each layer imports from those above it in this list, never from one
 // below (`tests/strata.rs`).
@@ -31,6 +40,8 @@ mod system;
 mod gate;
 #[cfg(not(loom))]
 mod patch;
+#[cfg(pep788_c_library)]
+mod panic;
 #[cfg(not(loom))]
 mod python;
 #[cfg(not(loom))]

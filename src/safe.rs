@@ -2,9 +2,9 @@
 //!
 //! It does what the C functions do. So on 3.15 the interpreter's own functions serve here too.
 
-use std::marker::PhantomData;
-use std::num::NonZeroUsize;
-use std::ptr::NonNull;
+use core::marker::PhantomData;
+use core::num::NonZeroUsize;
+use core::ptr::NonNull;
 
 use crate::capi::{self, PyInterpreterGuard, PyInterpreterView};
 
@@ -44,7 +44,7 @@ impl View {
         // SAFETY: any thread may call this function.
         let view = NonNull::new(unsafe { capi::view_from_main() });
         View(view.unwrap_or_else(|| {
-            std::alloc::handle_alloc_error(std::alloc::Layout::new::<*const ()>())
+            alloc::alloc::handle_alloc_error(core::alloc::Layout::new::<*const ()>())
         }))
     }
 
@@ -69,7 +69,7 @@ impl View {
 
     /// Gives the view to C code, which closes it.
     pub fn into_raw(self) -> *mut PyInterpreterView {
-        std::mem::ManuallyDrop::new(self).as_ptr()
+        core::mem::ManuallyDrop::new(self).as_ptr()
     }
 
     /// Takes over a view from C code. Returns `None` for NULL.
@@ -137,7 +137,7 @@ impl Guard {
 
     /// Gives the guard to C code, which closes it.
     pub fn into_raw(self) -> *mut PyInterpreterGuard {
-        std::mem::ManuallyDrop::new(self).as_ptr()
+        core::mem::ManuallyDrop::new(self).as_ptr()
     }
 
     /// Takes over a guard from C code. Returns `None` for NULL.
@@ -159,7 +159,7 @@ impl Drop for Guard {
 /// Keeps this thread attached. When the value is dropped, exactly what was attached before is attached again.
 ///
 /// If there are several of these values, the latest must be dropped first. What it attached must still be attached
-/// then. Otherwise the process ends with a fatal error. If a value is forgotten (`std::mem::forget`), the thread
+/// then. Otherwise the process ends with a fatal error. If a value is forgotten (`core::mem::forget`), the thread
 /// stays attached and the exit waits.
 ///
 /// The value cannot leave its thread:

@@ -1,6 +1,6 @@
 //! What the library does when it is loaded, and at its first call.
 
-use std::sync::atomic::Ordering;
+use core::sync::atomic::Ordering;
 
 use crate::fork;
 #[cfg(pep788_redirects)]

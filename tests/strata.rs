@@ -258,8 +258,7 @@ fn all_files_are_in_the_picture() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 // A part of the file that it is a model of, or stands in for on some systems.
-                let is_part =
-                    name.ends_with("_model") || ["elsewhere", "sync_pthread"].contains(&&*name);
+                let is_part = name.ends_with("_model") || ["elsewhere"].contains(&&*name);
                 assert!(is_part || name == "lib" || known.contains(&path), "{}", path.display());
             }
         }

@@ -32,12 +32,14 @@ class BuildLibrary(BuildHookInterface):
         (stage / "lib/pkgconfig").mkdir(parents=True)
         (stage / "lib/cmake/pep788").mkdir(parents=True)
         # The static library, then the shared one, as `make install` does (and says why one at a time).
-        subprocess.run([*command, "staticlib", "--features", "vendored"], cwd=root, check=True)
+        # No other Rust code is in it (src/lib.rs).
+        for_c = ["--", "--cfg", "pep788_c_library"]
+        subprocess.run([*command, "staticlib", "--features", "vendored", *for_c], cwd=root, check=True)
         binutils = os.environ.get("PEP788_BINUTILS")
         tools = {tool.upper(): binutils + tool for tool in ("ld", "nm", "ar", "objcopy", "objdump", "strip")} if binutils else {}
         subprocess.run([root / "install/prelink", made / "libpep788.a", stage / "lib/libpep788.a"], check=True,
                        env={**os.environ, **tools})
-        subprocess.run([*command, "cdylib"], cwd=root, env={**os.environ, "PEP788_SONAME": SHARED}, check=True)
+        subprocess.run([*command, "cdylib", *for_c], cwd=root, env={**os.environ, "PEP788_SONAME": SHARED}, check=True)
         shutil.copy(made / SHARED, stage / "lib")
         # Both find the rest from where they are themselves.
         for package in "pep788.pc", "pep788-static.pc":

@@ -3,8 +3,9 @@
 //! A thread state is non-daemon while it holds a guard. It holds one because of the Ensure that it is in, or because
 //! of `SetDaemon(0)`. It is non-daemon too if `threading` joins its thread.
 
-use std::ffi::{c_void, CStr};
-use std::sync::atomic::Ordering;
+use alloc::boxed::Box;
+use core::ffi::{c_void, CStr};
+use core::sync::atomic::Ordering;
 
 use crate::gate::record::Record;
 use crate::gate::registry::LOBBY;

@@ -1,6 +1,6 @@
 //! Release: restores exactly what was attached before the Ensure.
 
-use std::ptr::null_mut;
+use core::ptr::null_mut;
 
 use super::holding;
 use crate::python::{self, Api, Glance, PyThreadState};

@@ -24,7 +24,7 @@ pub struct PyInterpreterView {
 }
 
 /// What an Ensure returns and its Release takes.
-pub type PyThreadStateToken = std::ffi::c_void;
+pub type PyThreadStateToken = core::ffi::c_void;
 
 /// Guards the current interpreter.
 ///
@@ -109,7 +109,7 @@ unsafe fn guard_from_view_slowly(view: *mut PyInterpreterView) -> *mut PyInterpr
     let view = decode(NAME, view as usize, Kind::View);
     match view.record.promote(py) {
         Ok(()) => encode(view.record, Kind::Guard) as *mut PyInterpreterGuard,
-        Err(_) => std::ptr::null_mut(),
+        Err(_) => core::ptr::null_mut(),
     }
 }
 

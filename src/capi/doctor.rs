@@ -1,6 +1,9 @@
 //! Tells how the library works in this process: for `python -m pep788 doctor`, and for reports of defects.
 
-use std::ffi::{c_char, c_int, CStr};
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use core::ffi::{c_char, c_int, CStr};
 
 use crate::exit::calls::are_protected;
 use crate::fork;

@@ -2,7 +2,7 @@
 //!
 //! No interpreter has it, so this library serves it on every version.
 
-use std::ffi::c_int;
+use core::ffi::c_int;
 
 use super::ensure::{ensure_holding, ensure_ref};
 use super::handle::{already_closed, decode, encode, Kind};
@@ -102,7 +102,7 @@ pub unsafe extern "C" fn PyInterpreterState_AsStrong(
         let done = strengthen(NAME, record, r#ref);
         if done == 0 && record.is_some_and(|record| !record.confirm(interp.cast(), &LOBBY)) {
             // The interpreter is gone meanwhile, and the record is another one's.
-            r#ref.write(std::ptr::null_mut());
+            r#ref.write(core::ptr::null_mut());
             return result(false);
         }
         done
@@ -126,7 +126,7 @@ pub unsafe extern "C" fn PyInterpreterRef_AsInterpreter(
         open_or_fatal(NAME, &reference, Kind::StrongRef);
     }
     if reference.gone {
-        return std::ptr::null_mut();
+        return core::ptr::null_mut();
     }
     reference.record.interpreter()
 }

@@ -1,6 +1,6 @@
 //! The C functions of the seatbelt, which protects code that calls `PyGILState_Ensure`.
 
-use std::ffi::{c_int, c_void};
+use core::ffi::{c_int, c_void};
 
 use super::shared::raise;
 use crate::exit::at_fini;

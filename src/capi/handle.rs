@@ -17,7 +17,8 @@
 //!
 //! `PyThreadState_Ensure` is one symbol for both dialects. Bit 0 tells it how to answer.
 
-use std::sync::atomic::Ordering;
+use alloc::format;
+use core::sync::atomic::Ordering;
 
 use crate::gate::record::{Record, RECORD_ALIGN};
 use crate::gate::stripe::STRIPES;
@@ -134,7 +135,7 @@ pub(super) fn encode(record: &'static Record, kind: Kind) -> usize {
     match slip {
         Some(slip) => {
             let life = slip.life() % MODULUS;
-            std::ptr::from_ref(slip) as usize | life << LIFE_SHIFT | this_process() | kind.bits()
+            core::ptr::from_ref(slip) as usize | life << LIFE_SHIFT | this_process() | kind.bits()
         }
         None => untraced(record, kind),
     }
@@ -158,7 +159,7 @@ fn note(record: &'static Record, kind: Kind) -> usize {
         Kind::View | Kind::WeakRef => 0,
     };
     let life = life_of(record, kind) << LIFE_SHIFT;
-    let handle = std::ptr::from_ref(record) as usize | life | process | kind.bits() & !DRAFT;
+    let handle = core::ptr::from_ref(record) as usize | life | process | kind.bits() & !DRAFT;
     record.handles[usize::from(kind.is_weak())].store(handle, Ordering::Relaxed);
     handle
 }

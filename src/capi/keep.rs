@@ -1,6 +1,6 @@
 //! Keeping the thread state of a native thread between its calls.
 
-use std::ffi::c_int;
+use core::ffi::c_int;
 
 use crate::attach::keep;
 use crate::start;

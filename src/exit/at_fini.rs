@@ -1,7 +1,8 @@
 //! Callbacks of `PyThreadState_SetFiniCallback`, which run when an interpreter's exit begins to wait.
 
-use std::ffi::{c_int, c_void, CStr};
-use std::ptr::null_mut;
+use alloc::vec::Vec;
+use core::ffi::{c_int, c_void, CStr};
+use core::ptr::null_mut;
 
 use crate::gate::record::Record;
 use crate::python::{self, Api, KeepException, Owned, PyObject, PyThreadState};

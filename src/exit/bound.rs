@@ -13,10 +13,11 @@
 //! A program that only embeds Python goes on when Python is gone. The library never ends such a program. It only
 //! reports, if the program is still in finalization or in `exit`.
 
-use std::ffi::{c_int, c_void};
-use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use alloc::vec::Vec;
+use core::ffi::{c_int, c_void};
+use core::fmt::Write as _;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
 
 use super::calls::are_protected;
 use super::late;
@@ -25,6 +26,7 @@ use crate::os::{self, say};
 use crate::patch::signal;
 use crate::python::states;
 use crate::python::{self, Api};
+use crate::support::clock::Instant;
 use crate::support::memory::Text;
 use crate::support::seconds::Seconds;
 use crate::support::settings;
@@ -147,10 +149,10 @@ fn ask_a_copy(back: &Return) -> End {
             let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
             libc::setrlimit(libc::RLIMIT_CORE, &none);
             // Python ends itself by this signal after a Ctrl-C.
-            let mut interrupt = std::mem::zeroed();
+            let mut interrupt = core::mem::zeroed();
             libc::sigemptyset(&mut interrupt);
             libc::sigaddset(&mut interrupt, libc::SIGINT);
-            libc::pthread_sigmask(libc::SIG_UNBLOCK, &interrupt, std::ptr::null_mut());
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &interrupt, core::ptr::null_mut());
             back.take();
         }
         if copy < 0 {
@@ -180,7 +182,7 @@ fn ask_a_copy(back: &Return) -> End {
 
 fn watch() {
     loop {
-        std::thread::sleep(Duration::from_millis(50));
+        os::sleep(Duration::from_millis(50));
         let Some(py) = python::get() else { return };
         let exit = {
             let mut watched = lock(&EXIT);
@@ -291,7 +293,7 @@ fn explain() {
 
 fn flush() {
     // SAFETY: flushes all streams. If another thread has a lock, or a pipe is full, only this thread waits.
-    unsafe { libc::fflush(std::ptr::null_mut()) };
+    unsafe { libc::fflush(core::ptr::null_mut()) };
 }
 
 // --- The stack of another thread ------------------------------------------------------------------

@@ -8,8 +8,8 @@
 //! drops its list when all callbacks have run, still before finalization is marked. So the exit callback registers
 //! one more callback, the *last* one, which exists only to be dropped. The destructor of its capsule waits.
 
-use std::ffi::CStr;
-use std::sync::atomic::Ordering;
+use core::ffi::CStr;
+use core::sync::atomic::Ordering;
 
 use super::wait::wait_for_guards;
 use crate::gate::record::Record;

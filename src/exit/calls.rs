@@ -1,10 +1,11 @@
 //! Says how long an exit waits for calls inside `PyGILState_Ensure`, and which threads it lets in meanwhile.
 
-use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use core::fmt::Write as _;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
 
 use crate::gate::record::Record;
+use crate::support::clock::Instant;
 use crate::support::memory::Text;
 use crate::support::seconds::Seconds;
 use crate::support::settings;

@@ -1,10 +1,11 @@
 //! Lets an exit make progress while thousands of threads use the library.
 
-use std::time::{Duration, Instant};
+use core::time::Duration;
 
 use super::calls::Calls;
 use crate::gate::tally::ROLL;
 use crate::python::{switch_interval, Api};
+use crate::support::clock::Instant;
 
 /// How often a waiting exit looks for signals, which do not wake it.
 const SIGNALS_EVERY: Duration = Duration::from_millis(100);

@@ -1,6 +1,6 @@
 //! Waits until no guard is out on any gate that an exit covers, and closes these gates.
 
-use std::time::Instant;
+use alloc::vec::Vec;
 
 use super::calls::Calls;
 use crate::gate::fence;
@@ -9,9 +9,10 @@ use crate::gate::record::Record;
 use crate::gate::registry::{registry, LOBBY};
 use crate::gate::tally::ROLL;
 use crate::python::sight;
+use crate::support::clock::Instant;
 
 pub(super) fn covers(record: &'static Record, other: &'static Record) -> bool {
-    record.is_main() || std::ptr::eq(record, other)
+    record.is_main() || core::ptr::eq(record, other)
 }
 
 /// Returns the interpreters that the exit of `record` waits for, and how many guards are out on each. If memory runs

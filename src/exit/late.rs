@@ -15,11 +15,11 @@
 //! kernel clears. In musl the kernel clears the lock of musl's list of threads, which another thread may have. There,
 //! and on other systems, the late thread sleeps without end.
 
-use std::cell::UnsafeCell;
-use std::ffi::c_void;
-use std::fmt::Write as _;
-use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+use core::fmt::Write as _;
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use crate::os;
 use crate::python;

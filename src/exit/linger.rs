@@ -1,8 +1,9 @@
 //! Waits, after the door has closed, for threads that are still on their way to it.
 
-use std::time::{Duration, Instant};
+use core::time::Duration;
 
 use crate::os::{self, coarse_clock};
+use crate::support::clock::Instant;
 use crate::thread::seen;
 use crate::thread::thread::Thread;
 
@@ -31,6 +32,6 @@ pub(crate) fn linger(pythons: &[u64]) {
     let own = Thread::known().map(|thread| &thread.legacy.seen);
     let one_sleeps = || begun.elapsed() < SLEEPING && seen::is_one_on_its_way(own, lately);
     while one_sleeps() || begun.elapsed() < RUNNING && one_runs(pythons, begun + RUNNING) {
-        std::thread::sleep(Duration::from_micros(200));
+        os::sleep(Duration::from_micros(200));
     }
 }

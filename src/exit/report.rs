@@ -1,12 +1,13 @@
 //! Tells the user what an exit waits for, and follows Ctrl-C meanwhile.
 
-use std::fmt::Write as _;
-use std::time::Instant;
+use alloc::vec::Vec;
+use core::fmt::Write as _;
 
 use super::calls::are_protected;
 use crate::gate::record::Record;
 use crate::os::say;
 use crate::python::Api;
+use crate::support::clock::Instant;
 use crate::support::memory::Text;
 use crate::support::seconds::Seconds;
 use crate::support::settings;
@@ -72,7 +73,7 @@ impl Report {
         // SAFETY: attached, by this function's contract.
         unsafe {
             if py.PyErr_ExceptionMatches(py.PyExc_KeyboardInterrupt()) == 0 {
-                py.PyErr_WriteUnraisable(std::ptr::null_mut());
+                py.PyErr_WriteUnraisable(core::ptr::null_mut());
                 return;
             }
             py.PyErr_Clear();

@@ -2,7 +2,7 @@
 //!
 //! The threads and the callbacks came while the exit waited. The thread states are about to be deleted.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::drain::covers;
 use crate::attach::ensure::{ensure, Receipt};
@@ -10,6 +10,7 @@ use crate::attach::holding::is_one_leaving;
 use crate::attach::release::release;
 use crate::gate::record::Record;
 use crate::gate::registry::registry;
+use crate::os;
 use crate::python::atexit::LateCallback;
 use crate::python::threading::{self, JoinedByExit, NotTold};
 use crate::python::{Api, Owned};
@@ -93,7 +94,7 @@ pub(super) unsafe fn pause(py: &'static Api) {
     // SAFETY: attached, by this function's contract, and attached again afterwards.
     unsafe {
         let state = py.PyEval_SaveThread();
-        std::thread::sleep(A_MOMENT);
+        os::sleep(A_MOMENT);
         py.PyEval_RestoreThread(state);
     }
 }

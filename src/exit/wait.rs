@@ -1,7 +1,7 @@
 //! The wait of an exit, from its beginning until the gate is closed.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
 
 use super::at_fini;
 #[cfg(pep788_redirects)]
@@ -19,6 +19,7 @@ use crate::os::{clock, say};
 use crate::python::atexit::LateCallbacks;
 use crate::python::threading::{self, JoinedByExit};
 use crate::python::{self, switch_interval, Api};
+use crate::support::clock::Instant;
 use crate::support::settings;
 use crate::thread::thread::{forget_the_gone, Thread};
 use crate::watch::phases::{self, Phase};

@@ -9,12 +9,14 @@
 //! So threads are given time to come to the end of what they write. If they do not, or if it cannot be seen, the streams
 //! in `sys` are replaced. Then finalization does not need the locks of the old ones.
 
-use std::time::{Duration, Instant};
+use core::time::Duration;
 
 use super::linger::one_runs;
 use super::stragglers::pause;
+use crate::os;
 use crate::os::{how_often_others_ran, how_often_this_thread_waited};
 use crate::python::{streams, Api};
+use crate::support::clock::Instant;
 
 /// Waits until other threads have come to the end of what they write, while they can still attach. If they do not
 /// stop writing, they keep the streams, and Python gets new ones. What these threads have not written by then is
@@ -84,7 +86,7 @@ fn let_others_run() -> bool {
     let over = Instant::now() + AT_MOST;
     let mut quiet = 0;
     while quiet < LOOKS && Instant::now() < over {
-        std::thread::sleep(AT_LEAST);
+        os::sleep(AT_LEAST);
         quiet = if one_runs(&[], over) { 0 } else { quiet + 1 };
     }
     quiet == LOOKS && Instant::now() < over

@@ -30,9 +30,10 @@ mod imp {
 
 #[cfg(not(loom))]
 mod imp {
-    use std::sync::atomic::{compiler_fence, fence, AtomicBool, Ordering};
+    use core::sync::atomic::{compiler_fence, fence, AtomicBool, Ordering};
+    use core::time::Duration;
 
-    use crate::os::{at_load, barrier, register_barriers};
+    use crate::os::{at_load, barrier, register_barriers, sleep};
 
     /// Whether the heavy fence reaches all threads. [`prepare`] turns this on once, and nothing turns it off. A
     /// light fence that is still a processor fence then does no harm.
@@ -64,7 +65,7 @@ mod imp {
         if REACHES_ALL.load(Ordering::Relaxed) && !barrier() {
             // A sandbox has forbidden the barrier since. The other processors only have to drain their store
             // buffers, which takes them nanoseconds. This sleep is ten million of them.
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            sleep(Duration::from_millis(10));
             fence(Ordering::SeqCst);
         }
     }

@@ -7,11 +7,14 @@
 //! one order. All arguments below build on this order. While the gate is open, and only then, a thread may count a
 //! hold in its own tally instead, if it gives the hold back itself: see `tally.rs`.
 
+#[cfg(loom)]
 use std::time::Instant;
 
 use super::fence;
 use super::stripe::LIFE_SHIFT;
 use super::tally::{Owner, Tally};
+#[cfg(not(loom))]
+use crate::support::clock::Instant;
 use crate::support::sync::{lock, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering};
 
 const STATE: usize = 0b111;
@@ -74,14 +77,8 @@ impl Lobby {
         seat: MutexGuard<'a, ()>,
         deadline: Option<Instant>,
     ) -> MutexGuard<'a, ()> {
-        let recover = std::sync::PoisonError::into_inner;
-        match deadline {
-            None => self.bell.wait(seat).unwrap_or_else(recover),
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                self.bell.wait_timeout(seat, left).map_or_else(|e| e.into_inner().0, |r| r.0)
-            }
-        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        self.bell.wait(seat, left)
     }
 
     /// The same in the model, which has no clock. A deadline would be only one more reason to wake.

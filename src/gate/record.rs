@@ -4,9 +4,9 @@
 //!
 //! The code here is pure concurrency, as in `gate.rs`: an interpreter is an address, and nothing calls Python.
 
-use std::ffi::c_void;
+use core::ffi::c_void;
 #[cfg(not(loom))]
-use std::mem::offset_of;
+use core::mem::offset_of;
 
 use super::gate::{guards_in, Claim, Gate, Lobby, NotOut};
 use super::stripe::{Stripe, STRIPES};
@@ -72,7 +72,7 @@ impl Record {
                 stamp: AtomicUsize::new(STAMP),
                 handles: [AtomicUsize::new(0), AtomicUsize::new(0)],
                 gate: Gate::new(),
-                address: AtomicPtr::new(std::ptr::null_mut()),
+                address: AtomicPtr::new(core::ptr::null_mut()),
                 id: AtomicI64::new(0),
                 callbacks: AtomicUsize::new(0),
                 views: AtomicUsize::new(0),
@@ -94,7 +94,7 @@ impl Record {
         // SAFETY: the address is readable, by this function's contract. Memory that is a record always stays one.
         unsafe {
             // Relaxed: the upper half of the stamp never changes.
-            let stamp = (*std::ptr::addr_of!((*record).stamp)).load(Ordering::Relaxed);
+            let stamp = (*core::ptr::addr_of!((*record).stamp)).load(Ordering::Relaxed);
             (stamp >> 16 == STAMP >> 16).then(|| &*record)
         }
     }
@@ -158,10 +158,10 @@ impl Record {
     #[cfg(not(loom))]
     fn count(&self, number: usize) -> &AtomicUsize {
         let number = number % (STRIPES + 1);
-        let stripe = std::ptr::from_ref(self).cast::<Stripe>().wrapping_add(number);
+        let stripe = core::ptr::from_ref(self).cast::<Stripe>().wrapping_add(number);
         // SAFETY: a record begins like a stripe, and its stripes follow. So there is such a word at each of these
         // places. The pointer comes from a reference to the whole record.
-        unsafe { &*std::ptr::addr_of!((*stripe).word) }
+        unsafe { &*core::ptr::addr_of!((*stripe).word) }
     }
 
     #[cfg(loom)]
@@ -221,7 +221,7 @@ impl Record {
     /// Returns what names this record and its current life in tallies.
     #[inline]
     pub(crate) fn owner(&self) -> Owner {
-        Owner::new(std::ptr::from_ref(self) as usize, self.life())
+        Owner::new(core::ptr::from_ref(self) as usize, self.life())
     }
 
     /// Takes a hold on the interpreter that the record names now, by [`Gate::enter_by`].
@@ -270,7 +270,7 @@ impl Record {
 
     /// Returns this record and its current life in one address, for a capsule.
     pub(crate) fn ticket(&'static self) -> *mut c_void {
-        let address = std::ptr::from_ref(self) as usize;
+        let address = core::ptr::from_ref(self) as usize;
         (address | (self.life() % RECORD_ALIGN)) as *mut c_void
     }
 
@@ -318,5 +318,5 @@ const fn stripes() -> [Stripe; STRIPES] {
 
 #[cfg(loom)]
 fn stripes() -> [Stripe; STRIPES] {
-    std::array::from_fn(|_| Stripe::new())
+    core::array::from_fn(|_| Stripe::new())
 }

@@ -2,6 +2,9 @@
 //!
 //! The code here is pure concurrency, as in `gate.rs`. `registry.rs` has the registry of the process.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
 use super::record::{Address, Record};
 use crate::support::memory::try_box;
 use crate::support::sync::Ordering;
@@ -26,7 +29,7 @@ impl Registry {
     }
 
     pub(crate) fn everything(&self) -> impl Iterator<Item = &'static Record> + Clone + '_ {
-        std::iter::once(self.main).chain(self.all.iter().copied())
+        core::iter::once(self.main).chain(self.all.iter().copied())
     }
 
     /// Returns the record of the interpreter at `address`, if that interpreter is alive.
@@ -88,7 +91,7 @@ impl Registry {
         record.legacy.condemn();
         record.callbacks.store(0, Ordering::Relaxed);
         // Relaxed: the address changes only under the lock.
-        record.address.store(std::ptr::null_mut(), Ordering::Relaxed);
+        record.address.store(core::ptr::null_mut(), Ordering::Relaxed);
         if record.is_unused() {
             self.release(record);
         }

@@ -1,6 +1,6 @@
 //! The process's one registry of records, the main interpreter's record, and the lobby where exits wait.
 
-use std::fmt;
+use core::fmt;
 
 use super::gate::Lobby;
 use super::record::Record;

@@ -9,6 +9,8 @@
 //! the gate, makes a fence, and looks at the counts. One of the two fences comes second, and the look after it sees
 //! what was written before the other fence. So no hold is missed by both sides.
 
+use alloc::vec::Vec;
+
 use crate::support::sync::{lock, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 /// The low bits of a tally are the count. Above them is the [`Owner`].
@@ -120,7 +122,7 @@ impl Roll {
     pub(crate) fn remove(&self, tally: &'static Tally) {
         let mut all = self.lock();
         let place = tally.place.load(Ordering::Relaxed);
-        if all.get(place).is_some_and(|there| std::ptr::eq(*there, tally)) {
+        if all.get(place).is_some_and(|there| core::ptr::eq(*there, tally)) {
             Roll::take_off(&mut all, place);
         }
     }

@@ -3,8 +3,8 @@
 //! A thread that is not attached to the main interpreter may name it. Then a pending call installs the callback of
 //! the main interpreter.
 
-use std::ffi::{c_int, c_void};
-use std::sync::atomic::Ordering;
+use core::ffi::{c_int, c_void};
+use core::sync::atomic::Ordering;
 
 use super::records::{create, forget_requests, is_of_main, open_main, watch_death, REQUESTED};
 use crate::attach::ensure::{ensure, Receipt};

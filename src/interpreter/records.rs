@@ -1,7 +1,7 @@
 //! Finds and makes the record of an interpreter, and ties the record to the interpreter's life.
 
-use std::ffi::CStr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use core::ffi::CStr;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::gate::record::Record;
 use crate::gate::records::Registry;

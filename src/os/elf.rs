@@ -1,7 +1,7 @@
 //! Reads the table of symbols in a library's file, which has more functions than the loader knows.
 
-use std::ffi::{c_void, CStr};
-use std::ops::Range;
+use core::ffi::{c_void, CStr};
+use core::ops::Range;
 
 use object::elf::{FileHeader64, PT_LOAD, SHT_SYMTAB, STT_FUNC, STT_GNU_IFUNC};
 use object::read::elf::{FileHeader, ProgramHeader, Sym};
@@ -65,14 +65,14 @@ impl File {
             if file < 0 {
                 return None;
             }
-            let mut facts: libc::stat = std::mem::zeroed();
+            let mut facts: libc::stat = core::mem::zeroed();
             let size = match libc::fstat(file, &mut facts) {
                 0 => facts.st_size as usize,
                 _ => 0,
             };
             let (read, private) = (libc::PROT_READ, libc::MAP_PRIVATE);
             // A file of no bytes cannot be mapped.
-            let begin = libc::mmap(std::ptr::null_mut(), size, read, private, file, 0);
+            let begin = libc::mmap(core::ptr::null_mut(), size, read, private, file, 0);
             libc::close(file);
             (begin != libc::MAP_FAILED).then_some(File { begin, size })
         }
@@ -81,7 +81,7 @@ impl File {
     fn contents(&self) -> &[u8] {
         // SAFETY: the file is mapped as long as `self` lives. A program that changes the file also changes the
         // library, which is mapped from the same file.
-        unsafe { std::slice::from_raw_parts(self.begin.cast(), self.size) }
+        unsafe { core::slice::from_raw_parts(self.begin.cast(), self.size) }
     }
 }
 

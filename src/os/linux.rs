@@ -1,7 +1,10 @@
 //! Linux: what it does in its own way, or is the only one to do.
 
-use std::ffi::{c_int, c_void, CStr, CString};
-use std::ops::Range;
+use alloc::borrow::ToOwned;
+use alloc::ffi::CString;
+use alloc::vec::Vec;
+use core::ffi::{c_int, c_void, CStr};
+use core::ops::Range;
 
 use super::elf;
 use super::posix::{clock_of, last_error, object_at, read_through_pipe, Object};
@@ -75,7 +78,7 @@ pub(crate) fn another_runs(is_left_out: impl Fn(u64) -> bool) -> bool {
 
 /// Returns how often the thread gave up its processor by itself: for a lock, or in a system call.
 pub(crate) fn how_often_this_thread_waited() -> i64 {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    let mut usage = core::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: `usage` is a valid place. If the call fails, the zeroes say that nothing was used.
     let usage = unsafe {
         libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
@@ -95,7 +98,7 @@ pub(crate) fn how_often_others_ran() -> Option<u64> {
             // The times for which the thread ran and waited to run, and how often it was given a processor.
             Ok(line) => {
                 let count = line.trim_ascii().rsplit(|byte| *byte == b' ').next()?;
-                sum = sum.wrapping_add(std::str::from_utf8(count).ok()?.parse::<u64>().ok()?);
+                sum = sum.wrapping_add(core::str::from_utf8(count).ok()?.parse::<u64>().ok()?);
             }
             Err(Unread::Gone) => {}
             Err(Unread::Error(_)) => return None,
@@ -107,12 +110,12 @@ pub(crate) fn how_often_others_ran() -> Option<u64> {
 
 #[cfg(target_env = "gnu")]
 mod end {
-    use std::ffi::c_void;
-    use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+    use core::ffi::c_void;
+    use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
     /// glibc's count of the threads of the process. It is null if it is not known. The last thread to end ends the
     /// process.
-    static THREADS: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+    static THREADS: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
 
     /// Looks up what is needed to end a thread. This is not done when the thread ends: a thread that has the loader's
     /// lock may be waiting for it then.
@@ -160,7 +163,7 @@ pub(crate) use end::{end_this_thread, prepare_to_end_threads};
 
 /// Copies memory that may have been freed, or even unmapped, in the meantime.
 pub(crate) fn read_without_faulting(from: *const c_void, to: &mut [usize]) -> bool {
-    let bytes = std::mem::size_of_val(to);
+    let bytes = core::mem::size_of_val(to);
     let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: bytes };
     let remote = libc::iovec { iov_base: from.cast_mut(), iov_len: bytes };
     // SAFETY: the kernel checks `remote`. It writes only to `local`, which is this function's own.
@@ -176,11 +179,11 @@ pub(crate) fn read_without_faulting(from: *const c_void, to: &mut [usize]) -> bo
 pub(crate) fn is_on_this_stack(address: usize) -> bool {
     // SAFETY: the attributes are initialized by the call that fills them, and they are destroyed afterwards.
     unsafe {
-        let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
+        let mut attributes: libc::pthread_attr_t = core::mem::zeroed();
         if libc::pthread_getattr_np(libc::pthread_self(), &mut attributes) != 0 {
             return true;
         }
-        let (mut low, mut size) = (std::ptr::null_mut(), 0);
+        let (mut low, mut size) = (core::ptr::null_mut(), 0);
         libc::pthread_attr_getstack(&attributes, &mut low, &mut size);
         libc::pthread_attr_destroy(&mut attributes);
         (low as usize..low as usize + size).contains(&address)
@@ -243,7 +246,7 @@ pub(crate) fn libraries(is_wanted: fn(&[u8]) -> bool) -> Vec<CString> {
     }
     let mut search = Search { is_wanted, found: Vec::new() };
     // SAFETY: `visit` has the type that the loader asks for, and `search` outlives the call.
-    unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(&mut search).cast()) };
+    unsafe { libc::dl_iterate_phdr(Some(visit), core::ptr::from_mut(&mut search).cast()) };
     search.found
 }
 
@@ -259,7 +262,7 @@ pub(crate) fn at_exit(function: extern "C" fn(c_int, *mut c_void)) {
                 -> c_int;
         }
         // SAFETY: the function stays loaded.
-        unsafe { on_exit(function, std::ptr::null_mut()) };
+        unsafe { on_exit(function, core::ptr::null_mut()) };
     }
     #[cfg(not(target_env = "gnu"))]
     let _ = function;

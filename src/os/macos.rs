@@ -1,7 +1,10 @@
 //! macOS: what it does in its own way.
 
-use std::ffi::{c_char, c_void, CStr, CString};
-use std::ops::Range;
+use alloc::borrow::ToOwned;
+use alloc::ffi::CString;
+use alloc::vec::Vec;
+use core::ffi::{c_char, c_void, CStr};
+use core::ops::Range;
 
 use super::posix::{self, read_through_pipe, Object};
 

@@ -4,6 +4,15 @@
 //! `stderr.rs` have what these two have in common. Outside of this folder `cfg` asks for no system; what there is
 //! for Linux only (`patch`, most of `seatbelt`) asks for `pep788_redirects`.
 
+#[cfg(pep788_c_library)]
+mod heap;
+#[cfg(pep788_c_library)]
+mod personality;
+#[cfg(all(target_os = "linux", not(pep788_pthread_locks)))]
+mod futex;
+#[cfg(not(all(target_os = "linux", not(pep788_pthread_locks))))]
+mod pthread;
+mod place;
 mod posix;
 mod stderr;
 pub(crate) mod words;
@@ -16,9 +25,15 @@ mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
 
+#[cfg(all(target_os = "linux", not(pep788_pthread_locks)))]
+pub(crate) use futex::{Condvar, Mutex, MutexGuard};
 #[cfg(target_os = "linux")]
 pub(crate) use linux::*;
 #[cfg(target_os = "macos")]
 pub(crate) use macos::*;
+pub(crate) use place::Place;
 pub(crate) use posix::*;
+// `make sanitize` uses `--cfg pep788_pthread_locks`.
+#[cfg(not(all(target_os = "linux", not(pep788_pthread_locks))))]
+pub(crate) use pthread::{Condvar, Mutex, MutexGuard};
 pub(crate) use stderr::say;

@@ -1,7 +1,9 @@
 //! What Linux and macOS do in the same way: threads, keys, the loader's objects, clocks.
 
-use std::ffi::{c_char, c_int, c_void, CStr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use core::ffi::{c_char, c_int, c_void, CStr};
+use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
 
 // --- Threads --------------------------------------------------------------------------------------
 
@@ -26,19 +28,19 @@ pub(crate) unsafe fn write_name(handle: usize, place: &mut [u8]) {
 pub(crate) fn start_thread(body: fn()) -> bool {
     extern "C" fn run(body: *mut c_void) -> *mut c_void {
         // SAFETY: the argument is the function given below.
-        let body = unsafe { std::mem::transmute::<*mut c_void, fn()>(body) };
+        let body = unsafe { core::mem::transmute::<*mut c_void, fn()>(body) };
         body();
-        std::ptr::null_mut()
+        core::ptr::null_mut()
     }
     // SAFETY: the places are valid, and they are filled in before they are read. The thread is never joined.
     unsafe {
-        let (mut all, mut before) = std::mem::zeroed::<(libc::sigset_t, libc::sigset_t)>();
+        let (mut all, mut before) = core::mem::zeroed::<(libc::sigset_t, libc::sigset_t)>();
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_BLOCK, &all, &mut before);
-        let mut thread = std::mem::zeroed();
+        let mut thread = core::mem::zeroed();
         let failed =
-            libc::pthread_create(&mut thread, std::ptr::null(), run, body as *mut c_void) != 0;
-        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+            libc::pthread_create(&mut thread, core::ptr::null(), run, body as *mut c_void) != 0;
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, core::ptr::null_mut());
         if !failed {
             libc::pthread_detach(thread);
         }
@@ -50,9 +52,9 @@ pub(crate) fn start_thread(body: fn()) -> bool {
 pub(crate) fn block_signals() {
     // SAFETY: the set is a valid place, and it is filled in before it is read.
     unsafe {
-        let mut all = std::mem::zeroed();
+        let mut all = core::mem::zeroed();
         libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &all, std::ptr::null_mut());
+        libc::pthread_sigmask(libc::SIG_BLOCK, &all, core::ptr::null_mut());
     }
 }
 
@@ -109,7 +111,7 @@ pub(crate) const MUTEX_SIZE: usize = size_of::<libc::pthread_mutex_t>();
 
 /// Copies the memory by way of a pipe: on every system, `write` checks the memory that it reads from.
 pub(super) fn read_through_pipe(from: *const c_void, to: &mut [usize]) -> bool {
-    let bytes = std::mem::size_of_val(to);
+    let bytes = core::mem::size_of_val(to);
     let mut ends = [0; 2];
     // SAFETY: `ends` has room for two descriptors, and both are closed below. A few hundred bytes fit into any pipe,
     // so neither call blocks.
@@ -140,7 +142,7 @@ pub(crate) struct Object {
 /// Returns the object that contains an address.
 pub(crate) fn object_at(address: usize) -> Option<Object> {
     // SAFETY: an all-zero `Dl_info` is valid, and `dladdr` fills it.
-    let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
+    let mut info: libc::Dl_info = unsafe { core::mem::zeroed() };
     // SAFETY: any address may be asked about, and `info` is a valid place for the answer.
     if unsafe { libc::dladdr(address as *const c_void, &mut info) } == 0 {
         return None;
@@ -158,7 +160,7 @@ pub(crate) const EVERYWHERE: *mut c_void = libc::RTLD_DEFAULT;
 /// Returns a handle of a loaded library, or of the executable, which has no path here. Loads and runs nothing. The object
 /// stays loaded from now on.
 pub(crate) fn handle_of(path: Option<&CStr>) -> Option<*mut c_void> {
-    let path = path.map_or(std::ptr::null(), CStr::as_ptr);
+    let path = path.map_or(core::ptr::null(), CStr::as_ptr);
     // SAFETY: `path` is null, or a C string.
     let handle = unsafe { libc::dlopen(path, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
     (!handle.is_null()).then_some(handle)
@@ -185,6 +187,23 @@ pub(crate) fn last_error() -> c_int {
     unsafe { *place() }
 }
 
+/// An error as people read it: the system's words, and the number.
+#[cfg_attr(not(pep788_redirects), allow(dead_code))]
+pub(crate) struct OsError(pub(crate) c_int);
+
+impl fmt::Display for OsError {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = [0u8; 128];
+        // The last byte is left out, so it stays NUL.
+        let (place, room) = (words.as_mut_ptr().cast::<c_char>(), words.len() - 1);
+        // SAFETY: the place has that much room.
+        let failed = unsafe { libc::strerror_r(self.0, place, room) } != 0;
+        let known = CStr::from_bytes_until_nul(&words).unwrap_or_default().to_str();
+        let words = known.ok().filter(|words| !failed && !words.is_empty());
+        write!(to, "{} (os error {})", words.unwrap_or("unknown error"), self.0)
+    }
+}
+
 pub(crate) fn process_id() -> u32 {
     // SAFETY: `getpid` has no preconditions.
     unsafe { libc::getpid() }.unsigned_abs()
@@ -204,14 +223,48 @@ pub(crate) unsafe fn at_fork(
     unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) == 0 }
 }
 
-/// Returns the time in milliseconds, by a clock that never goes back. It is never 0.
+/// Returns the time by a clock that never goes back, to the nanosecond.
+pub(crate) fn now() -> Duration {
+    let time = time_of(libc::CLOCK_MONOTONIC);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Returns the time of the same clock in milliseconds. It is never 0.
 pub(crate) fn clock() -> u64 {
     clock_of(libc::CLOCK_MONOTONIC)
 }
 
 pub(super) fn clock_of(clock: libc::clockid_t) -> u64 {
+    let time = time_of(clock);
+    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000 + 1
+}
+
+fn time_of(clock: libc::clockid_t) -> libc::timespec {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place.
     unsafe { libc::clock_gettime(clock, &mut time) };
-    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000 + 1
+    time
+}
+
+/// Makes the calling thread sleep for that time, signals or not.
+pub(crate) fn sleep(time: Duration) {
+    let until = now() + time;
+    loop {
+        let left = until.saturating_sub(now());
+        if left.is_zero() {
+            return;
+        }
+        let wanted = libc::timespec {
+            tv_sec: left.as_secs() as libc::time_t,
+            tv_nsec: left.subsec_nanos() as _,
+        };
+        // SAFETY: the time is a valid one, and nobody asks for what is left of it.
+        unsafe { libc::nanosleep(&wanted, core::ptr::null_mut()) };
+    }
+}
+
+/// Ends the process by SIGABRT.
+pub(crate) fn abort() -> ! {
+    // SAFETY: the call has no preconditions.
+    unsafe { libc::abort() }
 }

@@ -2,8 +2,8 @@
 //!
 //! None of this may keep an exit from going on, or change how the exit ends.
 
-use std::ffi::c_int;
-use std::mem::MaybeUninit;
+use core::ffi::c_int;
+use core::mem::MaybeUninit;
 
 use super::posix::last_error;
 
@@ -86,7 +86,7 @@ impl Drop for WithoutSigpipe {
             if is_sigpipe_pending() {
                 libc::sigwait(&only_sigpipe(), &mut 0);
             }
-            libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+            libc::pthread_sigmask(libc::SIG_SETMASK, &before, core::ptr::null_mut());
         }
     }
 }

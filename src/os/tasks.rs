@@ -2,9 +2,11 @@
 //!
 //! This file allocates nothing and takes no locks, because `patch::stop` uses it.
 
-use std::ffi::c_int;
-use std::ops::Range;
+use core::ffi::c_int;
+use core::fmt::Write as _;
+use core::ops::Range;
 
+use super::place::Place;
 use super::posix::last_error;
 
 pub(crate) fn this_thread() -> libc::pid_t {
@@ -30,7 +32,7 @@ pub(crate) fn is_the_kernels(id: libc::pid_t) -> bool {
     let stat = read(id, "stat", &mut buffer).ok();
     let fields = stat.and_then(|stat| stat.rsplit(|byte| *byte == b')').next());
     let flags = fields.and_then(|it| it.trim_ascii().split(|byte| *byte == b' ').nth(FLAGS));
-    let flags = flags.and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u64>().ok());
+    let flags = flags.and_then(|digits| core::str::from_utf8(digits).ok()?.parse::<u64>().ok());
     flags.is_some_and(|flags| flags & IO_WORKER != 0)
 }
 
@@ -62,10 +64,9 @@ pub(crate) fn read<'a>(
     name: &str,
     buffer: &'a mut [u8],
 ) -> Result<&'a [u8], Unread> {
-    use std::io::Write;
     let mut path = [0; 64];
     // The path ends in the NULs that are already there.
-    let written = write!(&mut path[..63], "/proc/self/task/{id}/{name}");
+    let written = write!(Place(&mut path[..63]), "/proc/self/task/{id}/{name}");
     written.map_err(|_| Unread::Error(libc::ENAMETOOLONG))?;
     // SAFETY: the path is a C string, and the buffer is as long as it says.
     let length = unsafe {
@@ -132,7 +133,7 @@ impl Iterator for Tasks {
             self.rest.start += length.max(1);
             let name = entry.get(NAME..)?.split(|byte| *byte == 0).next()?;
             // The other entries are `.` and `..`.
-            if let Some(id) = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok()) {
+            if let Some(id) = core::str::from_utf8(name).ok().and_then(|name| name.parse().ok()) {
                 return Some(id);
             }
         }

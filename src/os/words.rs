@@ -3,7 +3,7 @@
 //! What is in static storage is as far from the thread pointer in one thread as in any other thread. So once it is
 //! known where a thread has a variable, a read takes one instruction.
 
-use std::ffi::c_void;
+use core::ffi::c_void;
 
 extern "C" {
     // These are in `words.c`.
@@ -32,7 +32,7 @@ pub(crate) fn own() -> *mut c_void {
     let word: *mut c_void;
     // SAFETY: this reads two words that exist as long as the thread.
     unsafe {
-        std::arch::asm!(
+        core::arch::asm!(
             "mov {word}, qword ptr [rip + pep788_thread@GOTTPOFF]",
             "mov {word}, qword ptr fs:[{word}]",
             word = out(reg) word,
@@ -53,7 +53,7 @@ pub(crate) fn own() -> *mut c_void {
     let word: *mut c_void;
     // SAFETY: this reads two words that exist as long as the thread.
     unsafe {
-        std::arch::asm!(
+        core::arch::asm!(
             "mrs {block}, tpidr_el0",
             "adrp {word}, :gottprel:pep788_thread",
             "ldr {word}, [{word}, #:gottprel_lo12:pep788_thread]",
@@ -84,9 +84,9 @@ pub(crate) fn own() -> *mut c_void {
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
 mod imp {
-    use std::arch::asm;
-    use std::ffi::{c_int, c_void};
-    use std::ops::Range;
+    use core::arch::asm;
+    use core::ffi::{c_int, c_void};
+    use core::ops::Range;
 
     use super::super::posix::Key;
 
@@ -126,7 +126,7 @@ mod imp {
         let has = |place: isize, value: *mut c_void| unsafe { read(place) } == value;
         // A value of this library, which no other word has, shows where the values of all keys are.
         let mut own = 0;
-        let mark = std::ptr::from_mut(&mut own).cast::<c_void>();
+        let mark = core::ptr::from_mut(&mut own).cast::<c_void>();
         // SAFETY: the key is made here and deleted here. Nothing else knows it.
         let of_own = unsafe {
             if libc::pthread_key_create(&mut own, None) != 0 {
@@ -158,7 +158,7 @@ mod imp {
     pub(crate) fn storage_of(code: usize) -> Option<Range<usize>> {
         let mut search = Search { code, found: None };
         // SAFETY: `visit` has the type that the loader asks for, and `search` outlives the call.
-        unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(&mut search).cast()) };
+        unsafe { libc::dl_iterate_phdr(Some(visit), core::ptr::from_mut(&mut search).cast()) };
         search.found
     }
 
@@ -171,7 +171,7 @@ mod imp {
         let (object, search) = unsafe { (&*object, &mut *search.cast::<Search>()) };
         let count = usize::from(object.dlpi_phnum);
         // SAFETY: the object has this number of headers.
-        let headers = unsafe { std::slice::from_raw_parts(object.dlpi_phdr, count) };
+        let headers = unsafe { core::slice::from_raw_parts(object.dlpi_phdr, count) };
         let has_it = headers.iter().any(|header| {
             let begin = (object.dlpi_addr + header.p_vaddr) as usize;
             let addresses = begin..begin + header.p_memsz as usize;
@@ -255,8 +255,8 @@ mod imp {
     any(target_arch = "x86_64", target_arch = "aarch64")
 )))]
 mod imp {
-    use std::ffi::c_void;
-    use std::ops::Range;
+    use core::ffi::c_void;
+    use core::ops::Range;
 
     use super::super::posix::Key;
 
@@ -273,7 +273,7 @@ mod imp {
     }
 
     pub(crate) unsafe fn read(_place: isize) -> *mut c_void {
-        std::ptr::null_mut()
+        core::ptr::null_mut()
     }
 }
 

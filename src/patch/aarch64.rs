@@ -13,7 +13,7 @@ const B: u32 = 0x1400_0000;
 const B_MASK: u32 = 0xfc00_0000;
 
 fn word(code: &[u8; 16], index: usize) -> u32 {
-    let bytes: [u8; 4] = std::array::from_fn(|byte| code[index * 4 + byte]);
+    let bytes: [u8; 4] = core::array::from_fn(|byte| code[index * 4 + byte]);
     u32::from_le_bytes(bytes)
 }
 

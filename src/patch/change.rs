@@ -1,10 +1,11 @@
 //! One change of code: which bytes are written where, and why a change cannot be made.
 
-use std::ffi::c_int;
-use std::fmt;
-use std::ops::Range;
+use core::ffi::c_int;
+use core::fmt;
+use core::ops::Range;
 
 use super::stop;
+use crate::os::OsError;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Why {
@@ -19,14 +20,13 @@ pub(crate) enum Why {
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let error = |number: &i32| std::io::Error::from_raw_os_error(*number);
         match self {
             Why::Taken => f.write_str("somebody else has redirected it"),
             Why::NoPage(number) => {
-                write!(f, "no executable memory near it can be had ({})", error(number))
+                write!(f, "no executable memory near it can be had ({})", OsError(*number))
             }
             Why::Sealed(number) => {
-                write!(f, "its code may not be changed in this process ({})", error(number))
+                write!(f, "its code may not be changed in this process ({})", OsError(*number))
             }
             Why::Stop(why) => why.fmt(f),
         }
@@ -114,8 +114,8 @@ unsafe fn store(at: usize, word: u64) {
     // cache line. The other instruction stores an aligned word.
     unsafe {
         #[cfg(target_arch = "x86_64")]
-        std::arch::asm!("xchg qword ptr [{}], {}", in(reg) at, inout(reg) word => _, options(nostack, preserves_flags));
+        core::arch::asm!("xchg qword ptr [{}], {}", in(reg) at, inout(reg) word => _, options(nostack, preserves_flags));
         #[cfg(target_arch = "aarch64")]
-        std::arch::asm!("str {1}, [{0}]", in(reg) at, in(reg) word, options(nostack, preserves_flags));
+        core::arch::asm!("str {1}, [{0}]", in(reg) at, in(reg) word, options(nostack, preserves_flags));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! There the library knows neither the processor's jumps nor how to make the system's threads stand still.
 
-use std::fmt;
+use core::fmt;
 
 pub(crate) struct Why;
 

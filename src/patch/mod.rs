@@ -16,6 +16,8 @@ mod x86_64;
 mod aarch64;
 #[cfg(pep788_redirects)]
 mod page;
+#[cfg(pep788_redirects)]
+mod mappings;
 #[cfg_attr(
     not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))),
     path = "elsewhere.rs"

@@ -6,8 +6,8 @@
 //! functions of CPython begin with, in the builds that there are. It makes no copy of a function that begins with
 //! other instructions.
 
-use std::ffi::c_void;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::page;
 
@@ -59,6 +59,9 @@ use x86_64::begin;
 
 #[cfg(any(target_arch = "x86_64", test))]
 mod x86_64 {
+    use alloc::vec;
+    use alloc::vec::Vec;
+
     use super::LOOKED_AT;
     use crate::patch::x86_64::{jump, jump_anywhere};
 
@@ -154,6 +157,8 @@ mod x86_64 {
 
 #[cfg(any(target_arch = "aarch64", test))]
 mod aarch64 {
+    use alloc::vec::Vec;
+
     use super::LOOKED_AT;
     use crate::patch::aarch64::{b, jump};
 

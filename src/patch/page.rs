@@ -1,6 +1,7 @@
 //! Pages of the library's own memory for code, within reach of a jump from a function.
 
-use std::ffi::c_void;
+use alloc::vec::Vec;
+use core::ffi::c_void;
 
 #[cfg(target_arch = "aarch64")]
 use super::aarch64::REACH;
@@ -18,7 +19,7 @@ pub(super) fn place(origin: usize, code: impl FnOnce(usize) -> Option<Vec<u8>>) 
     unsafe { (page.address as *mut u8).copy_from_nonoverlapping(code.as_ptr(), code.len()) };
     page.make_executable().ok()?;
     let address = page.address;
-    std::mem::forget(page);
+    core::mem::forget(page);
     Some(address)
 }
 

@@ -16,12 +16,14 @@
 //!   a system might also forbid the way back, from writable to executable. If the system says no, that is the
 //!   answer: the library does not try to get around it.
 
-use std::ffi::{c_int, c_void};
+use alloc::vec::Vec;
+use core::ffi::{c_int, c_void};
 
 #[cfg(target_arch = "aarch64")]
 use super::aarch64::{is_empty, jump, jump_anywhere, target, FIRST};
 use super::change::Change;
 pub(crate) use super::change::Why;
+use super::mappings::{guard_of, mappings};
 use super::page::{clear_cache, page_size, Page};
 use super::stop;
 #[cfg(target_arch = "x86_64")]
@@ -116,7 +118,7 @@ pub(crate) fn redirect(
         stop::with_all_stopped(&inside, || write(&changes), undo).map_err(Why::Stop)??;
     }
     // From now on functions jump to the page, so it stays.
-    std::mem::forget(page);
+    core::mem::forget(page);
     Ok(None)
 }
 
@@ -141,23 +143,13 @@ pub(crate) fn fill_in(entry: usize, to: usize) -> Result<(), Why> {
     let mut changes = [Change::new(change.at + first.len(), rest), Change::new(change.at, first)];
     changes.iter_mut().for_each(|part| part.guard = change.guard);
     write(&changes)?;
-    std::mem::forget(page);
+    core::mem::forget(page);
     Ok(())
 }
 
 /// Returns whether another copy of the library has redirected the function at `entry`.
 pub(crate) fn is_by_a_copy(entry: usize) -> bool {
     Copy::that_took(entry, 0).is_some()
-}
-
-/// Returns what the kernel says of all mappings, on the processor that has such a guard (see [`guard_of`]).
-fn mappings() -> String {
-    if cfg!(target_arch = "aarch64") {
-        let said = std::fs::read("/proc/self/smaps").unwrap_or_default();
-        String::from_utf8_lossy(&said).into_owned()
-    } else {
-        String::new()
-    }
 }
 
 /// Writes the changes. Allocates nothing and takes no lock: other threads stand still, and may hold the locks.
@@ -181,27 +173,6 @@ fn write(changes: &[Change]) -> Result<(), Why> {
     result
 }
 
-/// Returns `PROT_BTI` if indirect jumps into the page at `address` have to meet a landing pad. A change of the
-/// page's protection that does not name this flag takes it away.
-///
-/// If the kernel says nothing of the mappings, this returns no flag.
-fn guard_of(mappings: &str, address: usize) -> c_int {
-    const PROT_BTI: c_int = 0x10;
-    let bound = |digits| usize::from_str_radix(digits, 16).ok();
-    let mut is_there = false;
-    for line in mappings.lines() {
-        let word = line.split(' ').next().and_then(|word| word.split_once('-'));
-        if let Some((Some(begin), Some(end))) = word.map(|(begin, end)| (bound(begin), bound(end)))
-        {
-            is_there = (begin..end).contains(&address);
-        } else if let (true, Some(flags)) = (is_there, line.strip_prefix("VmFlags:")) {
-            let is_guarded = flags.split(' ').any(|flag| flag == "bt");
-            return if is_guarded { PROT_BTI } else { 0 };
-        }
-    }
-    0
-}
-
 fn protect(change: &Change, how: c_int) -> Result<(), Why> {
     let begin = change.at & !(page_size() - 1);
     let how = how | change.guard;
@@ -218,29 +189,10 @@ fn protect(change: &Change, how: c_int) -> Result<(), Why> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn aarch64_knows_which_pages_are_guarded() {
-        // The text is as the kernel prints it, shortened.
-        let mappings = "\
-            ffff8a000000-ffff8a2c0000 r-xp 00000000 fe:01 1234    /usr/lib/libpython3-13.so.1.0\n\
-            Size:               2816 kB\n\
-            THPeligible:           0\n\
-            VmFlags: rd ex mr mw me bt\n\
-            ffff8a2c0000-ffff8a2d0000 rw-p 002c0000 fe:01 1234    /usr/lib/libpython3-13.so.1.0\n\
-            VmFlags: rd wr mr mw me ac\n\
-            ffff8a2d0000-ffff8a2e0000 r-xp 00000000 00:00 0\n\
-            VmFlags: rd ex mr mw me\n";
-        assert_eq!(guard_of(mappings, 0xffff_8a00_0000), 0x10);
-        assert_eq!(guard_of(mappings, 0xffff_8a2b_ffff), 0x10);
-        assert_eq!(guard_of(mappings, 0xffff_8a2c_0000), 0);
-        assert_eq!(guard_of(mappings, 0xffff_8a2d_0000), 0);
-        assert_eq!(guard_of(mappings, 0x1000), 0);
-    }
-
     // A function that spends its time in the bytes that are overwritten. Several short instructions end within these
     // bytes.
     #[cfg(target_arch = "x86_64")]
-    std::arch::global_asm!(
+    core::arch::global_asm!(
         ".text",
         // This is aligned as CPython's functions are. With the landing pad the jump is not within an aligned word.
         ".balign 16",
@@ -260,7 +212,7 @@ mod tests {
 
     // `paciasp` and `autiasp` are written by their numbers, which any assembler knows.
     #[cfg(target_arch = "aarch64")]
-    std::arch::global_asm!(
+    core::arch::global_asm!(
         ".text",
         ".balign 4",
         ".globl pep788_victim",
@@ -285,7 +237,7 @@ mod tests {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     #[test]
     fn a_thousand_times_under_fire() {
-        use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+        use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
         const THREADS: usize = 8;
         const TIMES: usize = 250;
         let stop = AtomicBool::new(false);
@@ -308,7 +260,7 @@ mod tests {
                 scope.spawn(|| {
                     while !stop.load(Relaxed) {
                         let before = step.load(Relaxed);
-                        let got = std::hint::black_box(victim as extern "C" fn() -> usize)();
+                        let got = core::hint::black_box(victim as extern "C" fn() -> usize)();
                         assert!(got == 1 || got == 2, "{got}");
                         // The step is the same before the call and after it, so there was no change meanwhile.
                         if before % 2 == 0 && step.load(Relaxed) == before {
@@ -321,12 +273,12 @@ mod tests {
             scope.spawn(|| {
                 // SAFETY: the places are valid, and are filled in before they are read.
                 unsafe {
-                    let mut all = std::mem::zeroed();
+                    let mut all = core::mem::zeroed();
                     libc::sigfillset(&mut all);
-                    libc::pthread_sigmask(libc::SIG_BLOCK, &all, std::ptr::null_mut());
+                    libc::pthread_sigmask(libc::SIG_BLOCK, &all, core::ptr::null_mut());
                 }
                 while !stop.load(Relaxed) {
-                    let got = std::hint::black_box(victim as extern "C" fn() -> usize)();
+                    let got = core::hint::black_box(victim as extern "C" fn() -> usize)();
                     assert!(got == 1 || got == 2, "{got}");
                 }
             });
@@ -334,7 +286,7 @@ mod tests {
             // calls most of the time.
             scope.spawn(|| {
                 let all = u64::MAX;
-                let none = std::ptr::null::<u64>();
+                let none = core::ptr::null::<u64>();
                 // SAFETY: the set has as many bytes as the kernel's sets of signals. `usleep` has no preconditions.
                 unsafe {
                     let how = libc::SIG_BLOCK;

@@ -5,8 +5,8 @@
 //! borrowed, what glibc sends is passed on to glibc. If a signal of this library comes late, glibc ignores it. Other
 //! C libraries block their own signal at times, so there nothing is borrowed.
 
-use std::ffi::{c_int, c_ulong, c_void};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use core::ffi::{c_int, c_ulong, c_void};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::signal::{handle, is_ours, Handler};
 
@@ -73,15 +73,15 @@ extern "C" fn handle_or_pass_on(number: c_int, info: *mut libc::siginfo_t, conte
             handle(number, info, context);
         } else {
             let glibcs = GLIBCS.load(Ordering::Relaxed);
-            std::mem::transmute::<usize, Handler>(glibcs)(number, info, context);
+            core::mem::transmute::<usize, Handler>(glibcs)(number, info, context);
         }
     }
 }
 
 /// Exchanges the action of the signal. Returns `false` if the system refuses that.
 fn exchange(new: Option<&Action>, old: Option<&mut Action>) -> bool {
-    let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
-    let old = old.map_or(std::ptr::null_mut(), std::ptr::from_mut);
+    let new = new.map_or(core::ptr::null(), core::ptr::from_ref);
+    let old = old.map_or(core::ptr::null_mut(), core::ptr::from_mut);
     // SAFETY: the records have the kernel's form, and its sets of signals have this many bytes.
     unsafe { libc::syscall(libc::SYS_rt_sigaction, SIGNAL, new, old, size_of::<u64>()) == 0 }
 }

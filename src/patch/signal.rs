@@ -1,14 +1,21 @@
 //! The signal that makes threads stand still: how it is chosen and sent, and its handler.
 
-use std::ffi::{c_int, c_void};
-use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::ffi::{c_int, c_void};
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 pub(super) const MOST: usize = 1024;
 
 /// The attempt that threads stand still for, or 0 if there is none. A number is never used again, so a signal that
 /// comes late does nothing.
 pub(super) static ROUND: AtomicU32 = AtomicU32::new(0);
+
+/// Returns whether threads stand still, or are about to. They may have any lock.
+#[cfg_attr(not(pep788_c_library), allow(dead_code))]
+pub(crate) fn are_threads_stopped() -> bool {
+    // Relaxed: only the thread that panics while it stops the others needs the answer, and that one has set it.
+    ROUND.load(Ordering::Relaxed) != 0
+}
 
 /// For each thread that a signal was sent to: the round in which the thread stands still, and whether it is inside.
 pub(super) static PLACES: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
@@ -40,7 +47,7 @@ impl NoSignals {
         // SAFETY: the places are valid, and are filled in before they are read.
         unsafe {
             libc::sigemptyset(now.as_mut_ptr());
-            libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), now.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_BLOCK, core::ptr::null(), now.as_mut_ptr());
             now.assume_init()
         }
     }
@@ -49,7 +56,7 @@ impl NoSignals {
 impl Drop for NoSignals {
     fn drop(&mut self) {
         // SAFETY: this restores the mask from before.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, core::ptr::null_mut()) };
     }
 }
 
@@ -71,7 +78,7 @@ pub(crate) fn take_signal(handler: Handler) -> Option<c_int> {
             if libc::sigismember(&blocked, *signal) != 1 {
                 return false;
             }
-            if libc::sigaction(*signal, std::ptr::null(), action.as_mut_ptr()) != 0 {
+            if libc::sigaction(*signal, core::ptr::null(), action.as_mut_ptr()) != 0 {
                 return false;
             }
             let mut action = action.assume_init();
@@ -86,7 +93,7 @@ pub(crate) fn take_signal(handler: Handler) -> Option<c_int> {
             // The mask has the C library's own signals too, which `sigfillset` leaves out. If such a signal
             // interrupted the handler, the place of the handler could be taken for the place where the thread was.
             (&raw mut action.sa_mask).write_bytes(u8::MAX, 1);
-            libc::sigaction(*signal, &action, std::ptr::null_mut()) == 0
+            libc::sigaction(*signal, &action, core::ptr::null_mut()) == 0
         }
     })
 }
@@ -123,7 +130,7 @@ pub(super) extern "C" fn handle(_: c_int, info: *mut libc::siginfo_t, context: *
         PLACES[place].store(note(round, whether), Ordering::Release);
         // Acquire: pairs with the store that ends the round.
         while !is_inside && ROUND.load(Ordering::Acquire) == round {
-            let forever = std::ptr::null::<libc::timespec>();
+            let forever = core::ptr::null::<libc::timespec>();
             libc::syscall(libc::SYS_futex, &ROUND, libc::FUTEX_WAIT, round, forever);
         }
         *libc::__errno_location() = errno;

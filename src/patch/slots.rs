@@ -4,8 +4,8 @@
 //! 3.14 on. The calls go through slots of the object that CPython is in. The loader has filled in the slots, and the
 //! addresses in them are replaced here. Only data is written, a word at a time, so no thread has to stand still.
 
-use std::ffi::{c_char, c_int, c_void, CStr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use core::ffi::{c_char, c_int, c_void, CStr};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use object::elf::{self, Dyn64, DynamicTag, Rela64, RelocationType, Sym64};
 use object::NativeEndian;
@@ -47,7 +47,7 @@ pub(crate) fn replace(inside: usize, replacements: &[Replacement]) -> usize {
     }
     let mut request = Request { inside, replacements, replaced: 0 };
     // SAFETY: `visit` has the type that is asked for, and the request outlives the call.
-    unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(&mut request).cast()) };
+    unsafe { libc::dl_iterate_phdr(Some(visit), core::ptr::from_mut(&mut request).cast()) };
     request.replaced
 }
 
@@ -63,7 +63,7 @@ impl<'a> Object<'a> {
     pub(crate) unsafe fn of(info: &'a libc::dl_phdr_info) -> Object<'a> {
         // SAFETY: the caller promises that `info` is the loader's record.
         let headers =
-            unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+            unsafe { core::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
         Object { base: info.dlpi_addr as usize, headers }
     }
 
@@ -132,7 +132,7 @@ impl<'a> Object<'a> {
                 };
                 let length = size / size_of::<Rela64<NativeEndian>>();
                 let table = table as *const Rela64<NativeEndian>;
-                for relocation in std::slice::from_raw_parts(table, length) {
+                for relocation in core::slice::from_raw_parts(table, length) {
                     let kind = relocation.r_type(NativeEndian, false);
                     if !KINDS.contains(&kind) {
                         continue;

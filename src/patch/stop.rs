@@ -14,18 +14,19 @@
 //! Threads that stand still may have any lock: of the allocator, of the loader. So nothing that happens meanwhile
 //! takes a lock or allocates. It makes system calls, and uses memory that was there before.
 
-use std::ffi::c_int;
-use std::fmt;
-use std::ops::Range;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use core::ffi::c_int;
+use core::fmt;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
 
 use super::reserved::{self, Borrowed};
 use super::signal::{
     handle, note, send, take_signal, NoSignals, BANNED, INSIDE, MOST, OUTSIDE, PLACES, ROUND,
 };
-use crate::os::last_error;
 use crate::os::tasks::{field, is_the_kernels, read, this_thread, Tasks, Unread};
+use crate::os::{last_error, OsError};
+use crate::support::clock::Instant;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Why {
@@ -53,13 +54,13 @@ impl fmt::Display for Why {
                 f,
                 "there may be other threads, and what /proc tells of them cannot be read ({}). Have it switched on \
                  before there are threads, or with file descriptors to spare",
-                std::io::Error::from_raw_os_error(*number)
+                OsError(*number)
             ),
             Why::NoSignals(number) => write!(
                 f,
                 "it sends its threads signals to stop them for it, and the system refuses that ({}; does a seccomp \
                  filter forbid rt_tgsigqueueinfo?). Switched on before there are other threads, it needs none",
-                std::io::Error::from_raw_os_error(*number)
+                OsError(*number)
             ),
             Why::Restless(id) => {
                 write!(f, "thread {id} could not be stopped for it: it blocks signals and runs")
@@ -84,7 +85,7 @@ pub(super) fn with_all_stopped<E>(
     let _no_signals = NoSignals::new();
     assert!(inside.len() * 2 <= BANNED.len());
     let bounds = inside.iter().flat_map(|range| [range.start, range.end]);
-    for (place, bound) in BANNED.iter().zip(bounds.chain(std::iter::repeat(0))) {
+    for (place, bound) in BANNED.iter().zip(bounds.chain(core::iter::repeat(0))) {
         // Relaxed: the round is published after this store.
         place.store(bound, Ordering::Relaxed);
     }
@@ -138,7 +139,7 @@ fn is_alone_by_libc() -> bool {
     // any thread may read.
     unsafe {
         let known = libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr());
-        known.cast::<std::ffi::c_char>().as_ref().is_some_and(|is_single| *is_single != 0)
+        known.cast::<core::ffi::c_char>().as_ref().is_some_and(|is_single| *is_single != 0)
     }
 }
 
@@ -349,7 +350,7 @@ fn look_at(id: libc::pid_t, signals: Signals) -> Result<Seen, Why> {
         return Ok(Seen::Blocks { in_system_call: true });
     }
     let blocked = field(status, b"SigBlk:")
-        .and_then(|digits| std::str::from_utf8(digits).ok())
+        .and_then(|digits| core::str::from_utf8(digits).ok())
         .and_then(|digits| u64::from_str_radix(digits, 16).ok());
     let is_open = |signal: &c_int| blocked.is_some_and(|it| it >> (*signal - 1) & 1 == 0);
     if let Some(signal) = signals.into_iter().flatten().find(is_open) {
@@ -361,7 +362,7 @@ fn look_at(id: libc::pid_t, signals: Signals) -> Result<Seen, Why> {
 }
 
 fn number_of(digits: &[u8]) -> Option<libc::c_long> {
-    let number = std::str::from_utf8(digits).ok()?.trim().parse().ok();
+    let number = core::str::from_utf8(digits).ok()?.trim().parse().ok();
     // -1 means that the thread waits in the kernel, but for a page of memory.
     number.filter(|number| *number >= 0)
 }

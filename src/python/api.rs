@@ -3,7 +3,7 @@
 //! One binary serves every version, loads into processes without Python, and can be preloaded,
 //! because nothing here is an undefined symbol of the library.
 
-use std::ffi::{c_char, c_int, c_ulong, c_void, CStr};
+use core::ffi::{c_char, c_int, c_ulong, c_void, CStr};
 
 /// CPython's opaque structures.
 pub(crate) enum PyObject {}
@@ -87,7 +87,7 @@ macro_rules! api {
                         if found.is_null() { return Err(NAME); }
                         // SAFETY: the signature is the one that CPython documents for this name. It is the same in
                         // all versions from 3.9 on.
-                        unsafe { std::mem::transmute::<
+                        unsafe { core::mem::transmute::<
                             *mut c_void, unsafe extern "C" fn($($ty),*) $(-> $ret)?>(found) }
                     },)*
                     $($tname: {
@@ -100,7 +100,7 @@ macro_rules! api {
                         const NAME: &CStr = c_name(concat!(stringify!($oname), "\0"));
                         let found = find(NAME);
                         // SAFETY: as above. NULL becomes `None`.
-                        unsafe { std::mem::transmute::<
+                        unsafe { core::mem::transmute::<
                             *mut c_void, Option<unsafe extern "C" fn($($oty),*) -> $oret>>(found) }
                     },)*
                     $($dname: {
@@ -115,7 +115,7 @@ macro_rules! api {
                         let found = names.into_iter().map(&find).find(|found| !found.is_null())
                             .ok_or(c"PyThreadState_GetUnchecked")?;
                         // SAFETY: both take nothing and return a thread state or NULL.
-                        unsafe { std::mem::transmute::<
+                        unsafe { core::mem::transmute::<
                             *mut c_void, unsafe extern "C" fn() -> *mut PyThreadState>(found) }
                     },
                     // This is new in 3.13. It is NULL before.
@@ -311,7 +311,7 @@ impl Api {
     /// Asks the main thread to call `function`, attached to the main interpreter, which must still be there. Returns
     /// `false` if the queue of the main interpreter is full. Needs no thread state.
     pub(crate) fn call_in_main(&self, function: PendingCall) -> bool {
-        let argument = std::ptr::null_mut();
+        let argument = core::ptr::null_mut();
         // SAFETY: both functions only queue `function`. The private one has this signature up to 3.11.
         unsafe {
             if self.version < 0x030c {

@@ -9,8 +9,8 @@
 //! to CPython's own functions. Code that took CPython's `register` by name before the wait is not reached. The
 //! library's own exit callback is registered elsewhere.
 
-use std::ffi::{c_int, c_ulong, c_void, CStr};
-use std::ptr::null_mut;
+use core::ffi::{c_int, c_ulong, c_void, CStr};
+use core::ptr::null_mut;
 
 use super::api::{Api, PyObject};
 use super::find::get;

@@ -3,14 +3,15 @@
 //! From 3.12 on CPython keeps the answer per thread. Before 3.12 CPython only keeps the thread state that holds the
 //! GIL, and that may belong to any thread. So the calling thread has to recognize its own thread state.
 
-use std::cell::Cell;
-use std::ffi::c_void;
-use std::sync::atomic::{AtomicPtr, Ordering};
-use std::time::{Duration, Instant};
+use core::cell::Cell;
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicPtr, Ordering};
+use core::time::Duration;
 
 use super::api::{Api, PyInterpreterState, PyThreadState};
 use super::objects::KeepException;
 use crate::os;
+use crate::support::clock::Instant;
 
 pub(super) const PER_THREAD: u16 = 0x030c;
 
@@ -25,7 +26,7 @@ pub(crate) struct Attached {
 
 impl Attached {
     pub(crate) const NOTHING: Attached =
-        Attached { state: std::ptr::null_mut(), known_to_gilstate: true };
+        Attached { state: core::ptr::null_mut(), known_to_gilstate: true };
 }
 
 /// Returns what is attached to this thread.
@@ -123,7 +124,7 @@ fn is_ours(
     let is_known = found.is_some_and(|found| found.get() == holder);
     let stays = stays(py, holder, &layout, if is_known { LATER } else { AT_FIRST });
     if let Some(found) = found {
-        found.set(if stays { holder } else { std::ptr::null_mut() });
+        found.set(if stays { holder } else { core::ptr::null_mut() });
     }
     stays
 }
@@ -136,7 +137,7 @@ fn stays(py: &Api, holder: *mut PyThreadState, layout: &Layout, moment: Duration
     let Some(before) = look_at(py, holder, layout) else { return false };
     let until = Instant::now() + moment;
     while Instant::now() < until {
-        std::thread::sleep(LOOK_AGAIN);
+        os::sleep(LOOK_AGAIN);
         if look_at(py, holder, layout).as_ref() != Some(&before) {
             return false;
         }
@@ -172,9 +173,9 @@ fn last_taker(py: &Api, holder: *mut PyThreadState, layout: &Layout) -> *mut PyT
         // Relaxed: the word is evidence about this thread's own past, or it is none.
         Some(current) if current.load(Ordering::Relaxed) == holder => {
             runtime_word(py, layout.runtime.last_taker)
-                .map_or(std::ptr::null_mut(), |word| word.load(Ordering::Relaxed))
+                .map_or(core::ptr::null_mut(), |word| word.load(Ordering::Relaxed))
         }
-        _ => std::ptr::null_mut(),
+        _ => core::ptr::null_mut(),
     }
 }
 
@@ -265,7 +266,7 @@ pub(crate) unsafe fn live_interpreter(
     // The number is somewhere near the beginning of a structure of many pages.
     const PAGE: usize = 4096;
     const PAGES: usize = 4;
-    if address.is_null() || address as usize % std::mem::align_of::<usize>() != 0 {
+    if address.is_null() || address as usize % core::mem::align_of::<usize>() != 0 {
         return None;
     }
     for page in 0..PAGES {

@@ -1,6 +1,6 @@
 //! CPython's place for a function that evaluates frames (PEP 523).
 
-use std::ffi::c_void;
+use core::ffi::c_void;
 
 use super::api::{Api, PyInterpreterState, PyObject};
 use super::find::address_of;
@@ -48,13 +48,13 @@ fn look_up(version: u16) -> Option<Evaluation> {
     unsafe {
         Some(Evaluation {
             default: find(c"_PyEval_EvalFrameDefault")? as usize,
-            set: std::mem::transmute::<*mut c_void, Set>(find(
+            set: core::mem::transmute::<*mut c_void, Set>(find(
                 c"_PyInterpreterState_SetEvalFrameFunc",
             )?),
-            get: std::mem::transmute::<*mut c_void, Get>(find(
+            get: core::mem::transmute::<*mut c_void, Get>(find(
                 c"_PyInterpreterState_GetEvalFrameFunc",
             )?),
-            code_of: code_of.map(|found| std::mem::transmute::<*mut c_void, CodeOf>(found)),
+            code_of: code_of.map(|found| core::mem::transmute::<*mut c_void, CodeOf>(found)),
         })
     }
     .filter(|_| !is_free_threaded)

@@ -1,8 +1,11 @@
 //! Finds CPython in this process, and looks up its functions.
 
-use std::ffi::{c_char, c_void, CStr, CString};
-use std::io::Write;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use alloc::borrow::ToOwned;
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::String;
+use core::ffi::{c_char, c_void, CStr};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::api::Api;
 use crate::os;
@@ -23,11 +26,11 @@ pub(crate) struct Late {
 }
 
 /// This is not behind a lock, because another thread could have that lock while this thread forks.
-static LATE: AtomicPtr<Late> = AtomicPtr::new(std::ptr::null_mut());
+static LATE: AtomicPtr<Late> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Looks up names in this CPython from now on, and not where the loader looks.
 pub(crate) fn look_in(late: Option<&'static Late>) {
-    let late = late.map_or(std::ptr::null_mut(), |late| std::ptr::from_ref(late).cast_mut());
+    let late = late.map_or(core::ptr::null_mut(), |late| core::ptr::from_ref(late).cast_mut());
     // Release: pairs with `late`. What was done with that CPython comes before.
     LATE.store(late, Ordering::Release);
 }
@@ -126,13 +129,13 @@ fn functions(scope: &Scope, number: u16) -> Result<Api, &'static CStr> {
 
 /// Returns a function of CPython, or null.
 pub(crate) fn address_of(name: &CStr) -> *mut c_void {
-    Scope::of_python().map_or(std::ptr::null_mut(), |scope| scope.find(name))
+    Scope::of_python().map_or(core::ptr::null_mut(), |scope| scope.find(name))
 }
 
 /// Returns the version as in [`Api::version`], or `None` if it is older than 3.9. Does not use `Py_GetVersion`: up to
 /// 3.10 that function writes its answer anew at each call, into one buffer for all threads.
 fn version(scope: &Scope) -> Option<u16> {
-    let number = scope.find(c"Py_Version").cast::<std::ffi::c_ulong>();
+    let number = scope.find(c"Py_Version").cast::<core::ffi::c_ulong>();
     if !number.is_null() {
         // SAFETY: since 3.11 this is a constant of this type, equal to `PY_VERSION_HEX`.
         return Some((unsafe { *number } >> 16) as u16);
@@ -149,9 +152,10 @@ fn version(scope: &Scope) -> Option<u16> {
 fn long_version(scope: &Scope) -> String {
     // SAFETY: this is the documented signature. The function needs neither an attached thread nor initialization.
     unsafe {
-        let get_version = std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *const c_char>(
-            scope.find(c"Py_GetVersion"),
-        );
+        let get_version = core::mem::transmute::<
+            *mut c_void,
+            unsafe extern "C" fn() -> *const c_char,
+        >(scope.find(c"Py_GetVersion"));
         let text = CStr::from_ptr(get_version()).to_string_lossy();
         text.split_whitespace().next().unwrap_or_default().to_owned()
     }
@@ -221,7 +225,7 @@ pub(crate) fn fatal(function: &str, rule: &str) -> ! {
         if !report.is_null() {
             // SAFETY: CPython has exported this function with this signature since 3.9. It does not return.
             unsafe {
-                let report = std::mem::transmute::<
+                let report = core::mem::transmute::<
                     *mut c_void,
                     unsafe extern "C" fn(*const c_char, *const c_char) -> !,
                 >(report);
@@ -229,8 +233,10 @@ pub(crate) fn fatal(function: &str, rule: &str) -> ! {
             }
         }
     }
-    let _ = writeln!(std::io::stderr(), "Fatal Python error: {function}: {rule}");
-    std::process::abort()
+    for piece in ["Fatal Python error: ", function, ": ", rule, "\n"] {
+        os::say(piece.as_bytes());
+    }
+    os::abort()
 }
 
 /// Makes a text for C. The library's own messages have no interior NULs, which would end the text.

@@ -1,6 +1,6 @@
 //! Finds out which Python code the calling thread runs.
 
-use std::ffi::c_ulong;
+use core::ffi::c_ulong;
 
 use super::api::Api;
 use super::objects::Owned;

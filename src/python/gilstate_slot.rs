@@ -1,7 +1,7 @@
 //! Changes the thread state that `PyGILState` knows for a thread, for the time of an Ensure.
 
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::api::{Api, PyThreadState};
 use super::current::PER_THREAD;
@@ -59,7 +59,7 @@ pub(super) fn gilstate_key(py: &Api) -> Option<Key> {
             return false;
         }
         // SAFETY: the call only reads thread-local storage.
-        let noticed = set_value(*key, std::ptr::null_mut())
+        let noticed = set_value(*key, core::ptr::null_mut())
             && unsafe { py.PyGILState_GetThisThreadState() }.is_null();
         set_value(*key, own.cast());
         noticed

@@ -1,6 +1,6 @@
 //! What the commonest calls need to know of CPython, found with as few instructions as possible.
 
-use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU32, Ordering};
 
 use super::api::{Api, PyInterpreterState, PyThreadState, UncheckedCurrent};
 use super::current::{current_word, PER_THREAD};
@@ -31,13 +31,13 @@ const NO_KEY: u32 = u32::MAX;
 
 /// This is set once three things are known: this library serves the calls, the structures of CPython are as expected,
 /// and guards are not traced. Until then, and in uncommon cases, the library takes the ways that need none of this.
-static GLANCE: AtomicPtr<Known> = AtomicPtr::new(std::ptr::null_mut());
+static GLANCE: AtomicPtr<Known> = AtomicPtr::new(core::ptr::null_mut());
 
 /// The one of the two `places` in [`Known`] that is right. 0 if that is not known.
 static PLACE: AtomicIsize = AtomicIsize::new(0);
 
 /// Up to 3.11: where CPython has the thread state that holds the GIL. NULL if that is not known.
-static HOLDER: AtomicPtr<AtomicPtr<PyThreadState>> = AtomicPtr::new(std::ptr::null_mut());
+static HOLDER: AtomicPtr<AtomicPtr<PyThreadState>> = AtomicPtr::new(core::ptr::null_mut());
 
 #[derive(Clone, Copy)]
 pub(crate) struct Glance(&'static Known);
@@ -205,12 +205,12 @@ unsafe fn look(py: &'static Api, state: *mut PyThreadState) {
     });
     known.key.store(key, Ordering::Relaxed);
     // Release: pairs with `Glance::get`. What it points to is complete.
-    GLANCE.store(std::ptr::from_ref(known).cast_mut(), Ordering::Release);
+    GLANCE.store(core::ptr::from_ref(known).cast_mut(), Ordering::Release);
     // Release, both: they pair with `attached_word` and `holder`, and come after the glance.
     if let [place, 0] = known.places {
         PLACE.store(place, Ordering::Release);
     }
     if let Some(holder) = holder {
-        HOLDER.store(std::ptr::from_ref(holder).cast_mut(), Ordering::Release);
+        HOLDER.store(core::ptr::from_ref(holder).cast_mut(), Ordering::Release);
     }
 }

@@ -1,7 +1,7 @@
 //! Has the main thread leave as by `sys.exit()`, when a signal comes.
 
-use std::ffi::c_int;
-use std::ptr::null_mut;
+use core::ffi::c_int;
+use core::ptr::null_mut;
 
 use super::api::{Api, PyObject};
 use super::find::get;

@@ -1,6 +1,6 @@
 //! From 3.15 on: finds CPython's own functions of PEP 788.
 
-use std::ffi::{c_void, CStr};
+use core::ffi::{c_void, CStr};
 
 use super::api::Api;
 #[cfg(feature = "c-api")]
@@ -40,7 +40,7 @@ macro_rules! native {
                         // SAFETY: this is 3.15's signature of this name. Handles and tokens are pointers that the
                         // library only passes on.
                         unsafe {
-                            std::mem::transmute::<
+                            core::mem::transmute::<
                                 *mut c_void, unsafe extern "C" fn($($arg),*) $(-> $ret)?,
                             >(found)
                         }

@@ -1,7 +1,7 @@
 //! Owned references to Python objects, and the exception that is set.
 
-use std::ffi::{c_int, CStr};
-use std::ptr::null_mut;
+use core::ffi::{c_int, CStr};
+use core::ptr::null_mut;
 
 use super::api::{Api, PyCFunction, PyCFunctionWithKeywords, PyMethodDef, PyObject};
 
@@ -23,7 +23,7 @@ impl Owned {
 
     /// Gives the reference away.
     pub(crate) fn into_ptr(self) -> *mut PyObject {
-        std::mem::ManuallyDrop::new(self).object
+        core::mem::ManuallyDrop::new(self).object
     }
 
     /// Returns an attribute. If there is none, clears the exception and returns `None`.
@@ -111,7 +111,7 @@ impl Owned {
                 self.py.PyErr_Clear();
                 return None;
             }
-            Some(std::slice::from_raw_parts(text.cast(), length as usize))
+            Some(core::slice::from_raw_parts(text.cast(), length as usize))
         }
     }
 
@@ -225,7 +225,7 @@ impl MethodDef {
         const METH_VARARGS_KEYWORDS: c_int = 0x0001 | 0x0002;
         // SAFETY: with these flags CPython calls the function with its own type.
         let function =
-            unsafe { std::mem::transmute::<PyCFunctionWithKeywords, PyCFunction>(function) };
+            unsafe { core::mem::transmute::<PyCFunctionWithKeywords, PyCFunction>(function) };
         MethodDef::new(name, function, METH_VARARGS_KEYWORDS, doc)
     }
 
@@ -249,7 +249,7 @@ impl MethodDef {
     /// # Safety
     /// The calling thread is attached.
     pub(crate) unsafe fn function(&'static self, py: &'static Api, this: &Owned) -> Option<Owned> {
-        let method = std::ptr::from_ref(&self.0).cast_mut();
+        let method = core::ptr::from_ref(&self.0).cast_mut();
         // SAFETY: attached, by this function's contract. The definition is never freed.
         unsafe { Owned::new(py, py.PyCFunction_NewEx(method, this.object, null_mut())) }
     }
@@ -329,7 +329,7 @@ impl Exception {
     }
 
     pub(crate) fn set(mut self) {
-        let [kind, value, trace] = std::mem::replace(&mut self.parts, [null_mut(); 3]);
+        let [kind, value, trace] = core::mem::replace(&mut self.parts, [null_mut(); 3]);
         // SAFETY: the thread is attached while `self` lives. `PyErr_Restore` takes over the three references.
         unsafe { self.py.PyErr_Restore(kind, value, trace) }
     }

@@ -3,8 +3,8 @@
 //! [`Glance`](super::glance::Glance) does the same for PEP 788's calls. A `Glance` says more, and there is none where
 //! CPython serves the calls itself, or where guards are traced.
 
-use std::ptr::null_mut;
-use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use super::api::{Api, PyThreadState};
 use super::current::{current_word, PER_THREAD};
@@ -105,7 +105,7 @@ pub(crate) unsafe fn learn(py: &'static Api, state: *mut PyThreadState, end_is_s
         if py.version < PER_THREAD {
             if let Some((holder, key)) = current_word(py, state).zip(key) {
                 KEY.store(key, Ordering::Relaxed);
-                HOLDER.store(std::ptr::from_ref(holder).cast_mut(), Ordering::Release);
+                HOLDER.store(core::ptr::from_ref(holder).cast_mut(), Ordering::Release);
             }
         } else {
             match word::find(py, state) {

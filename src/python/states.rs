@@ -3,8 +3,8 @@
 //! The library makes thread states without `PyThreadState_New`, which is redirected. It also knows where a thread
 //! state counts the calls of `PyGILState_Ensure` that it is in.
 
-use std::ffi::{c_int, c_void, CStr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use core::ffi::{c_int, c_void, CStr};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::api::{Api, PyInterpreterState, PyThreadState};
 use super::find::{self, Finder};
@@ -114,21 +114,21 @@ pub(crate) fn of_version(version: u16, find: Finder) -> Result<States, Why> {
     let maker = unsafe {
         match parts(version).ok_or(Why::TooNew)? {
             Parts::TwoSteps(make, bind) => Maker::TwoSteps(
-                std::mem::transmute::<*mut c_void, Make>(find(make)?),
-                std::mem::transmute::<*mut c_void, Bind>(find(bind)?),
+                core::mem::transmute::<*mut c_void, Make>(find(make)?),
+                core::mem::transmute::<*mut c_void, Bind>(find(bind)?),
             ),
             Parts::One(make) => {
-                Maker::One(std::mem::transmute::<*mut c_void, MakeBound>(find(make)?))
+                Maker::One(core::mem::transmute::<*mut c_void, MakeBound>(find(make)?))
             }
         }
     };
     let name = if version < 0x030d { c"_Py_IsFinalizing" } else { c"Py_IsFinalizing" };
     // SAFETY: both functions have this signature.
-    let is_finalizing = unsafe { std::mem::transmute::<*mut c_void, IsFinalizing>(find(name)?) };
+    let is_finalizing = unsafe { core::mem::transmute::<*mut c_void, IsFinalizing>(find(name)?) };
     let delete = if version < 0x030d {
         let found = find(c"_PyThreadState_DeleteCurrent").ok();
         // SAFETY: the function has this signature in these versions.
-        found.map(|it| Delete::Given(unsafe { std::mem::transmute::<*mut c_void, Bind>(it) }))
+        found.map(|it| Delete::Given(unsafe { core::mem::transmute::<*mut c_void, Bind>(it) }))
     } else {
         original(find(c"PyThreadState_DeleteCurrent")?)
     };
@@ -139,7 +139,7 @@ pub(crate) fn of_version(version: u16, find: Finder) -> Result<States, Why> {
 fn original(entry: *mut c_void) -> Option<Delete> {
     let copy = original::of(entry)?;
     // SAFETY: the copy does what that function does, and that function has this signature.
-    Some(Delete::Original(unsafe { std::mem::transmute::<usize, unsafe extern "C" fn()>(copy) }))
+    Some(Delete::Original(unsafe { core::mem::transmute::<usize, unsafe extern "C" fn()>(copy) }))
 }
 
 #[cfg(not(pep788_redirects))]

@@ -1,7 +1,7 @@
 //! Flushes Python's standard streams, takes their locks for a moment, and replaces the streams.
 
-use std::ffi::CStr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use core::ffi::CStr;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::api::{Api, PyObject};
 use super::find::get_or_fatal;

@@ -1,7 +1,7 @@
 //! How often a thread that waits for the GIL wakes to ask the GIL's holder for it (`sys.setswitchinterval`).
 
-use std::ffi::CStr;
-use std::time::Duration;
+use core::ffi::CStr;
+use core::time::Duration;
 
 use super::api::Api;
 use super::objects::{sys, KeepException, Owned};

@@ -2,8 +2,9 @@
 //!
 //! Nothing here imports `threading`. Only `watch` leaves an exception set.
 
-use std::ffi::{c_ulong, CStr};
-use std::ptr::null_mut;
+use alloc::vec::Vec;
+use core::ffi::{c_ulong, CStr};
+use core::ptr::null_mut;
 
 use super::api::{Api, PyObject};
 use super::find::get;

@@ -16,9 +16,10 @@
 //! A CPython in a namespace of its own (`dlmopen`) is not seen here. If the kernel forbids the jump, the library
 //! says so at the end of the process.
 
-use std::ffi::{c_int, c_void, CStr};
-use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use alloc::boxed::Box;
+use core::ffi::{c_int, c_void, CStr};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use object::elf::{self, Sym64};
 use object::NativeEndian;
@@ -283,7 +284,7 @@ fn find_object<T, F: FnMut(&Object) -> Option<T>>(ask: F) -> Option<T> {
     let mut search = Search { ask, answer: None };
     // SAFETY: `visit` has the type that is asked for, and the search outlives the call.
     unsafe {
-        libc::dl_iterate_phdr(Some(visit::<T, F>), std::ptr::from_mut(&mut search).cast());
+        libc::dl_iterate_phdr(Some(visit::<T, F>), core::ptr::from_mut(&mut search).cast());
     }
     search.answer
 }

@@ -1,6 +1,6 @@
 //! What the redirected functions share: attaching, making and deleting the thread state of a call.
 
-use std::ffi::c_int;
+use core::ffi::c_int;
 
 use super::enter::enter;
 use crate::gate::gate::Claim;

@@ -2,8 +2,8 @@
 //!
 //! That copy serves the calls. So it is asked to do what changes how calls are served.
 
-use std::ffi::c_int;
-use std::sync::atomic::{fence, AtomicBool, Ordering};
+use core::ffi::c_int;
+use core::sync::atomic::{fence, AtomicBool, Ordering};
 
 use crate::patch::patch::Copy;
 use crate::python::PyInterpreterState;
@@ -45,8 +45,8 @@ pub(super) fn hand_on_to(copy: &Copy) {
     // SAFETY: these are the signatures of the functions that the other copy's `for_copies` returned.
     let serving = unsafe {
         Serving {
-            set_hangs: std::mem::transmute::<usize, SetHangs>(copy.function(0)),
-            choose: std::mem::transmute::<usize, ChooseInterpreter>(copy.function(1)),
+            set_hangs: core::mem::transmute::<usize, SetHangs>(copy.function(0)),
+            choose: core::mem::transmute::<usize, ChooseInterpreter>(copy.function(1)),
         }
     };
     SERVING.keep(serving);

@@ -7,7 +7,7 @@
 //! They do two things besides. An Ensure in a thread with nothing attached holds the interpreter (`enter.rs`,
 //! `thread/legacy.rs`). If it is too late for a hold, the thread is ended (`exit/late.rs`).
 
-use std::ffi::c_int;
+use core::ffi::c_int;
 
 use super::call::{
     attach, count, count_in_sight, make, request_install, State, ENSURE, FAILED, LOCKED, UNLOCKED,

@@ -2,15 +2,17 @@
 //!
 //! A thread that is let in takes a hold on its interpreter.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
 
 use crate::exit::calls::CLOSED;
 use crate::gate::gate::Claim;
 use crate::gate::record::Record;
 use crate::gate::registry::{main, LOBBY};
 use crate::interpreter::first_use::prepare_main;
+use crate::os;
 use crate::python::Api;
+use crate::support::clock::Instant;
 use crate::thread::attached::is_inside;
 use crate::thread::thread::Thread;
 
@@ -91,7 +93,7 @@ fn wait_outside() {
     const AT_LEAST: Duration = Duration::from_millis(5);
     const FOR_EACH: Duration = Duration::from_micros(50);
     let others = OUTSIDE.fetch_add(1, Ordering::Relaxed);
-    std::thread::sleep(AT_LEAST.max(FOR_EACH.saturating_mul(others as u32)));
+    os::sleep(AT_LEAST.max(FOR_EACH.saturating_mul(others as u32)));
     OUTSIDE.fetch_sub(1, Ordering::Relaxed);
 }
 

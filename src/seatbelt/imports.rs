@@ -10,8 +10,8 @@
 //! Other callers of `pthread_exit` and `pause` through the same slots are left alone: a thread that ends as it
 //! should, `signal.pause()`, and the code of a program that CPython is linked into.
 
-use std::ffi::{c_int, c_void, CStr};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use core::ffi::{c_int, c_void, CStr};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::call::request_install;
 use crate::exit::{bound, late};

@@ -2,9 +2,11 @@
 //!
 //! The library never switches it on by itself: see [`protect`].
 
-use std::ffi::c_int;
-use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use alloc::format;
+use alloc::vec::Vec;
+use core::ffi::c_int;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::choose::choose_interpreter;
 use super::copies::{self, set_hangs, ChooseInterpreter, SetHangs};

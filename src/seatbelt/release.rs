@@ -2,8 +2,9 @@
 //!
 //! `ensure.rs` explains what the two functions do.
 
-use std::ffi::c_int;
-use std::ptr::null_mut;
+use alloc::format;
+use core::ffi::c_int;
+use core::ptr::null_mut;
 
 use super::call::{count, count_in_sight, delete, FAILED, LOCKED, RELEASE, UNLOCKED};
 use crate::python::{self, sight, states, PyThreadState};

@@ -8,9 +8,10 @@
 //! So a thread that takes a guard by a view is refused here, once the grace of the library's own gate is over
 //! (`PEP788_DRAIN_GRACE_MS`). The interpreter itself does the same a moment later.
 
-use std::ffi::c_void;
-use std::ptr::null_mut;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use alloc::vec::Vec;
+use core::ffi::c_void;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::call::request_install;
 use crate::exit::wait::closed_for;
@@ -76,7 +77,7 @@ unsafe fn unless_late(function: usize, view: usize) -> usize {
     }
     // SAFETY: the copy is of a CPython function of this type. It was stored before any thread was led here.
     unsafe {
-        let original = std::mem::transmute::<usize, unsafe extern "C" fn(usize) -> usize>(
+        let original = core::mem::transmute::<usize, unsafe extern "C" fn(usize) -> usize>(
             ORIGINALS[function].load(Ordering::Relaxed),
         );
         original(view)

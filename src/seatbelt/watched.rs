@@ -2,7 +2,7 @@
 //!
 //! If the process is only watched, no exit waits and no thread is ended: calls do what CPython's own functions do.
 
-use std::ffi::c_int;
+use core::ffi::c_int;
 
 use super::call::{count, while_alive, ACQUIRE, DELETE, ENSURE, LOCKED, RELEASE, UNLOCKED};
 use super::{ensure, release, scopes};

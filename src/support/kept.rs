@@ -8,10 +8,11 @@
 //! *The rule for the whole library*: something that is set up once is in a `Kept`, or it is an atomic that several
 //! threads may set to the same value. Something that changes later is behind a lock that a fork holds (`fork.rs`).
 
-use std::alloc::Layout;
-use std::cell::UnsafeCell;
-use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicBool, Ordering};
+use alloc::boxed::Box;
+use core::alloc::Layout;
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use once_cell::race::OnceRef;
 
@@ -65,7 +66,7 @@ impl<T> Kept<T> {
             // The value is never freed. A value that is not kept is a few words, at most once for each thread that
             // came at once.
             Some(value) => self.publish(Box::leak(value)),
-            None => std::alloc::handle_alloc_error(Layout::new::<T>()),
+            None => alloc::alloc::handle_alloc_error(Layout::new::<T>()),
         }
     }
 
@@ -92,7 +93,7 @@ mod tests {
                 barrier.wait();
                 let (value, is_mine) = kept.keep([number; 4]);
                 assert_eq!(*value == [number; 4], is_mine);
-                (std::ptr::from_ref(value) as usize, is_mine)
+                (core::ptr::from_ref(value) as usize, is_mine)
             };
             let keep = &keep;
             let found: Vec<_> = std::thread::scope(|scope| {

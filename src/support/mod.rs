@@ -6,6 +6,8 @@ pub(crate) mod sync;
 #[cfg_attr(loom, allow(dead_code))]
 pub(crate) mod memory;
 #[cfg(not(loom))]
+pub(crate) mod clock;
+#[cfg(not(loom))]
 pub(crate) mod short_text;
 #[cfg(not(loom))]
 pub(crate) mod kept;

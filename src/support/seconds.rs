@@ -1,7 +1,7 @@
 //! A span of time, as messages show it.
 
-use std::fmt;
-use std::time::Duration;
+use core::fmt;
+use core::time::Duration;
 
 /// A time for people to read. No floating point is used, because formatting it would take 20 KB.
 pub(crate) struct Seconds(pub(crate) Duration);

@@ -1,8 +1,10 @@
 //! Reads the library's environment variables once, when the first of them is needed.
 
-use std::ffi::{c_char, CStr};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use alloc::format;
+use alloc::string::String;
+use core::ffi::{c_char, CStr};
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
 
 use crate::os::say;
 use crate::support::kept::Kept;

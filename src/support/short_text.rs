@@ -1,6 +1,7 @@
 //! A piece of text that needs no allocation.
 
-use std::fmt;
+use alloc::string::String;
+use core::fmt;
 
 /// It has at most `N` bytes. What does not fit is cut off at the front.
 #[derive(Clone, Copy)]

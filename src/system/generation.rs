@@ -2,8 +2,9 @@
 //!
 //! `fork.rs` knows what a forked child has to forget. Only `fork.rs` writes here.
 
-use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::os;
 
 static GENERATION: AtomicUsize = AtomicUsize::new(0);
 
@@ -18,16 +19,16 @@ pub(crate) fn begin_another() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
-thread_local! {
-    /// It has no destructor, so that a thread may fork while it ends.
-    static FORKS: Cell<bool> = const { Cell::new(false) };
-}
+/// The thread that is between the beginning and the end of a fork, or 0. Its handle stays the same in the child.
+static FORKING: AtomicUsize = AtomicUsize::new(0);
 
 /// Returns whether this thread is between the beginning and the end of a fork.
 pub(crate) fn forks_here() -> bool {
-    FORKS.get()
+    // Relaxed: only this thread writes its own handle, and no other thread has it meanwhile.
+    FORKING.load(Ordering::Relaxed) == os::this_handle()
 }
 
+/// Is called by a thread that has the locks of `fork.rs`. So there is one such thread at a time.
 pub(crate) fn set_forks_here(forks: bool) {
-    FORKS.set(forks);
+    FORKING.store(if forks { os::this_handle() } else { 0 }, Ordering::Relaxed);
 }

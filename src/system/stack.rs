@@ -2,7 +2,7 @@
 //!
 //! Callers find out what the addresses mean.
 
-use std::ffi::{c_int, c_void};
+use core::ffi::{c_int, c_void};
 
 enum Context {}
 
@@ -48,7 +48,7 @@ pub(crate) fn walk(addresses: &mut [usize]) -> usize {
     }
     let mut walk = Walk { addresses, depth: 0 };
     // SAFETY: `visit` has the type that the unwinder asks for, and the record outlives the call.
-    unsafe { _Unwind_Backtrace(visit, std::ptr::from_mut(&mut walk).cast()) };
+    unsafe { _Unwind_Backtrace(visit, core::ptr::from_mut(&mut walk).cast()) };
     walk.depth
 }
 
@@ -102,7 +102,7 @@ impl Return {
         }
         let mut search = Search { functions, found: None };
         // SAFETY: `visit` has the type that the unwinder asks for, and the record outlives the call.
-        unsafe { _Unwind_Backtrace(visit, std::ptr::from_mut(&mut search).cast()) };
+        unsafe { _Unwind_Backtrace(visit, core::ptr::from_mut(&mut search).cast()) };
         search.found
     }
 
@@ -117,7 +117,7 @@ impl Return {
         // registers that a call may change, only the one of the result needs a value.
         #[cfg(target_arch = "x86_64")]
         unsafe {
-            std::arch::asm!(
+            core::arch::asm!(
                 "mov rbx, [rdi]",
                 "mov rbp, [rdi + 8]",
                 "mov r12, [rdi + 16]",
@@ -134,7 +134,7 @@ impl Return {
         // SAFETY: the words belong to a frame of this thread that has not returned, as the unwinder gave them.
         #[cfg(target_arch = "aarch64")]
         unsafe {
-            std::arch::asm!(
+            core::arch::asm!(
                 "ldp x19, x20, [x0]",
                 "ldp x21, x22, [x0, 16]",
                 "ldp x23, x24, [x0, 32]",

@@ -2,8 +2,9 @@
 //!
 //! This is slow. It is for the report of an exit, and works as far as there is memory for it.
 
-use std::ffi::{c_char, c_int, c_void, CStr};
-use std::fmt::Write as _;
+use alloc::vec::Vec;
+use core::ffi::{c_char, c_int, c_void, CStr};
+use core::fmt::{self, Write as _};
 
 use crate::os;
 use crate::support::memory::Text;
@@ -76,12 +77,25 @@ fn exported(address: usize, own_base: usize) -> Symbol {
     symbol
 }
 
-fn write_file_name(to: &mut Text, path: &CStr) {
+/// Writes where an address of a stack is, without memory: the file, the place in it, and the function if it is exported.
+#[cfg_attr(not(pep788_c_library), allow(dead_code))]
+pub(crate) fn write_place(to: &mut impl fmt::Write, address: usize) -> fmt::Result {
+    let Some(found) = os::object_at(address - 1) else { return write!(to, "{address:#x}") };
+    os::with_path(&found, |path| write_file_name(to, path));
+    write!(to, "+{:#x}", address - found.base)?;
+    if let Some(name) = found.function {
+        to.write_str(" after the beginning of ")?;
+        write_lossily(to, name.to_bytes());
+    }
+    Ok(())
+}
+
+fn write_file_name(to: &mut impl fmt::Write, path: &CStr) {
     let name = path.to_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     write_lossily(to, if name.is_empty() { b"?" } else { name });
 }
 
-fn write_lossily(to: &mut Text, bytes: &[u8]) {
+fn write_lossily(to: &mut impl fmt::Write, bytes: &[u8]) {
     for chunk in bytes.utf8_chunks() {
         let _ = to.write_str(chunk.valid());
         if !chunk.invalid().is_empty() {
@@ -115,8 +129,8 @@ fn demangled(name: &CStr) -> Text {
     if !found.is_null() && name.to_bytes().starts_with(b"_Z") {
         // SAFETY: the C++ ABI gives the function this signature. What it returns is memory of malloc.
         unsafe {
-            let demangle = std::mem::transmute::<*mut c_void, Demangle>(found);
-            let null = std::ptr::null_mut();
+            let demangle = core::mem::transmute::<*mut c_void, Demangle>(found);
+            let null = core::ptr::null_mut();
             let plain = demangle(name.as_ptr(), null, null.cast(), &mut 0);
             if !plain.is_null() {
                 write_lossily(&mut text, CStr::from_ptr(plain).to_bytes());

@@ -1,9 +1,11 @@
 //! Runs work in a thread of the library's own, which takes no signals and does not call Python.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
 
+use crate::os;
 use crate::os::start_thread;
+use crate::support::clock::Instant;
 use crate::support::sync::{lock, Mutex, MutexGuard};
 
 /// The work of a thread that is about to start.
@@ -37,7 +39,7 @@ pub(crate) fn within(limit: Duration, work: fn()) -> bool {
         if begun.elapsed() > limit {
             return false;
         }
-        std::thread::sleep(Duration::from_millis(1));
+        os::sleep(Duration::from_millis(1));
     }
     true
 }

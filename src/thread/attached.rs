@@ -1,6 +1,6 @@
 //! Tells which thread state is attached to the calling thread, and which Ensures the thread is in.
 
-use std::ptr::null_mut;
+use core::ptr::null_mut;
 
 use super::levels::{Level, Levels};
 use super::thread::Thread;
@@ -54,5 +54,5 @@ pub(crate) fn was_created(state: *mut PyThreadState) -> bool {
 
 /// Returns whether this thread is inside an Ensure of this interpreter.
 pub(crate) fn is_inside(record: &'static Record) -> bool {
-    levels().any(|level| std::ptr::eq(level.record, record))
+    levels().any(|level| core::ptr::eq(level.record, record))
 }

@@ -8,11 +8,13 @@
 //! So each of the two threads says what it is about to do, makes a fence, and looks at the other. One of the two
 //! fences comes second, and the look after it sees what was said before the other fence (`gate/fence.rs`).
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
 
 use crate::gate::fence;
+use crate::os;
 use crate::python::{Api, PyThreadState};
+use crate::support::clock::Instant;
 use crate::system::generation::forks_here;
 
 /// How many thread states a thread is making. The number is more than one if making a thread state calls back to
@@ -114,7 +116,7 @@ fn is_one_forking() -> bool {
 fn wait_while(patience: Duration, condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while condition() && begun.elapsed() < patience {
-        std::thread::sleep(Duration::from_micros(50));
+        os::sleep(Duration::from_micros(50));
     }
 }
 

@@ -32,7 +32,7 @@ impl Origin {
     }
 
     fn traced(slip: &'static Slip) -> Origin {
-        Origin(std::ptr::from_ref(slip) as u64 | Origin::TRACED)
+        Origin(core::ptr::from_ref(slip) as u64 | Origin::TRACED)
     }
 
     #[inline]

@@ -1,6 +1,6 @@
 //! The thread state that a thread keeps between its Ensures, if it asked for that.
 
-use std::cell::Cell;
+use core::cell::Cell;
 
 use crate::gate::record::Record;
 use crate::python::{Api, Forgotten, GilstateMemory, PyThreadState};

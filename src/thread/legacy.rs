@@ -1,9 +1,9 @@
 //! The hold that a thread has on its interpreter while it is inside `PyGILState_Ensure`.
 
-use std::cell::Cell;
-use std::ffi::c_int;
-use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, Ordering};
+use core::cell::Cell;
+use core::ffi::c_int;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::seen::Seen;
 use crate::gate::record::Record;
@@ -259,7 +259,7 @@ impl Legacy {
     /// Returns whether this thread conducts the exit of `record`'s interpreter, or of the main one.
     pub(crate) fn finalizes(&self, record: &'static Record) -> bool {
         self.finalizes.get().is_some_and(|(own, life)| {
-            own.life() == life && (own.is_main() || std::ptr::eq(own, record))
+            own.life() == life && (own.is_main() || core::ptr::eq(own, record))
         })
     }
 }

@@ -6,7 +6,8 @@
 //! no room. So no function here lends a level: a caller gets a copy, and names the level that it changes by its
 //! index.
 
-use std::cell::Cell;
+use alloc::vec::Vec;
+use core::cell::Cell;
 
 use super::hold::Hold;
 use crate::gate::record::Record;
@@ -31,7 +32,7 @@ impl Level {
     /// Returns the bottom, which is below all levels of a thread and is no Ensure.
     pub(crate) fn bottom() -> Level {
         // No thread state has this address.
-        let state = std::ptr::NonNull::dangling().as_ptr();
+        let state = core::ptr::NonNull::dangling().as_ptr();
         let (record, let_go) = (main(), LetGo::default());
         Level { record, state, token: 0, hold: None, way: Way::Reused, let_go }
     }

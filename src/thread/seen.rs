@@ -1,8 +1,9 @@
 //! Tells whether a thread that calls `PyGILState_Ensure` is inside, at the door, or on its way there.
 
-use std::ffi::c_int;
-use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use alloc::vec::Vec;
+use core::ffi::c_int;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use crate::gate::record::Record;
 use crate::gate::registry::main;
@@ -104,7 +105,7 @@ impl Seen {
     /// Takes the thread, which ends, off the list.
     pub(super) fn delist(&self) {
         if self.is_known() {
-            threads().retain(|other| !std::ptr::eq(*other, self));
+            threads().retain(|other| !core::ptr::eq(*other, self));
         }
     }
 
@@ -117,7 +118,7 @@ impl Seen {
         } else {
             self.quick.bar();
         }
-        let record = record.map_or(null_mut(), |record| std::ptr::from_ref(record).cast_mut());
+        let record = record.map_or(null_mut(), |record| core::ptr::from_ref(record).cast_mut());
         self.holds.store(record, Ordering::Relaxed);
     }
 
@@ -196,7 +197,7 @@ pub(crate) fn forget_parent(all: &mut Vec<&'static Seen>, own: Option<&'static S
             own.quick.free();
         }
     }
-    all.retain(|other| own.is_some_and(|own| std::ptr::eq(*other, own)));
+    all.retain(|other| own.is_some_and(|own| core::ptr::eq(*other, own)));
     if let Some(own) = own.filter(|own| own.is_known()) {
         own.note_id();
         // The thread's hold is the parent's, and no report names it. The thread still has to give it back, so it
@@ -231,9 +232,9 @@ pub(crate) fn is_at_the_door(id: u64) -> bool {
 /// Returns whether a thread other than `own` has called twice since that time (of `coarse_clock`), and is neither
 /// at the door nor inside. Such a thread may be on its way to the door.
 pub(crate) fn is_one_on_its_way(own: Option<&Seen>, since: u64) -> bool {
-    let own = own.map(std::ptr::from_ref::<Seen>);
+    let own = own.map(core::ptr::from_ref::<Seen>);
     threads().iter().any(|thread| {
-        Some(std::ptr::from_ref(*thread)) != own
+        Some(core::ptr::from_ref(*thread)) != own
             && !thread.knocks.load(Ordering::Relaxed)
             && thread.before.load(Ordering::Relaxed) > since
             && !thread.is_inside()

@@ -7,12 +7,14 @@
 //!
 //! With tracing off, all of this costs one branch where a guard is taken, in [`is_off`].
 
-use std::collections::VecDeque;
-use std::ffi::c_ulong;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::ffi::c_ulong;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::gate::record::{Record, RECORD_ALIGN};
+use crate::support::clock::Instant;
 use crate::support::memory::try_box;
 use crate::support::settings;
 use crate::support::short_text::ShortText;
@@ -83,7 +85,7 @@ impl Slip {
         let slip = lock(&POOL).claim()?;
         *lock(&slip.notes) = Some(notes);
         // Relaxed: the stamp passes these values on to a thread that looks at the slip.
-        slip.record.store(std::ptr::from_ref(record) as usize, Ordering::Relaxed);
+        slip.record.store(core::ptr::from_ref(record) as usize, Ordering::Relaxed);
         slip.record_life.store(record.life(), Ordering::Relaxed);
         slip.generation.store(generation(), Ordering::Relaxed);
         // No other thread changes the stamp of a slip that is not out. Release: it passes on the values above.
@@ -101,7 +103,7 @@ impl Slip {
         // SAFETY: the address is readable, by this function's contract. Memory that is a slip always stays one.
         unsafe {
             // Relaxed: the upper half of the stamp never changes.
-            let stamp = (*std::ptr::addr_of!((*slip).stamp)).load(Ordering::Relaxed);
+            let stamp = (*core::ptr::addr_of!((*slip).stamp)).load(Ordering::Relaxed);
             (stamp & !LIFE == STAMP).then(|| &*slip)
         }
     }
@@ -182,7 +184,7 @@ pub(crate) fn of_record(record: &'static Record) -> Vec<&'static Slip> {
         }
     }
     slips.retain(|slip: &&Slip| {
-        slip.life() % 2 == 1 && std::ptr::eq(slip.record(), record) && slip.is_of_living()
+        slip.life() % 2 == 1 && core::ptr::eq(slip.record(), record) && slip.is_of_living()
     });
     slips
 }

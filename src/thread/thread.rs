@@ -1,8 +1,9 @@
 //! What the library knows of one thread, from its first Ensure to its end.
 
-use std::cell::Cell;
-use std::ffi::c_void;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use alloc::boxed::Box;
+use core::cell::Cell;
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use super::birth::Birth;
 use super::hold::Hold;
@@ -108,7 +109,7 @@ impl Hold {
 /// Returns whether `is_it` is true for a thread that the library knows.
 pub(crate) fn any(is_it: impl Fn(&Thread) -> bool) -> bool {
     ROLL.any(|whole| {
-        let thread: *const Thread = std::ptr::with_exposed_provenance(whole);
+        let thread: *const Thread = core::ptr::with_exposed_provenance(whole);
         // SAFETY: the thread is on the roll, whose lock is held. It is taken off the roll before it is freed.
         is_it(unsafe { &*thread })
     })
@@ -137,7 +138,7 @@ unsafe fn forget(thread: *mut c_void) {
             let _ = hold.give_back_by(&(*thread).tally);
         }
         (*thread).legacy.forget(&(*thread).tally);
-        words::set_own(std::ptr::null_mut());
+        words::set_own(core::ptr::null_mut());
         ROLL.remove(&(*thread).tally);
         drop(Box::from_raw(thread));
     }
@@ -153,14 +154,14 @@ unsafe fn forget(thread: *mut c_void) {
 pub(crate) fn forget_the_gone() {
     let own = words::own();
     let is_gone = |whole: usize| {
-        let thread: *const Thread = std::ptr::with_exposed_provenance(whole);
+        let thread: *const Thread = core::ptr::with_exposed_provenance(whole);
         // The calling thread is never gone. If the library was not told of a fork, its numbers in the child are
         // those of the parent.
         // SAFETY: the thread is on the roll, whose lock is held. It is taken off the roll before it is freed.
-        !std::ptr::eq(thread, own.cast()) && unsafe { &*thread }.is_gone()
+        !core::ptr::eq(thread, own.cast()) && unsafe { &*thread }.is_gone()
     };
     while let Some(whole) = ROLL.take(is_gone) {
-        let thread: *mut Thread = std::ptr::with_exposed_provenance_mut(whole);
+        let thread: *mut Thread = core::ptr::with_exposed_provenance_mut(whole);
         // SAFETY: this is the box that `enroll` made. Its thread has ended, and no other thread finds it. So this
         // thread acts for the ended one, and for itself again afterwards.
         unsafe {
@@ -187,7 +188,7 @@ fn enroll() -> Option<&'static Thread> {
     let thread = Box::into_raw(try_box(Thread {
         tally: Tally::new(),
         last: Cell::new(None),
-        found: Found::new(std::ptr::null_mut()),
+        found: Found::new(core::ptr::null_mut()),
         watched: Cell::new(0),
         stripe: next_stripe(),
         token: Cell::new(0),
@@ -206,7 +207,7 @@ fn enroll() -> Option<&'static Thread> {
             return None;
         }
         if !ROLL.add(&(*thread).tally, thread.expose_provenance()) {
-            os::at_thread_end(std::ptr::null_mut(), end);
+            os::at_thread_end(core::ptr::null_mut(), end);
             drop(Box::from_raw(thread));
             return None;
         }

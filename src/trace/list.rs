@@ -1,6 +1,7 @@
 //! Writes the notes of guards into reports: who took each guard, and where.
 
-use std::fmt::{self, Write as _};
+use alloc::vec::Vec;
+use core::fmt::{self, Write as _};
 
 use crate::gate::record::Record;
 use crate::support::memory::Text;

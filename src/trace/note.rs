@@ -1,12 +1,11 @@
 //! Notes who takes a guard and where, if tracing is on.
 
-use std::time::Instant;
-
 use crate::gate::gate::Claim;
 use crate::gate::record::Record;
 use crate::gate::registry::LOBBY;
 use crate::os::this_id;
 use crate::python;
+use crate::support::clock::Instant;
 use crate::support::short_text::ShortText;
 use crate::system::names::this_name;
 use crate::system::stack;

@@ -4,9 +4,9 @@
 //! where that is dangerous: before they attach, inside a call, after it; and so is the thread that conducts the exit,
 //! between its parts. The same seed gives the same delays, as far as threads come in the same order.
 
-use std::ffi::{c_int, c_void};
-use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::ffi::{c_int, c_void};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::file::Slot;
 use crate::os::start_thread;
@@ -59,7 +59,7 @@ fn random(a: u64, b: u64) -> u64 {
 pub(super) fn thread(slot: &Slot, place: Place) {
     if is_on() {
         let calls = slot.calls.load(Ordering::Relaxed);
-        let number = (std::ptr::from_ref(slot) as u64) / size_of::<Slot>() as u64;
+        let number = (core::ptr::from_ref(slot) as u64) / size_of::<Slot>() as u64;
         delay(number.wrapping_mul(8) + place as u64, calls, place);
     }
 }

@@ -5,9 +5,9 @@
 //! process. Only numbers and short texts are noted. `wheel/pep788/_watch.py` knows the layout too, and finds out what
 //! the addresses mean when the process is gone.
 
-use std::ffi::{c_int, CStr};
-use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicU8, Ordering};
+use core::ffi::{c_int, CStr};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicU8, Ordering};
 
 use crate::os::{coarse_clock, process_id};
 use crate::support::settings;

@@ -5,8 +5,8 @@
 //! a thread, and then ten times a second at most. If somebody else has one there, or threads run without a GIL,
 //! nothing is noted.
 
-use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use core::ffi::{c_int, c_void};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use super::file::{file, Slot, ARMED, OF_PYTHON};
 use crate::python::{self, eval, Api, KeepException, PyThreadState};

@@ -3,7 +3,7 @@
 //! The kernel is asked, not the loader: a thread that waits for the GIL may have the loader's lock. This allocates
 //! nothing, so that it can be done in a signal handler.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::file::{File, Module};
 
@@ -22,7 +22,7 @@ pub(super) fn note(file: &File, addresses: &[usize]) {
             return;
         }
         // SAFETY: the time is a valid one, and the rest of it is not asked for.
-        unsafe { libc::nanosleep(&MOMENT, std::ptr::null_mut()) };
+        unsafe { libc::nanosleep(&MOMENT, core::ptr::null_mut()) };
     }
 }
 
@@ -77,7 +77,7 @@ pub(super) fn read(file: &File) {
 
 /// Adds the module of one line: `BEGIN-END PERMISSIONS OFFSET DEVICE INODE PATH`.
 fn add(file: &File, line: &[u8]) -> Option<()> {
-    let hex = |digits: &[u8]| u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+    let hex = |digits: &[u8]| u64::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok();
     let mut words = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
     let mut range = words.next()?.split(|byte| *byte == b'-');
     let (begin, end) = (hex(range.next()?)?, hex(range.next()?)?);

@@ -4,9 +4,9 @@
 //! of `atexit` notes when the others have run: `atexit` drops it then. Both are installed in the main thread, by a
 //! pending call, after a thread has attached.
 
-use std::ffi::{c_int, c_void, CStr};
-use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::ffi::{c_int, c_void, CStr};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::disturb;
 use super::file::{file, now, File, INSIDE_AT_EXIT};
@@ -101,7 +101,7 @@ const CAPSULE: &CStr = c"pep788.watch";
 unsafe fn install_attached(py: &'static Api) -> Option<()> {
     // SAFETY: attached, by this function's contract.
     unsafe {
-        let nothing = std::ptr::from_ref(&SHUTDOWN).cast_mut().cast();
+        let nothing = core::ptr::from_ref(&SHUTDOWN).cast_mut().cast();
         let capsule = Owned::new(py, py.PyCapsule_New(nothing, CAPSULE.as_ptr(), Some(dropped)))?;
         let function = CALLBACK.function(py, &capsule)?;
         drop(capsule);

@@ -2,9 +2,9 @@
 //!
 //! The signals' own actions stay: after the note the process ends as it would have.
 
-use std::ffi::{c_int, c_void};
-use std::mem::MaybeUninit;
-use std::sync::atomic::Ordering;
+use core::ffi::{c_int, c_void};
+use core::mem::MaybeUninit;
+use core::sync::atomic::Ordering;
 
 use super::file::{file, now, Stop, DEPTH};
 use super::{disturb, maps};
@@ -28,7 +28,7 @@ pub(crate) fn watch() {
             // After the handler the default action ends the process, as the signal is raised again.
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESETHAND;
             libc::sigemptyset(&mut action.sa_mask);
-            libc::sigaction(number, &action, std::ptr::null_mut());
+            libc::sigaction(number, &action, core::ptr::null_mut());
         }
     }
     let _no_signals = NoSignals::new();

@@ -1,6 +1,6 @@
 //! Notes how threads attach, whether they are inside a call, and which of them come too late.
 
-use std::sync::atomic::Ordering;
+use core::sync::atomic::Ordering;
 
 use super::disturb::{self, Place};
 use super::file::{

@@ -1,13 +1,8 @@
-//! Locks like those of `std`, made of pthread's, for ThreadSanitizer.
-//!
-//! They have the part of the interface of `std` that is used here. ThreadSanitizer knows the locks of pthread. `std`
-//! comes compiled without ThreadSanitizer, so ThreadSanitizer misses where one thread waits for another in a lock of
-//! `std`.
+//! Locks made of pthread's, for ThreadSanitizer, which knows these, and for systems without futexes.
 
-use std::cell::UnsafeCell;
-use std::ops::{Deref, DerefMut};
-use std::sync::LockResult;
-use std::time::Duration;
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+use core::time::Duration;
 
 pub(crate) struct Mutex<T> {
     raw: UnsafeCell<libc::pthread_mutex_t>,
@@ -27,11 +22,11 @@ impl<T> Mutex<T> {
         Mutex { raw, data: UnsafeCell::new(data) }
     }
 
-    pub(crate) fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         // SAFETY: the mutex is initialized, and it is only ever used in a static.
         let result = unsafe { libc::pthread_mutex_lock(self.raw.get()) };
         assert_eq!(result, 0);
-        Ok(MutexGuard(self))
+        MutexGuard(self)
     }
 }
 
@@ -75,28 +70,27 @@ impl Condvar {
         unsafe { libc::pthread_cond_broadcast(self.0.get()) };
     }
 
-    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
-        // SAFETY: the guard shows that this thread has locked the mutex.
-        unsafe { libc::pthread_cond_wait(self.0.get(), guard.0.raw.get()) };
-        Ok(guard)
-    }
-
-    /// Also returns whether the time was up.
-    pub(crate) fn wait_timeout<'a, T>(
+    /// Sleeps until it is rung, or the time is over. May also return for nothing.
+    pub(crate) fn wait<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
-        time: Duration,
-    ) -> LockResult<(MutexGuard<'a, T>, bool)> {
+        time: Option<Duration>,
+    ) -> MutexGuard<'a, T> {
+        let Some(time) = time else {
+            // SAFETY: the guard shows that this thread has locked the mutex.
+            unsafe { libc::pthread_cond_wait(self.0.get(), guard.0.raw.get()) };
+            return guard;
+        };
         // SAFETY: all zeroes are a valid `timespec`, the clock exists, and the guard shows that this thread has
         // locked the mutex.
-        let result = unsafe {
-            let mut until: libc::timespec = std::mem::zeroed();
+        unsafe {
+            let mut until: libc::timespec = core::mem::zeroed();
             libc::clock_gettime(libc::CLOCK_REALTIME, &mut until);
             let nanoseconds = until.tv_nsec + libc::c_long::from(time.subsec_nanos());
             until.tv_sec += time.as_secs() as libc::time_t + nanoseconds / 1_000_000_000;
             until.tv_nsec = nanoseconds % 1_000_000_000;
-            libc::pthread_cond_timedwait(self.0.get(), guard.0.raw.get(), &until)
-        };
-        Ok((guard, result == libc::ETIMEDOUT))
+            libc::pthread_cond_timedwait(self.0.get(), guard.0.raw.get(), &until);
+        }
+        guard
     }
 }
