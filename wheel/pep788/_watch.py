@@ -162,10 +162,11 @@ def report(noted: Noted, command: list[str], returncode: int, hung: bool, began:
         "python": ".".join(map(str, sys.version_info[:3])),
         "protected": noted.header.is_protected,
         "command": command,
+        "process": noted.header.process,
         "ended": {"ms": since(ended), "hung": hung, **({"signal": signal_name(-returncode), "number": -returncode} if returncode < 0 and not hung
                                                      else {"status": returncode if not hung else None})},
         "exit": parts(noted.header.phases, since, ended),
-        "where": {"thread": stop.thread, "stack": [frame._asdict() for frame in stacks.of(stop.stack)]} if stop else None,
+        "where": {"thread": stop.thread, "at_ms": since(stop.when), "stack": [frame._asdict() for frame in stacks.of(stop.stack)]} if stop else None,
         "threads_seen": noted.header.threads_seen,
         "threads": threads,
     }
@@ -215,6 +216,7 @@ def told_of(thread: Thread, noted: Noted, stacks: Stacks, since: Any) -> dict[st
         "first_function": thread.first_function._asdict() if thread.first_function else None,
         "last_function": thread.last_function._asdict() if thread.last_function else None,
         "inside_at_exit": is_inside_at_exit,
+        "left_ms": since(thread.left) if is_inside_at_exit else None,
         "waited_ms": round(max(0, thread.left - exit_began) / 1e6, 3) if is_inside_at_exit and thread.left and (noted.header.is_protected or flags & _watch_file.BY_PEP788) else None,
         "is_inside": thread.is_inside,
         "late": late,
