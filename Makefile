@@ -14,7 +14,7 @@ DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
-.PHONY: a-wheel wheels strata book compat packaging scan-test seatbelt seatbelt-cpython seatbelt-hosts dist
+.PHONY: a-wheel wheels strata book compat packaging scan-test diagnose-test seatbelt seatbelt-cpython seatbelt-hosts dist
 
 all: headers lib
 
@@ -43,6 +43,7 @@ help:
 	@echo 'make install-test  use an installed copy: pkg-config, CMake, Meson; copies in extensions'
 	@echo 'make compat     pep788_compat.h, without the library, also on PyPy'
 	@echo 'make wheel      the wheel and the sdist, tested in virtual environments'
+	@echo 'make diagnose-test  what `watch` tells of exits, and its page and trace; with the wheel'
 	@echo 'make wheels     manylinux2014 and musllinux wheels for x86-64 and aarch64 (target/wheels)'
 	@echo 'make dist       crate, wheel, source tarball and checksums of the last commit, each tried out'
 	@echo 'PYTHON=/path/to/python3.x with all that run Python: this one only'
@@ -219,6 +220,10 @@ a-wheel:
 # `python -m pep788 scan`. ALL=all tries it on all released wheels of its table.
 scan-test: a-wheel
 	wheel/test_scan $(ALL)
+
+# `python -m pep788 watch`: the page and the trace that it makes.
+diagnose-test: a-wheel
+	wheel/test_timeline
 
 # What a release consists of, in target/dist; docs/releasing.md has the rest of the way.
 dist:
