@@ -124,8 +124,9 @@ def door(told: Told) -> list[tuple[str, str, float, float]]:
     if closed and told["protected"]:
         states.append(("closed", "threads that come are refused, and ended"))
     elif closed:
-        states.append(("finalizing", "CPython %s %s" % (told["python"], "has threads that come sleep without end" if version(told) >= SLEEPS_SINCE
-                                                        else "unwinds threads that come")))
+        plainly = "%s %s" % (told["python"], "has threads that come sleep without end" if version(told) >= SLEEPS_SINCE
+                             else "unwinds threads that come")
+        states.append(("closed", "views are refused, and CPython %s without one" % plainly) if waiting else ("finalizing", "CPython " + plainly))
     return [(state, words, begin, until) for (state, words), begin, until in zip(states, began, began[1:])]
 
 
@@ -202,13 +203,15 @@ def number_of(count: int, what: str) -> str:
 
 def headline(told: Told) -> str:
     late = sum(thread["late"] is not None for thread in told["threads"])
+    guarded = sum(thread["is_guarded"] and thread["waited_ms"] is not None for thread in told["threads"])
     inside = sum(kind_of(thread) == "inside" for thread in told["threads"])
     return {
         "hung": "The exit hung",
         "crashed": "The program crashed in its exit" if told["exit"] else "The program crashed",
         "late": "%s came back to Python too late" % number_of(late, "thread"),
         "inside": "%s inside Python when it exited" % (number_of(inside, "thread") + (" was" if inside == 1 else " were")),
-        "clean": "A clean exit: no thread was inside Python, and none came too late",
+        "clean": "A clean exit: it waited for %s, and none came too late" % number_of(guarded, "guarded thread") if guarded
+        else "A clean exit: no thread was inside Python, and none came too late",
     }[told["verdict"]]
 
 
@@ -468,7 +471,8 @@ def exit_lane(told: Told, axis: Axis) -> Html:
 def door_lane(told: Told, axis: Axis) -> Html:
     states = door(told)
     boxes = [box(axis, "door " + state, begin, end, "%s: %s" % (state, words), state) for state, words, begin, end in states]
-    name, small = ("the door", "of the seatbelt") if told["protected"] else ("Python", "without a door")
+    name, small = ("the door", "of the seatbelt" if told["protected"] else "for guards") if part(told, "waiting") or told["protected"] \
+        else ("Python", "without a door")
     description = "; ".join("%s, %s: %s" % (state, when(told, begin) if begin else "from the beginning", words) for state, words, begin, _ in states)
     return lane(joined([tag("b", name), tag("small", small)]), *boxes, title="Who gets in", description=description)
 
