@@ -101,11 +101,14 @@ const CAPSULE: &CStr = c"pep788.watch";
 unsafe fn install_attached(py: &'static Api) -> Option<()> {
     // SAFETY: attached, by this function's contract.
     unsafe {
+        // The program need not have imported it. Without a list the capsule would be dropped at once, which is noted.
+        drop(Owned::new(py, py.PyImport_ImportModuleLevel(c"atexit".as_ptr()))?);
+        let register = atexit::own_register(py)?;
         let nothing = core::ptr::from_ref(&SHUTDOWN).cast_mut().cast();
         let capsule = Owned::new(py, py.PyCapsule_New(nothing, CAPSULE.as_ptr(), Some(dropped)))?;
         let function = CALLBACK.function(py, &capsule)?;
         drop(capsule);
-        atexit::own_register(py)?.call(Some(&function))?;
+        register.call(Some(&function))?;
         drop(function);
         threading::replace_shutdown(py, |original| SHUTDOWN.function(py, original))
     }
