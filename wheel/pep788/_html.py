@@ -94,6 +94,7 @@ table { border-collapse: collapse; width: 100%%; font-size: 14px }
 th { text-align: left; font-weight: 600; color: var(--soft); font-size: 13px }
 th, td { padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top }
 .many td { overflow-wrap: anywhere }
+.few td:last-child { white-space: nowrap }
 td { font-variant-numeric: tabular-nums }
 .lane { display: grid; grid-template-columns: 220px 1fr; column-gap: 12px; align-items: center; border-top: 1px solid var(--line) }
 .lane > svg { background: %(grid)s; height: 38px; padding: 6px 0 }

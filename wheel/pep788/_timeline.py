@@ -287,6 +287,8 @@ def frames(stack: list[Told]) -> list[str]:
 
 # How much of the width is for what came before, and at most for one stretch in which nothing was noted, in percent.
 STUB, QUIET = 9.0, 34.0
+# A stretch of so many milliseconds is never squeezed.
+SHORT = 8.0
 
 
 class Piece(NamedTuple):
@@ -311,14 +313,15 @@ class Axis:
         moments = sorted(it for it in noted if self.zero <= it <= end)
         lengths = [after - before for before, after in zip(moments, moments[1:])]
         most = longest_drawn(lengths)
-        length = sum(min(it, most) for it in lengths) or end
+        # What would not be much shorter stays as it is.
+        length = sum(most if it > 1.5 * most else it for it in lengths) or end
         lead = min(self.zero, length * 0.2)
         stub = STUB if self.zero > lead else 0.0
         scale = (100 - stub) / (length + lead)
         # What is in one scale, and not cut, is one piece.
         stretches = [(self.zero - lead, self.zero, False)]
         for begin, after in zip(moments, moments[1:]):
-            is_cut = after - begin > most
+            is_cut = after - begin > 1.5 * most
             if not is_cut and not stretches[-1][2]:
                 begin = stretches.pop()[0]
             stretches.append((begin, after, is_cut))
@@ -360,8 +363,8 @@ def longest_drawn(lengths: list[float]) -> float:
     for cut, longest in enumerate(lengths):
         most = share * sum(lengths[cut:]) / (1 - cut * share)
         if longest <= most:
-            return max(most, 1.0)
-    return 1.0
+            return max(most, SHORT)
+    return SHORT
 
 
 # --- The page ------------------------------------------------------------------------------------------
@@ -402,8 +405,8 @@ def parts_section(told: Told) -> Html:
     rows = [[joined([swatch("part " + it["part"]), str(number), " ", it["what"]]), when(told, it["at_ms"]), lasted(it["ms"])]
             for number, it in enumerate(parts, 1)]
     until = "hung" if told["ended"]["hung"] else "crashed" if told["verdict"] == "crashed" else None
-    title = "The exit %s after %s" % (until, lasted(total)) if until else "The exit took %s" % lasted(total)
-    return section("parts", title, bar, table(["part", "began", "took"], rows))
+    title = "The exit %s after %s" % (until, lasted(max(0.0, stop_mark(told).at - parts[0]["at_ms"]))) if until else "The exit took %s" % lasted(total)
+    return section("parts", title, bar, table(["part", "began", "took"], rows, class_="few"))
 
 
 def swatch(kind: str) -> Html:
