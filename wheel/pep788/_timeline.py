@@ -72,15 +72,16 @@ def spans(told: Told, thread: Told) -> list[Span]:
     now = first
     if thread["inside_at_exit"] and looked:
         noted = max(looked["at_ms"], first)
-        left = thread.get("left_ms")
-        if left is None and thread["waited_ms"] is not None:
-            left = noted + thread["waited_ms"]
+        left = thread["left_ms"]
         leaves = max(noted, left if left is not None else gone if thread["is_inside"] else noted)
         entered = min(last, noted)
-        # An exit that has waited in vain goes on.
-        waits_until = noted if thread["waited_ms"] is None else min(leaves, looked["at_ms"] + looked["ms"])
-        found = [Span("calls", first, entered), Span("inside", entered, noted), Span("waited", noted, waits_until),
-                 Span("inside", waits_until, leaves)]
+        found = [Span("calls", first, entered)]
+        if thread["waited_ms"] is None:
+            found.append(Span("inside", entered, leaves))
+        else:
+            # An exit that has waited in vain goes on.
+            until = min(leaves, looked["at_ms"] + looked["ms"])
+            found += [Span("inside", entered, noted), Span("waited", noted, until), Span("inside", until, leaves)]
         now = leaves
     if last > now:
         found.append(Span("calls", now, last))
@@ -144,7 +145,7 @@ def perfetto(told: Told) -> str:
     """A trace in Chrome's JSON format, for ui.perfetto.dev and chrome://tracing."""
     main = told.get("process") or 1
     events = sorted(trace_events(told, main), key=lambda event: event["ts"])
-    names = [trace_name("process_name", main, main, " ".join(map(os.path.basename, told["command"][:1] + told["command"][-1:])))]
+    names = [trace_name("process_name", main, main, " ".join([os.path.basename(told["command"][0]), *told["command"][1:]]))]
     names.append(trace_name("thread_name", main, main, "main thread: the exit"))
     names += [trace_name("thread_name", main, thread["id"], thread["name"] or "thread") for thread in told["threads"] if thread["id"] != main]
     about = {key: plain(told[key]) for key in ("verdict", "python", "protected", "command")}
@@ -178,11 +179,11 @@ def trace_events(told: Told, main: int) -> Iterator[Told]:
             if span.kind == "waited":
                 yield event("i", thread["id"], span.begin, "the exit waits for this thread", s="t", args={"ms": thread["waited_ms"]})
         for mark in marks(told, thread):
-            yield event("i", thread["id"], mark.at, MARKS[mark.kind], s="p" if mark.kind == "crash" else "t", args=dict(
+            yield event("i", thread["id"], mark.at, MARKS[mark.kind], s="t", args=dict(
                 about, stack=[plain(frame) for frame in frames((told["where"] if mark.kind in ("crash", "stop") else thread["late"])["stack"])]))
     if told["where"] and told["where"]["thread"] not in {thread["id"] for thread in told["threads"]}:
         mark = stop_mark(told)
-        yield event("i", told["where"]["thread"], mark.at, MARKS[mark.kind], s="p",
+        yield event("i", told["where"]["thread"], mark.at, MARKS[mark.kind], s="t",
                     args={"stack": [plain(frame) for frame in frames(told["where"]["stack"])]})
     yield event("i", main, told["ended"]["ms"], "the process " + how_it_ended(told), s="p")
 
