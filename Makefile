@@ -221,9 +221,10 @@ a-wheel:
 scan-test: a-wheel
 	wheel/test_scan $(ALL)
 
-# `python -m pep788 watch`: the page and the trace that it makes.
+# `python -m pep788 watch` and `replay-exit`: what they tell of programs with faults and without, the page and the trace.
 diagnose-test: a-wheel
 	wheel/test_timeline
+	wheel/test_watch $(PYTHON)
 
 # What a release consists of, in target/dist; docs/releasing.md has the rest of the way.
 dist:
