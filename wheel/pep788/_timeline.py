@@ -406,7 +406,9 @@ def parts_section(told: Told) -> Html:
     rows = [[joined([swatch("part " + it["part"]), str(number), " ", it["what"]]), when(told, it["at_ms"]), lasted(it["ms"])]
             for number, it in enumerate(parts, 1)]
     until = "hung" if told["ended"]["hung"] else "crashed" if told["verdict"] == "crashed" else None
-    title = "The exit %s after %s" % (until, lasted(max(0.0, stop_mark(told).at - parts[0]["at_ms"]))) if until else "The exit took %s" % lasted(total)
+    title = "The exit took %s" % lasted(total)
+    if until:
+        title = "The exit %s after %s" % (until, lasted(max(0.0, stop_mark(told).at - parts[0]["at_ms"])))
     return section("parts", title, bar, table(["part", "began", "took"], rows, class_="few"))
 
 
