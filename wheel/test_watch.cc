@@ -96,9 +96,12 @@ void asks_first()
     }
 }
 
+std::atomic<int> resting;
+
 void calls_once_and_rests()
 {
     calls_back();
+    resting++;
     for (;;) {
         pause();
     }
@@ -161,6 +164,8 @@ void start_guarded(void)
 }
 
 void start_resting(void) { start(4, calls_once_and_rests); }
+
+int resting_threads(void) { return resting; }
 
 void start_crashing(void) { start(1, crashes); }
 }
