@@ -12,7 +12,7 @@ LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 DESTDIR ?=
 
-.PHONY: all help lib headers demo check lint check-rust check-c matrix aarch64 model stress sanitize clean
+.PHONY: all help lib headers demo check lint lint-macos macos check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
 .PHONY: a-wheel wheels strata book compat packaging scan-test diagnose-test seatbelt seatbelt-cpython seatbelt-hosts dist
 
@@ -26,6 +26,7 @@ help:
 	@echo 'make docs-test  compiles the code in README.md and docs/, and follows their links'
 	@echo 'make matrix     the C suite on every CPython there is, brought in from Debian (as root)'
 	@echo 'make aarch64    the library and the C suite for aarch64, emulated (as root, on x86-64)'
+	@echo 'make macos      the library for macOS, built here for arm64 and x86-64 and looked through (not run)'
 	@echo 'make model      the gate and the records under a model checker: all interleavings of a few threads'
 	@echo 'make stress     programs that mix everything and exit at random moments; EXITS=1000 of each Python, else 50'
 	@echo 'make sanitize   the C suite under AddressSanitizer, ThreadSanitizer, valgrind; QUICK=quick, COUNT=100000'
@@ -68,13 +69,24 @@ strata:
 demo: lib
 	sh examples/demo/demo.sh $(or $(PYTHON),python3)
 
-lint:
+lint: lint-macos
 	$(CARGO) fmt --check
 	rustfmt --check --edition 2021 examples/*/src/lib.rs tests/rust_api/src/lib.rs
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --lib -- -D warnings --cfg pep788_c_library
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
 	$(CARGO) test --quiet --test strata
+
+# What is compiled for macOS alone compiles. The C of it is left to `make macos`: `true` stands for its compiler.
+MACOS := aarch64-apple-darwin
+lint-macos:
+	@test -d "$$(rustc --print target-libdir --target $(MACOS))" || { \
+		echo 'Rust has no library for macOS here, to check that the library compiles for it: rustup target add $(MACOS)'; exit 2; }
+	CC_aarch64_apple_darwin=true AR_aarch64_apple_darwin=true $(CARGO) clippy --quiet --lib --target $(MACOS) -- -D warnings
+
+# For both processors. Nothing here runs them: macos/build says what it looks at.
+macos:
+	macos/build
 
 check: check-rust check-c
 

@@ -23,7 +23,7 @@ fn main() {
     }
 
     // Exit callbacks, pending calls and fork handlers point into the library: once loaded it
-    // stays.
+    // stays. On macOS it sees to that itself (`os/macos.rs`).
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
         // The library's own names are its own, whoever else has them: where a 3.15 is found first, its
@@ -50,14 +50,18 @@ fn main() {
     }
 
     // The name under which programs look for the library once they are linked with it. Whoever
-    // installs it knows (`make install`, the wheel; cargo-c gives its own); in `target` it has
-    // none, and is looked for by its file's.
+    // installs it knows (`make install`, the wheel; cargo-c gives its own). In `target` it has none on Linux,
+    // and is looked for by its file's. On macOS it would be the path where it was built, so it is one that is looked
+    // for in the program's own list of folders.
     println!("cargo:rerun-if-env-changed=PEP788_SONAME");
-    if let Ok(name) = std::env::var("PEP788_SONAME") {
-        let option = match std::env::var("CARGO_CFG_TARGET_OS").as_deref() {
-            Ok("macos") => "-install_name",
-            _ => "-soname",
-        };
+    let is_macos = std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("macos");
+    if is_macos {
+        // Rust's library names some of which nothing is used here.
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-dead_strip_dylibs");
+    }
+    let given = std::env::var("PEP788_SONAME").ok();
+    let option = if is_macos { "-install_name" } else { "-soname" };
+    if let Some(name) = given.or(is_macos.then(|| "@rpath/libpep788.dylib".into())) {
         println!("cargo:rustc-cdylib-link-arg=-Wl,{option},{name}");
     }
 }

@@ -22,6 +22,8 @@
 // Unit tests and the model checker use `std`.
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+// Some things are there for the seatbelt alone.
+#![cfg_attr(not(pep788_redirects), allow(dead_code))]
 
 extern crate alloc;
 

@@ -117,7 +117,7 @@ pub(crate) fn list(text: &mut Text, before: &str) {
 /// Returns whether a file's name is that of an interpreter, of its `ctypes`, or of a C library that others use for
 /// callbacks (cffi, libffi).
 fn is_python(file: &str) -> bool {
-    ["python", "libpython", "_ctypes", "_cffi_backend", "libffi"]
+    ["python", "Python", "libpython", "_ctypes", "_cffi_backend", "libffi"]
         .iter()
         .any(|name| file.starts_with(name))
 }

@@ -223,6 +223,11 @@ pub(crate) fn functions(
     with_path(object, |path| elf::functions(path, object.base, tell));
 }
 
+/// Returns whether a library of this path may be CPython's.
+pub(crate) fn may_be_python(path: &[u8]) -> bool {
+    path.windows(9).any(|part| part == b"libpython")
+}
+
 /// Returns the paths of the loaded libraries that `is_wanted` says yes to.
 pub(crate) fn libraries(is_wanted: fn(&[u8]) -> bool) -> Vec<CString> {
     struct Search {

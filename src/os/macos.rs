@@ -3,10 +3,10 @@
 use alloc::borrow::ToOwned;
 use alloc::ffi::CString;
 use alloc::vec::Vec;
-use core::ffi::{c_char, c_void, CStr};
+use core::ffi::{c_char, c_int, c_void, CStr};
 use core::ops::Range;
 
-use super::posix::{self, read_through_pipe, Object};
+use super::posix::{self, object_at, read_through_pipe, Object};
 
 /// Has a function called when the library is loaded.
 macro_rules! at_load {
@@ -117,6 +117,11 @@ pub(crate) fn functions(
 ) {
 }
 
+/// Returns whether a library of this path may be CPython's. In a framework its file is `Python`.
+pub(crate) fn may_be_python(path: &[u8]) -> bool {
+    path.windows(9).any(|part| part == b"libpython") || path.ends_with(b"/Python")
+}
+
 /// Returns the paths of the loaded libraries that `is_wanted` says yes to.
 pub(crate) fn libraries(is_wanted: fn(&[u8]) -> bool) -> Vec<CString> {
     // SAFETY: the calls have no preconditions. A name exists as long as its library, and is copied at once. The list may
@@ -127,6 +132,19 @@ pub(crate) fn libraries(is_wanted: fn(&[u8]) -> bool) -> Vec<CString> {
     });
     names.filter(|name| is_wanted(name.to_bytes())).map(CStr::to_owned).collect()
 }
+
+/// Exit callbacks, pending calls and fork handlers point into the library, so it must stay. The linker has no option for
+/// that here.
+extern "C" fn stay_loaded() {
+    const MODE: c_int = libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
+    let own = object_at(stay_loaded as *const () as usize);
+    if let Some(path) = own.and_then(|own| own.path) {
+        // SAFETY: the path is a C string. Nothing is loaded: the call finds what is there. The handle is never closed.
+        unsafe { libc::dlopen(path.as_ptr(), MODE) };
+    }
+}
+
+at_load!(stay_loaded);
 
 // --- The process ----------------------------------------------------------------------------------
 

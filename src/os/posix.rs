@@ -106,8 +106,9 @@ pub(crate) fn set_value(key: Key, value: *mut c_void) -> bool {
 
 // --- Memory ---------------------------------------------------------------------------------------
 
-/// How long CPython's `pthread_mutex_t` is.
-pub(crate) const MUTEX_SIZE: usize = size_of::<libc::pthread_mutex_t>();
+/// How long a mutex and a condition variable of the C library are, together.
+pub(crate) const LOCK_SIZE: usize =
+    size_of::<libc::pthread_mutex_t>() + size_of::<libc::pthread_cond_t>();
 
 /// Copies the memory by way of a pipe: on every system, `write` checks the memory that it reads from.
 pub(super) fn read_through_pipe(from: *const c_void, to: &mut [usize]) -> bool {

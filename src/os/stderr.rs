@@ -40,12 +40,18 @@ fn has_room() -> bool {
         // SAFETY: there is one entry, and it is valid.
         match unsafe { libc::poll(&mut stderr, 1, PATIENCE_MS) } {
             0 => return false,
-            // Any other answer means a pipe without a reader, or no file at all.
+            // macOS knows nothing of some devices. Any other answer means a pipe without a reader, or no file at all.
+            1.. if stderr.revents == libc::POLLNVAL => return is_open(),
             1.. => return stderr.revents == libc::POLLOUT,
             _ if try_again() => {}
             _ => return false,
         }
     }
+}
+
+fn is_open() -> bool {
+    // SAFETY: the call takes numbers.
+    unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_GETFD) != -1 }
 }
 
 /// Returns whether the call that has failed was interrupted, or whether another writer took its room.

@@ -217,8 +217,8 @@ struct CFrame {
 
 /// Where these fields are in `_PyRuntime`, in bytes.
 struct RuntimeLayout {
-    /// `gilstate.tstate_current`. It comes after two mutexes of the C library. [`Layout::of`] has its offset on
-    /// x86-64. Where these mutexes are longer, the offset is larger by as much.
+    /// `gilstate.tstate_current`. It comes after two mutexes and two condition variables of the C library.
+    /// [`Layout::of`] has its offset on x86-64 Linux. Where these are longer, the offset is larger by as much.
     current: usize,
     /// `ceval.gil.last_holder`
     last_taker: usize,
@@ -232,7 +232,8 @@ const GIL_WORDS: usize = 3;
 const NEXT: usize = 1;
 const INTERPRETER: usize = 2;
 const LONGEST_LAYOUT: usize = 23;
-const MUTEX_ON_X86_64: usize = 40;
+/// `os::LOCK_SIZE` on x86-64 Linux.
+const LOCK_SIZE: usize = 88;
 
 impl Layout {
     fn of(version: u16) -> Option<Layout> {
@@ -249,7 +250,7 @@ impl Layout {
             0x030b => (20, Some(CFrame { word: 7, own: 336 }), 576, 368),
             _ => return None,
         };
-        let current = current + 2 * (os::MUTEX_SIZE - MUTEX_ON_X86_64);
+        let current = current + 2 * (os::LOCK_SIZE - LOCK_SIZE);
         Some(Layout { words, cframe, runtime: RuntimeLayout { current, last_taker } })
     }
 }

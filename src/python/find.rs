@@ -207,7 +207,7 @@ impl Scope {
 }
 
 fn private_libpython() -> Option<Scope> {
-    let paths = os::libraries(|path| path.windows(9).any(|part| part == b"libpython"));
+    let paths = os::libraries(os::may_be_python);
     paths.into_iter().find_map(|path| {
         let scope = Scope::Handle(os::handle_of(Some(&path))?);
         (!scope.find(c"Py_GetVersion").is_null()).then_some(scope)

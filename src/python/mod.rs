@@ -37,9 +37,9 @@ pub(crate) mod states;
 
 pub(crate) use api::{c_name, Api, CapsuleDestructor, PyInterpreterState, PyObject, PyThreadState};
 pub(crate) use current::{attached, is_made_here, live_interpreter, Attached, Found};
-pub(crate) use find::{address_of, fatal, get, get_or_fatal, is_in_executable, Finder};
+pub(crate) use find::{address_of, fatal, get, get_or_fatal, Finder};
 #[cfg(pep788_redirects)]
-pub(crate) use find::{is_found, look_in, usable_version, Late};
+pub(crate) use find::{is_found, is_in_executable, look_in, usable_version, Late};
 pub(crate) use frame::innermost_frame;
 pub(crate) use gilstate_slot::{Forgotten, GilstateMemory, GilstateSlot};
 pub(crate) use glance::{attached_word, holder, is_of, Glance};

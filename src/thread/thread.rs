@@ -119,6 +119,8 @@ pub(crate) fn any(is_it: impl Fn(&Thread) -> bool) -> bool {
 unsafe extern "C" fn end(thread: *mut c_void) {
     // SAFETY: this is the box that `enroll` made for this thread, which is its own until `forget`.
     unsafe {
+        // On macOS the word may be gone before.
+        words::set_own(thread);
         (*thread.cast::<Thread>()).kept.end();
         forget(thread);
     }
