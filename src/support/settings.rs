@@ -65,10 +65,10 @@ pub(crate) fn watch() -> Option<&'static CStr> {
     }
 }
 
-/// Returns the seed and the milliseconds of `PEP788_DISTURB`, which says how a watched process is disturbed.
-pub(crate) fn disturb() -> Option<(u64, u64)> {
-    let (seed, milliseconds) = variable(DISTURB)?.split_once(',')?;
-    Some((seed.parse().ok()?, milliseconds.parse().ok()?))
+/// Returns the three numbers of `PEP788_DISTURB`, which says how a watched process is disturbed.
+pub(crate) fn disturb() -> Option<[u64; 3]> {
+    let mut numbers = variable(DISTURB)?.split(',').map(|number| number.parse().ok());
+    Some([numbers.next()??, numbers.next()??, numbers.next()??])
 }
 
 /// Says once which variables look like settings but are not.

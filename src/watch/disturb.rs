@@ -1,24 +1,20 @@
-//! Provokes races at exit, for `python -m pep788 replay-exit` (`PEP788_DISTURB=SEED,MILLISECONDS`).
+//! Provokes races at exit, for `python -m pep788 replay-exit` (`PEP788_DISTURB=SEED,MILLISECONDS,SIGNAL`).
 //!
-//! Some time after the first thread has attached, the main thread is told to leave, by `SystemExit`. Threads are delayed
+//! Some time after the first thread has attached, the main thread is told to leave (`alarm`). Threads are delayed
 //! where that is dangerous: before they attach, inside a call, after it; and so is the thread that conducts the exit,
 //! between its parts. The same seed gives the same delays, as far as threads come in the same order.
 
-use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::file::Slot;
-use crate::os::start_thread;
-use crate::patch::signal::{self, NoSignals};
-use crate::python::{self, leave, Api};
 use crate::support::settings;
 
-/// The seed, and how many milliseconds the program goes on at most. 0 and 0: nothing is disturbed.
+/// The seed, how many milliseconds the program goes on at most, and the signal that tells it to leave. 0: nothing is
+/// disturbed.
 static SEED: AtomicU64 = AtomicU64::new(0);
-static WITHIN: AtomicU64 = AtomicU64::new(0);
-/// The signal by which the main thread is told to leave.
-static SIGNAL: AtomicU64 = AtomicU64::new(0);
+pub(super) static WITHIN: AtomicU64 = AtomicU64::new(0);
+pub(super) static SIGNAL: AtomicU64 = AtomicU64::new(0);
 static IS_EXITING: AtomicBool = AtomicBool::new(false);
 
 /// Where a thread is delayed.
@@ -35,17 +31,18 @@ pub(super) enum Place {
 
 /// Reads the setting. This is done when the library is loaded.
 pub(super) fn begin() {
-    let Some((seed, within)) = settings::disturb() else { return };
+    let Some([seed, within, signal]) = settings::disturb() else { return };
     SEED.store(seed | 1 << 63, Ordering::Relaxed);
     WITHIN.store(within, Ordering::Relaxed);
+    SIGNAL.store(signal, Ordering::Relaxed);
 }
 
-fn is_on() -> bool {
+pub(super) fn is_on() -> bool {
     SEED.load(Ordering::Relaxed) != 0
 }
 
 /// Returns a number that looks random, and is the same for the same two numbers and the same seed (SplitMix64).
-fn random(a: u64, b: u64) -> u64 {
+pub(super) fn random(a: u64, b: u64) -> u64 {
     let mut z = SEED.load(Ordering::Relaxed)
         ^ a.wrapping_mul(0x9e37_79b9_7f4a_7c15)
         ^ b.wrapping_mul(0xd1b5_4a32_d192_ed03);
@@ -87,39 +84,5 @@ fn delay(a: u64, b: u64, place: Place) {
         let time = libc::timespec { tv_sec: 0, tv_nsec: (time * 1000) as libc::c_long };
         // SAFETY: the time is a valid one, and the rest of it is not asked for.
         unsafe { libc::nanosleep(&time, null_mut()) };
-    }
-}
-
-/// Sees to it that the main thread leaves after some time. It is the calling thread, which is attached.
-///
-/// # Safety
-/// The calling thread is attached, and it is the main thread.
-pub(super) unsafe fn set_alarm(py: &'static Api) {
-    if !is_on() || SIGNAL.load(Ordering::Relaxed) != 0 {
-        return;
-    }
-    let number = {
-        let _no_signals = NoSignals::new();
-        signal::take_signal(ignore).unwrap_or(0)
-    };
-    SIGNAL.store(number as u64, Ordering::Relaxed);
-    // SAFETY: attached, by this function's contract.
-    if number != 0 && unsafe { leave::by_signal(py, number) } {
-        start_thread(alarm);
-    }
-}
-
-/// Holds the place of a signal until Python's own handler comes.
-extern "C" fn ignore(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
-
-fn alarm() {
-    let within = WITHIN.load(Ordering::Relaxed).max(1) * 1000;
-    // SAFETY: the calls take numbers. The main thread has the number of the process.
-    unsafe {
-        libc::usleep((random(0, 0) % within) as libc::useconds_t);
-        let (process, signal) = (libc::getpid(), SIGNAL.load(Ordering::Relaxed));
-        if python::get().is_some_and(|py| py.Py_IsInitialized() != 0) {
-            libc::syscall(libc::SYS_tgkill, process, process, signal);
-        }
     }
 }

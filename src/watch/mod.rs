@@ -5,6 +5,8 @@
 pub(crate) mod file;
 mod maps;
 mod disturb;
+#[cfg(pep788_redirects)]
+mod alarm;
 pub(crate) mod functions;
 pub(crate) mod phases;
 pub(crate) mod threads;

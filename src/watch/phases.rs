@@ -8,6 +8,8 @@ use core::ffi::{c_int, c_void, CStr};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+#[cfg(pep788_redirects)]
+use super::alarm;
 use super::disturb;
 use super::file::{file, now, File, INSIDE_AT_EXIT};
 use crate::os::this_id;
@@ -72,7 +74,8 @@ pub(crate) fn request(py: &'static Api) {
             unsafe {
                 let _exception = KeepException::new(py);
                 let _ = install_attached(py);
-                disturb::set_alarm(py);
+                #[cfg(pep788_redirects)]
+                alarm::set_alarm(py);
                 py.PyErr_Clear();
             }
         }
