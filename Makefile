@@ -77,12 +77,12 @@ lint: lint-macos
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
 	$(CARGO) test --quiet --test strata
 
-# What is compiled for macOS alone compiles. The C of it is left to `make macos`: `true` stands for its compiler.
+# What is compiled for macOS alone compiles, the tests' Rust too. The C is left to `make macos`: `true` stands for its compiler.
 MACOS := aarch64-apple-darwin
 lint-macos:
 	@test -d "$$(rustc --print target-libdir --target $(MACOS))" || { \
 		echo 'Rust has no library for macOS here, to check that the library compiles for it: rustup target add $(MACOS)'; exit 2; }
-	CC_aarch64_apple_darwin=true AR_aarch64_apple_darwin=true $(CARGO) clippy --quiet --lib --target $(MACOS) -- -D warnings
+	CC_aarch64_apple_darwin=true AR_aarch64_apple_darwin=true $(CARGO) clippy --quiet --all-targets --target $(MACOS) -- -D warnings
 
 # For both processors. Nothing here runs them: macos/build says what it looks at.
 macos:

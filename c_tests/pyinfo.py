@@ -7,6 +7,7 @@ with PYTHONHOME set to `home`.
 
 import os
 import platform
+import re
 import sys
 import sysconfig
 
@@ -33,14 +34,24 @@ def base_prefixes():
 def embed_flags():
     """Everything that links a program with this Python in it: shared if it can be, else static."""
     folders = [var("LIBDIR"), os.path.join(sys.base_prefix, "lib"), var("LIBPL")]
-    system = (var("LIBS") or "").split() + (var("SYSLIBS") or "").split()
+    words = "%s %s" % (var("LIBS") or "", var("SYSLIBS") or "")
+    # macOS: the word after `-framework` belongs to it.
+    system = re.sub(r"-framework\s+", "-Wl,-framework,", words).split()
     shared = first_with(var("LDLIBRARY"), folders) if var("Py_ENABLE_SHARED") else None
-    if shared:
+    framework = first_with(var("LDLIBRARY"), [var("PYTHONFRAMEWORKPREFIX")]) if is_framework() else None
+    if framework:
+        flags = [os.path.join(framework, var("LDLIBRARY"))]
+    elif shared:
         flags = ["-L" + shared, "-Wl,-rpath," + shared, "-lpython" + ld_version()]
     else:
         archive = first_with(var("LIBRARY"), [var("LIBPL")] + folders)
         flags = [os.path.join(archive or "", var("LIBRARY"))]
-    return " ".join(unique(flags + ["-Wl,-export-dynamic"] + system))
+    return " ".join(unique(flags + ["-Wl,-export_dynamic" if sys.platform == "darwin" else "-Wl,-export-dynamic"] + system))
+
+
+def is_framework():
+    """macOS: whether the library is a framework, which says that it is not shared."""
+    return bool(var("PYTHONFRAMEWORK"))
 
 
 def ld_version():
@@ -57,7 +68,7 @@ def facts():
     includes = unique(sysconfig.get_path(kind) for kind in ("include", "platinclude"))
     yield "gil_disabled", int(bool(var("Py_GIL_DISABLED")))
     yield "debug", int(bool(var("Py_DEBUG")))
-    yield "shared", int(bool(var("Py_ENABLE_SHARED")))
+    yield "shared", int(bool(var("Py_ENABLE_SHARED")) or is_framework())
     yield "has_headers", int(first_with("Python.h", includes) is not None)
     yield "include", includes[0]
     yield "platinclude", includes[-1]

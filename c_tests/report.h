@@ -7,7 +7,6 @@
 #include "harness.h"
 
 #include <errno.h>
-#include <semaphore.h>
 #include <signal.h>
 
 /* The last line, with PEP788_TRACE=1 and without. */
@@ -80,11 +79,16 @@ static inline void check_report(const char *file, int line, const char *text, bo
 
 /* --- Rounds of the wait -------------------------------------------------------------------------- */
 
-static sem_t round_done;
+static pthread_mutex_t rounds_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t one_is_done = PTHREAD_COND_INITIALIZER;
+static int rounds_done;
 
 static void note_round(void)
 {
-    sem_post(&round_done);
+    pthread_mutex_lock(&rounds_lock);
+    rounds_done++;
+    pthread_cond_signal(&one_is_done);
+    pthread_mutex_unlock(&rounds_lock);
 }
 
 /* While it waits, the exit looks around again and again: it reports, if it is time to, and then
@@ -92,7 +96,6 @@ static void note_round(void)
 __attribute__((unused))
 static void watch_rounds(void)
 {
-    CHECK_INT(sem_init(&round_done, 0, 0), 0);
     expose("note_round", note_round);
     run("import signal\n"
         "signal.signal(signal.SIGUSR1, lambda *_: note_round())");
@@ -103,8 +106,12 @@ static void await_rounds(int rounds)
 {
     while (rounds-- > 0) {
         kill(getpid(), SIGUSR1);
-        while (sem_wait(&round_done) != 0) {
+        pthread_mutex_lock(&rounds_lock);
+        while (rounds_done == 0) {
+            pthread_cond_wait(&one_is_done, &rounds_lock);
         }
+        rounds_done--;
+        pthread_mutex_unlock(&rounds_lock);
     }
 }
 

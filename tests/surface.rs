@@ -98,7 +98,9 @@ fn symbols(library: &Path, which: &str) -> BTreeSet<String> {
         .filter_map(|line| line.split_whitespace().next())
         // `name@VERSION`; on macOS `_name`.
         .filter_map(|name| name.split('@').next())
-        .map(|name| name.strip_prefix(if cfg!(target_os = "macos") { "_" } else { "" }).unwrap())
+        .map(|name| {
+            name.strip_prefix(if cfg!(target_os = "macos") { "_" } else { "" }).unwrap_or(name)
+        })
         .map(str::to_owned)
         .collect();
     assert!(!names.is_empty(), "nm finds no symbols in {}", library.display());

@@ -3,7 +3,9 @@
 
 #include "handles.h"
 
-#include <sys/syscall.h>
+#ifdef __linux__
+#  include <sys/syscall.h>
+#endif
 
 static event exiting = EVENT_INIT;
 static event inside = EVENT_INIT;
@@ -672,10 +674,13 @@ static void vanish_inside(void *view)
     run("x = 1");
     PyEval_SaveThread();
     /* Of this thread alone, and no destructor is called. */
+#ifdef __linux__
     syscall(SYS_exit, 0);
+#endif
 }
 
 // native: no, waits for it without end
+// macos: no, no thread ends like that there
 // sanitize: not address thread, which want to be told of a thread's end
 SCENARIO(a_thread_that_vanished, "A thread that ended inside an Ensure is not waited for, even if nobody was told of its end")
 {

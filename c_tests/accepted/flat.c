@@ -1,6 +1,7 @@
 /* No memory is left behind by what was given back: guards, views, attachments, threads, interpreters.
  * FLAT_COUNT is how many of each; the default is what an everyday run has time for. */
 
+// macos-file: no, a program cannot have the malloc of all libraries there
 // sanitize-file: not address thread valgrind, which have a malloc of their own
 
 #include "flat.h"

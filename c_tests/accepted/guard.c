@@ -1,5 +1,6 @@
 /* Guards: who gets one, that every one of them counts, and who may close them. */
 
+#include "barrier.h"
 #include "handles.h"
 
 enum { THREADS = 8, ROUNDS = 2000 };

@@ -2,6 +2,7 @@
  * mostly in a second round all of them from that one on: the promised failure comes out, nothing is lost
  * by it, and the same call then succeeds. */
 
+// macos-file: no, a program cannot have the malloc of all libraries there
 // sanitize-file: not address thread valgrind, which have a malloc of their own
 
 #include "harness.h"

@@ -1,5 +1,6 @@
 /* Py_FinalizeEx and Py_Initialize again: another run of the runtime, the same process. */
 
+#include "barrier.h"
 #include "harness.h"
 
 SCENARIO(main_view_resolves_again,

@@ -4,7 +4,9 @@
 #include "report.h"
 
 #include <fcntl.h>
-#include <sys/syscall.h>
+#ifndef __APPLE__
+#  include <sys/syscall.h>
+#endif
 #include <sys/wait.h>
 
 /* --- Guards that are closed when the report has been read ---------------------------------------- */
@@ -356,12 +358,25 @@ static PyThreadStateToken *attach_through(PyInterpreterView *view)
     return token;
 }
 
+/* Names the thread, and returns its number. */
+static long become(const char *name)
+{
+#ifdef __APPLE__
+    uint64_t id = 0;
+    pthread_setname_np(name);
+    pthread_threadid_np(NULL, &id);
+    return (long)id;
+#else
+    pthread_setname_np(pthread_self(), name);
+    return syscall(SYS_gettid);
+#endif
+}
+
 static void stay_inside(void *view)
 {
-    pthread_setname_np(pthread_self(), "night-shift");
+    long id = become("night-shift");
     PyThreadStateToken *token = attach_through(view);
-    snprintf(thread_line, sizeof thread_line, "thread \"night-shift\" (id %ld)\n",
-             syscall(SYS_gettid));
+    snprintf(thread_line, sizeof thread_line, "thread \"night-shift\" (id %ld)\n", id);
     event_set(&attached_through_view);
     py_event_wait(&report_read);
     PyThreadState_Release(token);

@@ -1,5 +1,6 @@
 /* Subinterpreters: each has its own end, and a thread may go through them in any nesting. */
 
+#include "barrier.h"
 #include "handles.h"
 
 #include <stdatomic.h>

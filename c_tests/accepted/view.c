@@ -1,5 +1,6 @@
 /* Views: they hold nothing, they always stay legal, and they are never fooled. */
 
+#include "barrier.h"
 #include "harness.h"
 
 SCENARIO(from_current, "PyInterpreterView_FromCurrent: a view on the current interpreter")

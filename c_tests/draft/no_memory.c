@@ -1,6 +1,7 @@
 /* Every allocation on the way fails once, CPython's and the library's, and then all of them from that one on:
  * in each function of the draft that can fail, and in the exit's wait. */
 
+// macos-file: no, a program cannot have the malloc of all libraries there
 // sanitize-file: not address thread valgrind, which have a malloc of their own
 
 #define API_DRAFT

@@ -1,5 +1,7 @@
 /* The interpreter itself, preloaded, and Python code that looks for the API in its process. */
 
+// macos-file: no, what is preloaded there does not come first for names
+
 #include "harness.h"
 
 SCENARIO(ctypes, "Python code finds the functions where those of the interpreter are, in ctypes.pythonapi")

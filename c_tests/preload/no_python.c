@@ -1,4 +1,5 @@
 /* Processes without a Python in them: preloaded there, the library is inert. */
+// macos-file: no, what is preloaded there does not come first for names
 // link: no-python
 
 #include "harness.h"

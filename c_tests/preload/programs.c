@@ -1,4 +1,5 @@
 /* Programs without Python do with the library preloaded what they do without it. */
+// macos-file: no, what is preloaded there does not come first for names
 // link: no-python
 
 #define _POSIX_C_SOURCE 200809L

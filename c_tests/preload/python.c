@@ -1,6 +1,8 @@
 /* A program that is not linked with the library and gets it by LD_PRELOAD: the accepted API is then
  * there as if the interpreter had it. */
 
+// macos-file: no, what is preloaded there does not come first for names
+
 #include "harness.h"
 
 #include <dlfcn.h>

@@ -1,6 +1,7 @@
 # Daemon threads that write to sys.stderr over and over do not make CPython abort the exit, and what the finalizer of
 # an object writes then is written.
 # env: PEP788_GILSTATE=protect
+# macos: no, the seatbelt is for Linux
 # repeat: 10
 # native: no, the library is not there, and CPython aborts ("could not acquire lock")
 # expect: stdout "last words"

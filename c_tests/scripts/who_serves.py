@@ -1,6 +1,7 @@
 # On 3.15 the library hands on to the interpreter, also in a process that finds the interpreter's functions
 # first under every name; with PEP788_ENGINE=backport it serves itself. Before 3.15 it always does.
 # link: library
+# macos: no, what is loaded is read from /proc
 # expect: stdout "as it should be"
 import ctypes
 import os

@@ -1,6 +1,8 @@
 /* What else was proposed for PyGILState: failure instead of sleep, another interpreter, a callback
  * at the beginning of the end. */
 
+// macos-file: no, the seatbelt is for Linux
+
 #define _GNU_SOURCE
 #include "harness.h"
 #include "pep788_gilstate.h"

@@ -1,6 +1,7 @@
 /* The exit is bounded: a program of Python's own that does not come to its end is ended, with the status
  * that it was about to have. */
 
+// macos-file: no, the seatbelt is for Linux
 // sanitize-file: not address thread valgrind, the copy of the process that tells the status runs on the stack of another thread
 
 #define _GNU_SOURCE

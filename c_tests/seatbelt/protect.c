@@ -1,6 +1,8 @@
 /* PyGILState_Ensure and PyGILState_Release under protection, in a program that knows nothing else
  * of the library. */
 
+// macos-file: no, the seatbelt is for Linux
+
 #define _GNU_SOURCE
 #include "harness.h"
 #include "pep788.h"

@@ -12,8 +12,10 @@ use crate::sanitize::Tool;
 use crate::scenario::{self, Folder, Scenario, SourceFile};
 use crate::Places;
 
-pub const LIBRARY: &str =
-    if cfg!(target_os = "macos") { "libpep788.dylib" } else { "libpep788.so" };
+pub const IS_MACOS: bool = cfg!(target_os = "macos");
+pub const LIBRARY: &str = if IS_MACOS { "libpep788.dylib" } else { "libpep788.so" };
+/// On macOS: what a module or a program does not define, somebody else does once it is loaded.
+const UNDEFINED_AT_LOAD: &str = "-Wl,-undefined,dynamic_lookup";
 
 /// What is to be built: a program under a subject, or for a script, the extension modules.
 #[derive(Clone)]
@@ -94,7 +96,8 @@ impl Builder {
             set("PEP788_ENGINE", "backport".to_owned());
         }
         if target.file.folder == Folder::Preload {
-            set("LD_PRELOAD", self.places.library_file().display().to_string());
+            let variable = if IS_MACOS { "DYLD_INSERT_LIBRARIES" } else { "LD_PRELOAD" };
+            set(variable, self.places.library_file().display().to_string());
         }
         let (program, arguments) = match (&target.subject.python, target.file.folder) {
             (Some(python), Folder::Scripts) => {
@@ -136,6 +139,7 @@ impl Builder {
         let harness = self.places.scenarios.join("harness.c");
         let mut link = Vec::new();
         match target.file.folder {
+            Folder::Preload if IS_MACOS => link.push(UNDEFINED_AT_LOAD.to_owned()),
             Folder::Preload => link.push("-Wl,--unresolved-symbols=ignore-all".to_owned()),
             _ => link.extend(self.library_flags(target)),
         }
@@ -174,7 +178,9 @@ impl Builder {
             let stem = source.file_stem().unwrap().to_string_lossy();
             let product = folder.join(format!("{stem}{}", python.extension_suffix));
             let link: Vec<String> = self.library_flags(target);
-            self.compile(target, [&source].into_iter(), &product, &["-shared", "-fPIC"], &link)?;
+            let flags: &[_] =
+                if IS_MACOS { &["-bundle", UNDEFINED_AT_LOAD] } else { &["-shared", "-fPIC"] };
+            self.compile(target, [&source].into_iter(), &product, flags, &link)?;
         }
         Ok(folder)
     }
@@ -295,7 +301,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
 
 /// The compiler that `cc` would use in a build script, if it can be run.
 fn compiler(output: &Path, cxx: bool) -> Option<cc::Tool> {
-    let system = if cfg!(target_os = "macos") { "apple-darwin" } else { "unknown-linux-gnu" };
+    let system = if IS_MACOS { "apple-darwin" } else { "unknown-linux-gnu" };
     let triple = format!("{}-{system}", std::env::consts::ARCH);
     let tool = cc::Build::new()
         .cpp(cxx)

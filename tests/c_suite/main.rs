@@ -88,12 +88,18 @@ impl Case {
             .tool
             .and_then(|tool| tool.ignored(&self.scenario))
             .or_else(|| self.not_emulated())
+            .or_else(|| self.not_on_macos())
             .or_else(|| self.scenario.ignored(&self.subject))
     }
 
     fn not_emulated(&self) -> Option<String> {
         let reason = self.scenario.not_emulated.as_ref().filter(|_| is_emulated())?;
         Some(format!("emulated: {reason}"))
+    }
+
+    fn not_on_macos(&self) -> Option<String> {
+        let reason = self.scenario.not_on_macos.as_ref().filter(|_| build::IS_MACOS)?;
+        Some(format!("macos: {reason}"))
     }
 
     fn target(&self) -> Target {

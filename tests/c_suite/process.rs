@@ -85,8 +85,9 @@ fn start(
     command.args(&invocation.arguments);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        // `cargo test` puts its own folders into LD_LIBRARY_PATH, where an older library may lie.
-        let misleads = ["PYTHON", "PEP788_", "LD_LIBRARY_PATH"];
+        // `cargo test` puts its own folders into LD_LIBRARY_PATH (on macOS into DYLD_FALLBACK_LIBRARY_PATH), where an
+        // older library may lie.
+        let misleads = ["PYTHON", "PEP788_", "LD_LIBRARY_PATH", "DYLD_"];
         // Whoever has the library preloaded may say which engine it is to be.
         let is_chosen = text == "PEP788_ENGINE" && std::env::var_os("LD_PRELOAD").is_some();
         if misleads.iter().any(|prefix| text.starts_with(prefix)) && !is_chosen {
@@ -127,12 +128,15 @@ fn wait(mut child: std::process::Child, limit: Duration) -> How {
     how
 }
 
-/// What every thread of the process is doing, if there is a gdb to ask.
+/// What every thread of the process is doing, if there is a gdb to ask. macOS has `sample`, which looks for a second.
 fn backtrace(id: u32) -> String {
-    let output = Command::new("timeout")
-        .args(["60", "gdb", "-nx", "-batch", "-ex", "thread apply all bt", "-p", &id.to_string()])
-        .stdin(Stdio::null())
-        .output();
+    let id = id.to_string();
+    let words: &[&str] = if cfg!(target_os = "macos") {
+        &["sample", &id, "1", "-mayDie"]
+    } else {
+        &["timeout", "60", "gdb", "-nx", "-batch", "-ex", "thread apply all bt", "-p", &id]
+    };
+    let output = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output();
     match output {
         Ok(output) if !output.stdout.is_empty() => {
             String::from_utf8_lossy(&output.stdout).into_owned()

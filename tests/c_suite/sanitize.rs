@@ -165,13 +165,19 @@ impl Tool {
         }
         // The sanitizers' shadow has fixed places, which a randomized layout may need for itself. Where
         // this is forbidden it may still go well.
+        #[cfg(target_os = "linux")]
         let fixed_layout = || {
             // SAFETY: a system call that takes a number.
             unsafe { libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) };
             Ok(())
         };
         // SAFETY: the closure makes one async-signal-safe call.
-        unsafe { command.pre_exec(fixed_layout) };
+        #[cfg(target_os = "linux")]
+        unsafe {
+            command.pre_exec(fixed_layout)
+        };
+        #[cfg(not(target_os = "linux"))]
+        let _ = command;
     }
 }
 

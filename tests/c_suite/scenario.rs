@@ -75,6 +75,8 @@ pub struct Scenario {
     not_alone: Option<String>,
     /// Why it cannot be run in an emulator
     pub not_emulated: Option<String>,
+    /// Why it is not for macOS
+    pub not_on_macos: Option<String>,
     /// Tools of `PEP788_SANITIZE` that it cannot be run under, and why
     pub not_under: Vec<(Tool, String)>,
 }
@@ -119,6 +121,7 @@ impl Default for Scenario {
             not_native: None,
             not_alone: None,
             not_emulated: None,
+            not_on_macos: None,
             not_under: Vec::new(),
         }
     }
@@ -173,6 +176,7 @@ impl Scenario {
             "native" => self.not_native = Some(reason_of(key, value)?),
             "alone" => self.not_alone = Some(reason_of(key, value)?),
             "emulated" => self.not_emulated = Some(reason_of(key, value)?),
+            "macos" => self.not_on_macos = Some(reason_of(key, value)?),
             "sanitize" => self.not_under.extend(not_under(value)?),
             "timeout" => self.time_limit = Duration::from_secs(u64::from(number(key, value)?)),
             "repeat" => self.repeat = number(key, value)?,
@@ -318,6 +322,7 @@ fn read_program(path: &Path, name: &str, folder: &str, text: &str) -> Result<Sou
     };
     // For all scenarios.
     let mut nowhere = Vec::new();
+    let mut not_on_macos = None;
     // Directives not yet claimed by a scenario.
     let mut pending: Option<Scenario> = None;
     let lines: Vec<&str> = text.lines().collect();
@@ -340,6 +345,9 @@ fn read_program(path: &Path, name: &str, folder: &str, text: &str) -> Result<Sou
             }
             Some(("link", "no-python")) => file.without_python = true,
             Some(("sanitize-file", value)) => nowhere.extend(not_under(value).map_err(at)?),
+            Some(("macos-file", value)) => {
+                not_on_macos = Some(reason_of("macos-file", value).map_err(at)?);
+            }
             Some((key, value)) => {
                 pending.get_or_insert_default().direct(key, value).map_err(at)?;
             }
@@ -351,6 +359,7 @@ fn read_program(path: &Path, name: &str, folder: &str, text: &str) -> Result<Sou
     }
     for scenario in &mut file.scenarios {
         scenario.not_under.extend(nowhere.iter().cloned());
+        scenario.not_on_macos = not_on_macos.clone().or(scenario.not_on_macos.take());
     }
     if file.scenarios.is_empty() {
         return Err(format!("{}: no SCENARIO in it", path.display()));
