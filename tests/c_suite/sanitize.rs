@@ -5,6 +5,7 @@
 //! sanitizers; whether the library is instrumented too is up to whoever built it, see
 //! `sanitize/`. `valgrind` takes programs and library as they are.
 
+#[cfg(target_os = "linux")]
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
