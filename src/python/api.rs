@@ -188,7 +188,6 @@ api! {
         // Errors.
         fn PyErr_Occurred() -> *mut PyObject;
         fn PyErr_SetString(kind: *mut PyObject, message: *const c_char);
-        fn PyErr_SetNone(kind: *mut PyObject);
         fn PyErr_NoMemory() -> *mut PyObject;
         fn PyErr_Fetch(kind: *mut *mut PyObject, value: *mut *mut PyObject, trace: *mut *mut PyObject);
         fn PyErr_ExceptionMatches(kind: *mut PyObject) -> c_int;
@@ -262,7 +261,6 @@ api! {
         PyExc_ImportError;
         PyExc_SystemError;
         PyExc_KeyboardInterrupt;
-        PyExc_SystemExit;
     }
 }
 

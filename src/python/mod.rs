@@ -28,7 +28,6 @@ mod glance;
 pub(crate) mod sight;
 mod frame;
 pub(crate) mod eval;
-pub(crate) mod leave;
 pub(crate) mod streams;
 pub(crate) mod switch_interval;
 pub(crate) mod threading;

@@ -74,15 +74,18 @@ pub(crate) fn request(py: &'static Api) {
             unsafe {
                 let _exception = KeepException::new(py);
                 let _ = install_attached(py);
-                #[cfg(pep788_redirects)]
-                alarm::set_alarm(py);
                 py.PyErr_Clear();
             }
         }
         0
     }
+    if file().is_none() {
+        return;
+    }
+    #[cfg(pep788_redirects)]
+    alarm::set();
     // Relaxed: the flag publishes nothing.
-    if file().is_some() && !IS_ASKED.swap(true, Ordering::Relaxed) && !py.call_in_main(install) {
+    if !IS_ASKED.swap(true, Ordering::Relaxed) && !py.call_in_main(install) {
         IS_ASKED.store(false, Ordering::Relaxed);
     }
 }

@@ -6,6 +6,7 @@ threads are delayed where that is dangerous. A maintainer who has mended a race 
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from typing import Any, Optional
@@ -16,6 +17,8 @@ KINDS = {
     "crashed": "crashed", "hung": "hung", "lost": "calls that Python cut off, or that were left behind",
     "late": "threads came too late", "inside": "threads were inside Python at exit", "clean": "clean",
 }
+# The signal by which the library tells the main thread to leave: seldom used by others. The package's hook, _at_start.py, handles it.
+LEAVE = signal.SIGRTMAX - 7
 # What the status of the command counts as a failure.
 FAILURES = ("crashed", "hung", "lost")
 
@@ -36,7 +39,7 @@ def main(asked: argparse.Namespace, command: list[str], environment: dict[str, s
     examples: dict[str, dict[str, Any]] = {}
     shown = asked.runs == 1
     for seed in range(asked.seed, asked.seed + asked.runs):
-        disturbed = dict(environment, PEP788_DISTURB="%d,%d" % (seed, asked.within_ms))
+        disturbed = dict(environment, PEP788_DISTURB="%d,%d,%d" % (seed, asked.within_ms, LEAVE))
         told = _watch.watch(command, disturbed, asked.hang_after, None if shown else subprocess.DEVNULL)
         if told is None:
             sys.exit("python -m pep788 replay-exit: the program did not load the library, or is no Python")
