@@ -1,5 +1,5 @@
 /* Whether anything is left behind by what is made and given back again. Counted are the blocks of memory
- * that are in use in the whole process, by malloc and free of our own before those of glibc: a number that
+ * that are in use in the whole process, by malloc and free of our own before those of the C library: a number that
  * depends on neither time nor sizes nor the kernel. With PYTHONMALLOC=malloc CPython's are among them.
  * Included by one file of a program, after the choice of the dialect. */
 
@@ -10,11 +10,7 @@
 
 #include <errno.h>
 
-void *__libc_malloc(size_t size);
-void *__libc_calloc(size_t count, size_t size);
-void *__libc_realloc(void *block, size_t size);
-void *__libc_memalign(size_t alignment, size_t size);
-void __libc_free(void *block);
+#include "libc_malloc.h"
 
 static _Atomic long long flat_blocks;
 
@@ -26,17 +22,17 @@ static void *flat_new(void *block)
 
 void *malloc(size_t size)
 {
-    return flat_new(__libc_malloc(size));
+    return flat_new(libc_malloc(size));
 }
 
 void *calloc(size_t count, size_t size)
 {
-    return flat_new(__libc_calloc(count, size));
+    return flat_new(libc_calloc(count, size));
 }
 
 void *realloc(void *block, size_t size)
 {
-    void *moved = __libc_realloc(block, size);
+    void *moved = libc_realloc(block, size);
     /* NULL for a size of zero, too: freed. */
     if (block == NULL || (moved == NULL && size == 0)) {
         flat_blocks += (moved != NULL) - (block != NULL);
@@ -46,24 +42,24 @@ void *realloc(void *block, size_t size)
 
 int posix_memalign(void **block, size_t alignment, size_t size)
 {
-    *block = flat_new(__libc_memalign(alignment, size));
+    *block = flat_new(libc_aligned_alloc(alignment, size));
     return *block == NULL ? ENOMEM : 0;
 }
 
 void *aligned_alloc(size_t alignment, size_t size)
 {
-    return flat_new(__libc_memalign(alignment, size));
+    return flat_new(libc_aligned_alloc(alignment, size));
 }
 
 void *memalign(size_t alignment, size_t size)
 {
-    return flat_new(__libc_memalign(alignment, size));
+    return flat_new(libc_aligned_alloc(alignment, size));
 }
 
 void free(void *block)
 {
     flat_blocks -= block != NULL;
-    __libc_free(block);
+    libc_free(block);
 }
 
 enum { FLAT_BATCHES = 20 };

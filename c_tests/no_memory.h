@@ -10,6 +10,8 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include "libc_malloc.h"
+
 /* While positive, counts this thread's allocations down; that which makes it zero fails, and so do those
  * after it if `all_the_rest`. */
 static _Thread_local long countdown;
@@ -61,11 +63,6 @@ static bool enough_memory(void)
 
 /* --- The process's own ----------------------------------------------------------------------------- */
 
-extern void *__libc_malloc(size_t size);
-extern void *__libc_calloc(size_t count, size_t size);
-extern void *__libc_realloc(void *memory, size_t size);
-extern void *__libc_memalign(size_t alignment, size_t size);
-
 static void *or_error(void *memory)
 {
     if (memory == NULL) {
@@ -76,22 +73,22 @@ static void *or_error(void *memory)
 
 void *malloc(size_t size)
 {
-    return or_error(fails(size) ? NULL : __libc_malloc(size));
+    return or_error(fails(size) ? NULL : libc_malloc(size));
 }
 
 void *calloc(size_t count, size_t size)
 {
-    return or_error(fails(count * size) ? NULL : __libc_calloc(count, size));
+    return or_error(fails(count * size) ? NULL : libc_calloc(count, size));
 }
 
 void *realloc(void *memory, size_t size)
 {
-    return or_error(fails(size) ? NULL : __libc_realloc(memory, size));
+    return or_error(fails(size) ? NULL : libc_realloc(memory, size));
 }
 
 void *aligned_alloc(size_t alignment, size_t size)
 {
-    return or_error(fails(size) ? NULL : __libc_memalign(alignment, size));
+    return or_error(fails(size) ? NULL : libc_aligned_alloc(alignment, size));
 }
 
 void *memalign(size_t alignment, size_t size)
@@ -101,7 +98,7 @@ void *memalign(size_t alignment, size_t size)
 
 int posix_memalign(void **memory, size_t alignment, size_t size)
 {
-    void *got = fails(size) ? NULL : __libc_memalign(alignment, size);
+    void *got = fails(size) ? NULL : libc_aligned_alloc(alignment, size);
     if (got == NULL) {
         return ENOMEM;
     }
