@@ -18,6 +18,19 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t condition = PTHREAD_COND_INITIALIZER;
 static int gone;
 
+/* In a forked child, which has none of the threads that wait there: in musl it would be they whom a broadcast wakes,
+ * and they wake the others. */
+static void forget_parents_threads(void)
+{
+    mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    condition = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+}
+
+__attribute__((constructor)) static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, forget_parents_threads);
+}
+
 static void wait_for_go(void)
 {
     pthread_mutex_lock(&mutex);
