@@ -4,11 +4,8 @@
 //! of the main interpreter has closed, a thread of the library watches. If the process does not come to its end in
 //! time, that thread says where the exit is and which threads came too late, and ends the process.
 //!
-//! *The process ends with its own exit status.* `exit` tells that status to a function of the library (`on_exit`). As
-//! long as CPython has not called `exit`, the status is in a variable of `Py_RunMain`, or of `Py_Exit`. So the
-//! library makes a copy of the process, which has no other threads. The copy goes on in that function as if
-//! finalization had come to its end. It goes on up to the library's function, and tells the status. If that fails,
-//! the status is a guess, and the report says so.
+//! *The process ends with its own exit status*, which `status` finds out. If that fails, the status is a guess, and
+//! the report says so.
 //!
 //! A program that only embeds Python goes on when Python is gone. The library never ends such a program. It only
 //! reports, if the program is still in finalization or in `exit`.
@@ -16,11 +13,12 @@
 use alloc::vec::Vec;
 use core::ffi::{c_int, c_void};
 use core::fmt::Write as _;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use super::calls::are_protected;
 use super::late;
+use super::status::{self, End};
 use crate::gate::registry::main;
 use crate::os::{self, say};
 use crate::patch::signal;
@@ -92,89 +90,9 @@ pub(super) fn begin() {
     let mut watched = lock(&EXIT);
     let is_watched = watched.is_some_and(|other| other.process == exit.process);
     *watched = Some(exit);
-    // The function is registered now and not earlier, because `exit` calls first what was registered last.
-    // Relaxed, here and where it is read: the number alone is published.
-    STATUS.store(0, Ordering::Relaxed);
-    os::at_exit(exits);
+    status::watch_exit();
     if !is_watched && !os::start_thread(watch) {
         *watched = None;
-    }
-}
-
-// --- The status -----------------------------------------------------------------------------------
-
-/// What `exit` was called with, and `KNOWN`. 0 means that it was not called yet.
-static STATUS: AtomicU64 = AtomicU64::new(0);
-const KNOWN: u64 = 1 << 32;
-
-/// Whether this process is the copy that finds out the exit status.
-static IS_COPY: AtomicBool = AtomicBool::new(false);
-
-extern "C" fn exits(status: c_int, _: *mut c_void) {
-    // Relaxed: the copy has only one thread.
-    if IS_COPY.load(Ordering::Relaxed) {
-        // SAFETY: ends the copy, which has nothing to clean up.
-        unsafe { libc::_exit(status) };
-    }
-    // Relaxed: the status publishes no other data.
-    STATUS.store(KNOWN | u64::from(status as u32), Ordering::Relaxed);
-}
-
-/// How a process ends.
-#[derive(Clone, Copy)]
-enum End {
-    Status(c_int),
-    Guess,
-    /// By Ctrl-C.
-    Interrupted,
-}
-
-fn end_of(exit: &Exit) -> End {
-    let status = STATUS.load(Ordering::Relaxed);
-    if status & KNOWN != 0 {
-        return End::Status(status as u32 as c_int);
-    }
-    exit.back.as_ref().map_or(End::Guess, ask_a_copy)
-}
-
-fn ask_a_copy(back: &Return) -> End {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    // SAFETY: makes a plain copy of the process, as `fork` does, but does not run the handlers for forks, which may
-    // wait for locks. The copy raises no signal when it ends, and no other thread that waits for children gets it.
-    unsafe {
-        let copy = libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) as libc::pid_t;
-        if copy == 0 {
-            // Relaxed: the copy has one thread.
-            IS_COPY.store(true, Ordering::Relaxed);
-            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            libc::setrlimit(libc::RLIMIT_CORE, &none);
-            // Python ends itself by this signal after a Ctrl-C.
-            let mut interrupt = core::mem::zeroed();
-            libc::sigemptyset(&mut interrupt);
-            libc::sigaddset(&mut interrupt, libc::SIGINT);
-            libc::pthread_sigmask(libc::SIG_UNBLOCK, &interrupt, core::ptr::null_mut());
-            back.take();
-        }
-        if copy < 0 {
-            return End::Guess;
-        }
-        let begun = Instant::now();
-        let mut status = 0;
-        while libc::waitpid(copy, &mut status, libc::__WALL | libc::WNOHANG) == 0 {
-            if begun.elapsed() > PATIENCE {
-                libc::kill(copy, libc::SIGKILL);
-                libc::waitpid(copy, &mut status, libc::__WALL);
-                return End::Guess;
-            }
-            libc::usleep(1000);
-        }
-        if libc::WIFEXITED(status) {
-            End::Status(libc::WEXITSTATUS(status))
-        } else if libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGINT {
-            End::Interrupted
-        } else {
-            End::Guess
-        }
     }
 }
 
@@ -221,7 +139,7 @@ fn conclude(exit: &Exit) {
         // Finalization is over, and the program goes on.
         return;
     }
-    let end = is_of_pythons_own_program().then(|| end_of(exit));
+    let end = is_of_pythons_own_program().then(|| status::find(exit.back.as_ref()));
     *lock(&VERDICT) = Some((*exit, end));
     // The look-up of names takes the loader's lock. The thread that the exit waits for may have that lock.
     if !worker::within(Duration::from_secs(2), explain) {
@@ -350,7 +268,7 @@ fn noted_stack() -> Vec<usize> {
 
 /// Returns whether the noted stack is in the end of Python's own program, or of the process.
 fn is_in_exit(depth: usize) -> bool {
-    if STATUS.load(Ordering::Relaxed) & KNOWN != 0 {
+    if status::exit_has_begun() {
         return true;
     }
     let names = [c"Py_RunMain", c"Py_Main", c"Py_BytesMain", c"Py_Exit", c"exit"];

@@ -12,8 +12,8 @@
 //! mutex never stops waiting, and `bound` takes care that the process ends all the same.
 //!
 //! Only glibc is prepared for a thread that disappears without notice: a thread that joins waits for a word that the
-//! kernel clears. In musl the kernel clears the lock of musl's list of threads, which another thread may have. There,
-//! and on other systems, the late thread sleeps without end.
+//! kernel clears. With musl, the thread ends in musl's way if it can be joined. If it cannot, and on other systems, the
+//! late thread sleeps without end.
 
 use core::cell::UnsafeCell;
 use core::ffi::c_void;

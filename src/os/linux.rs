@@ -146,17 +146,7 @@ mod end {
     }
 }
 
-#[cfg(not(target_env = "gnu"))]
-mod end {
-    pub(crate) fn prepare_to_end_threads() {}
-
-    /// Lets the calling thread sleep without end. Another C library may not be prepared for a thread that disappears without
-    /// notice. In musl the kernel clears the lock of musl's list of threads, which another thread may have.
-    pub(crate) fn end_this_thread() -> ! {
-        super::super::posix::sleep_for_ever()
-    }
-}
-
+#[cfg(target_env = "gnu")]
 pub(crate) use end::{end_this_thread, prepare_to_end_threads};
 
 // --- Memory ---------------------------------------------------------------------------------------
@@ -257,20 +247,19 @@ pub(crate) fn libraries(is_wanted: fn(&[u8]) -> bool) -> Vec<CString> {
 
 // --- The process ----------------------------------------------------------------------------------
 
-/// Has the function called with the exit status when the process calls `exit`. It is not called if there is no memory, or if
-/// the C library has no such list.
-pub(crate) fn at_exit(function: extern "C" fn(c_int, *mut c_void)) {
-    #[cfg(target_env = "gnu")]
-    {
-        extern "C" {
-            fn on_exit(function: extern "C" fn(c_int, *mut c_void), argument: *mut c_void)
-                -> c_int;
-        }
-        // SAFETY: the function stays loaded.
-        unsafe { on_exit(function, core::ptr::null_mut()) };
+/// Whether [`at_exit`] tells the exit status.
+#[cfg(target_env = "gnu")]
+pub(crate) const TELLS_EXIT_STATUS: bool = true;
+
+/// Has `exits` called with the exit status when the process calls `exit`. The other function is for C libraries that do not
+/// tell the status. None is called if there is no memory.
+#[cfg(target_env = "gnu")]
+pub(crate) fn at_exit(exits: extern "C" fn(c_int, *mut c_void), _: extern "C" fn()) {
+    extern "C" {
+        fn on_exit(function: extern "C" fn(c_int, *mut c_void), argument: *mut c_void) -> c_int;
     }
-    #[cfg(not(target_env = "gnu"))]
-    let _ = function;
+    // SAFETY: the function stays loaded.
+    unsafe { on_exit(exits, core::ptr::null_mut()) };
 }
 
 /// Returns the time of [`clock`](super::clock) in steps of a few milliseconds, and takes a few nanoseconds.

@@ -1,8 +1,9 @@
 //! What differs between operating systems: one file for each of them, with the same functions.
 //!
-//! Imports nothing of the crate. `linux.rs`, `macos.rs` have what only one system has, or has in its own way. `posix.rs` and
-//! `stderr.rs` have what these two have in common. Outside of this folder `cfg` asks for no system; what there is
-//! for Linux only (`patch`, most of `seatbelt`) asks for `pep788_redirects`.
+//! Imports nothing of the crate. `linux.rs`, `macos.rs` have what only one system has, or has in its own way, `musl.rs`
+//! what that C library has in its own way. `posix.rs` and `stderr.rs` have what the two systems have in common. Outside of
+//! this folder `cfg` asks for no system; what there is for Linux only (`patch`, most of `seatbelt`) asks for
+//! `pep788_redirects`.
 
 #[cfg(pep788_c_library)]
 mod heap;
@@ -22,6 +23,8 @@ pub(crate) mod tasks;
 mod elf;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(all(target_os = "linux", not(target_env = "gnu")))]
+mod musl;
 #[cfg(target_os = "macos")]
 mod macos;
 
@@ -31,6 +34,8 @@ pub(crate) use futex::{Condvar, Mutex, MutexGuard};
 pub(crate) use linux::*;
 #[cfg(target_os = "macos")]
 pub(crate) use macos::*;
+#[cfg(all(target_os = "linux", not(target_env = "gnu")))]
+pub(crate) use musl::*;
 pub(crate) use place::Place;
 pub(crate) use posix::*;
 // `make sanitize` uses `--cfg pep788_pthread_locks`.

@@ -256,7 +256,7 @@ pub(crate) fn sleep(time: Duration) {
             return;
         }
         let wanted = libc::timespec {
-            tv_sec: left.as_secs() as libc::time_t,
+            tv_sec: left.as_secs() as _,
             tv_nsec: left.subsec_nanos() as _,
         };
         // SAFETY: the time is a valid one, and nobody asks for what is left of it.

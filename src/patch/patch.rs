@@ -130,14 +130,7 @@ pub(crate) fn fill_in(entry: usize, to: usize) -> Result<(), Why> {
     if !is_empty(&code) {
         return Err(Why::Taken);
     }
-    let page = Page::near(entry)?;
-    let stub = jump_at(page.address, 0);
-    // SAFETY: nobody knows the page yet, and it is longer than what is written. The page has no mark, as it is for
-    // no other copy.
-    unsafe { (stub as *mut [u8; 16]).write(jump_anywhere(to)) };
-    let mut change = jump(entry, &code, stub)?;
-    change.guard = guard_of(&mappings(), entry);
-    page.make_executable()?;
+    let Jump { change, page } = Jump::new(entry, to)?;
     // The first instruction of the function is overwritten last.
     let (first, rest) = change.bytes[..change.length].split_at(change.length.min(FIRST));
     let mut changes = [Change::new(change.at + first.len(), rest), Change::new(change.at, first)];
@@ -145,6 +138,38 @@ pub(crate) fn fill_in(entry: usize, to: usize) -> Result<(), Why> {
     write(&changes)?;
     core::mem::forget(page);
     Ok(())
+}
+
+/// A jump to put in place of a function, to another one that may be far away. It is not written yet.
+pub(crate) struct Jump {
+    change: Change,
+    /// From here the jump goes on.
+    page: Page,
+}
+
+impl Jump {
+    pub(crate) fn new(entry: usize, to: usize) -> Result<Jump, Why> {
+        // SAFETY: these are the first bytes of a function, and maybe of the next one.
+        let code = unsafe { (entry as *const [u8; 16]).read_unaligned() };
+        let page = Page::near(entry)?;
+        let stub = jump_at(page.address, 0);
+        // SAFETY: nobody knows the page yet, and it is longer than what is written. The page has no mark, as it is for
+        // no other copy.
+        unsafe { (stub as *mut [u8; 16]).write(jump_anywhere(to)) };
+        let mut change = jump(entry, &code, stub)?;
+        change.guard = guard_of(&mappings(), entry);
+        page.make_executable()?;
+        Ok(Jump { change, page })
+    }
+
+    /// Writes it, for good, in a process that has only the calling thread. Allocates nothing and takes no lock.
+    pub(crate) fn write(self) -> Result<(), Why> {
+        let result = write(&[self.change]);
+        if result.is_ok() {
+            core::mem::forget(self.page);
+        }
+        result
+    }
 }
 
 /// Returns whether another copy of the library has redirected the function at `entry`.
