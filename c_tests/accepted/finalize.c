@@ -681,6 +681,7 @@ static void vanish_inside(void *view)
 
 // native: no, waits for it without end
 // macos: no, no thread ends like that there
+// musl: no, it does not know of such an end itself, and never stops waiting for the thread
 // sanitize: not address thread, which want to be told of a thread's end
 SCENARIO(a_thread_that_vanished, "A thread that ended inside an Ensure is not waited for, even if nobody was told of its end")
 {

@@ -20,6 +20,7 @@ void take_for(int)
 // env: PEP788_WAIT_WARN_MS=1
 // env: PEP788_TRACE=1
 // native: no, its exit waits in silence
+// musl: no, zig has the C++ library in the program, where the library does not find the function that knows how names are written
 SCENARIO(trace_demangles, "With PEP788_TRACE=1, functions of C++ are named as they are written")
 {
     py_init();

@@ -1412,6 +1412,7 @@ static void change_group_all_the_time(void *counted)
 
 // repeat: 20
 // emulated: no, the emulator has signals of its own
+// musl: no, the C library blocks its own signals at times
 // sanitize: not thread, the library does not use that signal there
 SCENARIO(busy_threads_that_block_signals,
          "A thread that blocks all signals and runs is stopped as well, by the C library's own signal. Calls of setgid, "

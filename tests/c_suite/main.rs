@@ -89,6 +89,7 @@ impl Case {
             .and_then(|tool| tool.ignored(&self.scenario))
             .or_else(|| self.not_emulated())
             .or_else(|| self.not_on_macos())
+            .or_else(|| self.not_on_musl())
             .or_else(|| self.scenario.ignored(&self.subject))
     }
 
@@ -100,6 +101,11 @@ impl Case {
     fn not_on_macos(&self) -> Option<String> {
         let reason = self.scenario.not_on_macos.as_ref().filter(|_| build::IS_MACOS)?;
         Some(format!("macos: {reason}"))
+    }
+
+    fn not_on_musl(&self) -> Option<String> {
+        let reason = self.scenario.not_on_musl.as_ref().filter(|_| is_for_musl())?;
+        Some(format!("musl: {reason}"))
     }
 
     fn target(&self) -> Target {
@@ -265,6 +271,11 @@ fn run_case(builder: &Builder, case: &Case) -> Result<Completion, Failed> {
 /// the processor.
 fn is_emulated() -> bool {
     std::env::var_os("C_SUITE_EMULATED").is_some()
+}
+
+/// Programs are built for musl (`C_SUITE_MUSL`), or this one is.
+fn is_for_musl() -> bool {
+    cfg!(target_env = "musl") || std::env::var_os("C_SUITE_MUSL").is_some()
 }
 
 fn print_tally(tally: &BTreeMap<String, [usize; 3]>) {

@@ -77,6 +77,8 @@ pub struct Scenario {
     pub not_emulated: Option<String>,
     /// Why it is not for macOS
     pub not_on_macos: Option<String>,
+    /// Why it is not for musl
+    pub not_on_musl: Option<String>,
     /// Tools of `PEP788_SANITIZE` that it cannot be run under, and why
     pub not_under: Vec<(Tool, String)>,
 }
@@ -122,6 +124,7 @@ impl Default for Scenario {
             not_alone: None,
             not_emulated: None,
             not_on_macos: None,
+            not_on_musl: None,
             not_under: Vec::new(),
         }
     }
@@ -177,6 +180,7 @@ impl Scenario {
             "alone" => self.not_alone = Some(reason_of(key, value)?),
             "emulated" => self.not_emulated = Some(reason_of(key, value)?),
             "macos" => self.not_on_macos = Some(reason_of(key, value)?),
+            "musl" => self.not_on_musl = Some(reason_of(key, value)?),
             "sanitize" => self.not_under.extend(not_under(value)?),
             "timeout" => self.time_limit = Duration::from_secs(u64::from(number(key, value)?)),
             "repeat" => self.repeat = number(key, value)?,
