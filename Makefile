@@ -14,7 +14,7 @@ DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint lint-macos macos check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
-.PHONY: a-wheel wheels strata book compat packaging scan-test diagnose-test seatbelt seatbelt-cpython seatbelt-hosts dist
+.PHONY: a-wheel wheels musl strata book compat packaging scan-test diagnose-test seatbelt seatbelt-cpython seatbelt-hosts dist
 
 all: headers lib
 
@@ -27,6 +27,7 @@ help:
 	@echo 'make matrix     the C suite on every CPython there is, brought in from Debian (as root)'
 	@echo 'make aarch64    the library and the C suite for aarch64, emulated (as root, on x86-64)'
 	@echo 'make macos      the library for macOS, built here for arm64 and x86-64 and looked through (not run)'
+	@echo 'make musl       the library and the C suite for musl, with a CPython built for it (as root, on x86-64); WORDS=late'
 	@echo 'make model      the gate and the records under a model checker: all interleavings of a few threads'
 	@echo 'make stress     programs that mix everything and exit at random moments; EXITS=1000 of each Python, else 50'
 	@echo 'make sanitize   the C suite under AddressSanitizer, ThreadSanitizer, valgrind; QUICK=quick, COUNT=100000'
@@ -128,6 +129,10 @@ matrix:
 
 aarch64:
 	matrix/run 3.11-aarch64 3.13-aarch64
+
+# WORDS are parts of names of scenarios; those that have all of them are run.
+musl:
+	matrix/run 3.13-musl $(if $(WORDS),-- $(WORDS))
 
 # `loom` explores the gate and the life of records. More preemptions than 3 take minutes and hours.
 model:

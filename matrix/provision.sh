@@ -18,11 +18,9 @@ STATIC_LIBRARIES="libexpat1-dev libzstd-dev zlib1g-dev"
 TOOLS_AARCH64="g++-aarch64-linux-gnu libc6-dev libstdc++6:arm64"
 BUILD_ROOT_AARCH64=trixie-aarch64
 BUILD_TOOLS_AARCH64="cargo rustc libstd-rust-dev:arm64 qemu-user"
-# Sources are built in this root; these are what the modules that the scenarios import are made from.
+# Sources are fetched and built in this root; these are what the modules that the scenarios import are made from.
 BUILD_ROOT=bookworm
-BUILD_TOOLS="make xz-utils libffi-dev"
-# Sources are fetched with this root's apt: its keyring knows every suite.
-FETCH_ROOT=sid
+BUILD_TOOLS="make xz-utils libffi-dev musl-tools"
 
 # An expired archive is an archive still: the signatures are checked all the same.
 APT="apt-get -y -q -o Acquire::Check-Valid-Until=false -o Acquire::Retries=3 -o APT::Install-Recommends=false -o APT::Sandbox::User=root"
@@ -113,14 +111,14 @@ root() {
 tarball() {
     local folder=$CACHE/sources/$1-$2 mirror keys=/usr/share/keyrings/debian-archive-keyring.gpg
     if ! is_made "source-$1-$2" "$2"; then
-        root "$FETCH_ROOT" || return
+        root "$BUILD_ROOT" || return
         say "fetching the source of $2 from $1"
-        mirror=$(awk '$1 == "deb" { print $2; exit }' "$CACHE/roots/$FETCH_ROOT/etc/apt/sources.list")
+        mirror=$(awk '$1 == "deb" { print $2; exit }' "$CACHE/roots/$BUILD_ROOT/etc/apt/sources.list")
         rm -rf "$folder"
         mkdir -p "$folder/lists/partial"
         echo "deb-src [signed-by=$keys] $mirror $1 main" > "$folder/sources.list"
         local private="-o Dir::Etc::sourcelist=$folder/sources.list -o Dir::Etc::sourceparts=- -o Dir::State::lists=$folder/lists"
-        logged "source-$1-$2" "$HERE/inside" "$CACHE/roots/$FETCH_ROOT" sh -ec \
+        logged "source-$1-$2" "$HERE/inside" "$CACHE/roots/$BUILD_ROOT" sh -ec \
             "cd $folder; $APT $private update; $APT $private source --tar-only --download-only $2" || return
         rm -rf "$folder/lists" "$folder/sources.list"
         made "source-$1-$2" "$2"
@@ -148,6 +146,50 @@ source_python() {
         make -s install" || return
     rm -rf "$folder/build"
     made "python-$name" "$recipe"
+}
+
+# library_musl: the library of the wheel for musl, in $CACHE/results/library-musl, and zig, in $ZIG.
+library_musl() {
+    local folder=$CACHE/results/library-musl wheel
+    [ "$(uname -m)" = x86_64 ] || { refuse "needs x86-64"; return; }
+    if ! [ -e /lib/ld-musl-x86_64.so.1 ]; then
+        need_root_tools || return
+        say "installing musl"
+        logged musl-install sh -c "$APT install musl || { $APT update && $APT install musl; }" || return
+    fi
+    if ! [ -d "$(rustc --print target-libdir --target x86_64-unknown-linux-musl)" ]; then
+        say "fetching Rust's library for musl"
+        logged rust-musl rustup target add x86_64-unknown-linux-musl || return
+    fi
+    say "building the library for musl"
+    rm -rf "$folder"
+    logged library-musl "$PROJECT/wheel/cross" --tools "$CACHE/tools" x86_64-musllinux || return
+    wheel=$(sed -n 's/^ok  \([^,]*\.whl\),.*/\1/p' "$CACHE/logs/library-musl.log")
+    python3 -m zipfile -e "${CARGO_TARGET_DIR:-$PROJECT/target}/wheels/$wheel" "$folder/wheel"
+    install -m 755 "$folder/wheel/pep788/lib/libpep788.so" "$folder"
+    ZIG=$(echo "$CACHE"/tools/lib/python3*/site-packages/ziglang/zig)
+}
+
+# libffi_musl: the kernel's headers and libffi for musl, in the build root in /opt/musl. The source is that root's
+# suite's: later ones have no configure.
+libffi_musl() {
+    local folder=$CACHE/roots/$BUILD_ROOT recipe
+    recipe=$(cksum < "$HERE/musl-cc")
+    root "$BUILD_ROOT" || return
+    is_made libffi-musl "$recipe" && return
+    tarball "$BUILD_ROOT" libffi || return
+    say "building libffi for musl from $(basename "$TARBALL")"
+    rm -rf "$folder/opt/musl" "$folder/build"
+    mkdir -p "$folder/opt/musl/include" "$folder/build"
+    logged libffi-musl "$HERE/inside" "$folder" sh -ec "
+        ln -s /usr/include/linux /usr/include/asm-generic /usr/include/*-linux-gnu/asm /opt/musl/include
+        cd /build
+        tar -x --strip-components=1 -f $TARBALL
+        ./configure -q CC=$HERE/musl-cc --prefix=/opt/musl --disable-shared --with-pic --disable-docs --disable-multi-os-directory
+        make -s -j$(nproc)
+        make -s install" || return
+    rm -rf "$folder/build"
+    made libffi-musl "$recipe"
 }
 
 # launcher NAME ROOT PYTHON: /usr/bin/pythonX.Y-launcher there, so that it finds its standard library.
