@@ -255,10 +255,8 @@ pub(crate) fn sleep(time: Duration) {
         if left.is_zero() {
             return;
         }
-        let wanted = libc::timespec {
-            tv_sec: left.as_secs() as _,
-            tv_nsec: left.subsec_nanos() as _,
-        };
+        let wanted =
+            libc::timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ };
         // SAFETY: the time is a valid one, and nobody asks for what is left of it.
         unsafe { libc::nanosleep(&wanted, core::ptr::null_mut()) };
     }
