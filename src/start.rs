@@ -53,7 +53,7 @@ extern "C" fn at_load() {
     let is_asked_for = protect::is_asked_for();
     let has_python = has_python();
     #[cfg(pep788_redirects)]
-    let is_watched = has_python && python::get().is_some_and(|py| watch::file::begin(py.version));
+    let is_watched = has_python && python::get().is_some_and(|py| watch::begin::begin(py.version));
     #[cfg(not(pep788_redirects))]
     let is_watched = false;
     if is_asked_for || is_watched {
@@ -65,10 +65,6 @@ extern "C" fn at_load() {
     #[cfg(pep788_redirects)]
     if is_asked_for {
         arrival::ask(!has_python);
-    }
-    #[cfg(pep788_redirects)]
-    if is_watched {
-        watch::stops::watch();
     }
     if (is_asked_for || is_watched) && has_python {
         let begin = |py| {

@@ -21,7 +21,7 @@ use crate::python::{self, states, Api, PyInterpreterState};
 use crate::support::settings;
 use crate::support::sync::{lock, Mutex, MutexGuard};
 use crate::thread::attached::attached;
-use crate::watch::file::{is_only_watched, is_watched, set_only_watched};
+use crate::watch::file::{is_only_watched, is_watched, note_protection, set_only_watched};
 
 /// Why the seatbelt cannot be switched on.
 pub(crate) enum Why {
@@ -99,6 +99,7 @@ pub(crate) fn switch_on(py: &'static Api) -> Result<(), Why> {
         views::redirect(views, patch::Runners::AnyThread);
         set_only_watched(false);
         set_protected(true);
+        note_protection();
         return Ok(());
     }
     let copy = patch::redirect(&redirections, &for_copies(), patch::Runners::AnyThread)
@@ -112,7 +113,7 @@ pub(crate) fn switch_on(py: &'static Api) -> Result<(), Why> {
         imports::redirect();
     }
     set_protected(true);
-    set_only_watched(false);
+    note_protection();
     Ok(())
 }
 

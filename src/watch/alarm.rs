@@ -5,9 +5,10 @@
 
 use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 
 use super::disturb::{is_on, random, SIGNAL, WITHIN};
+use super::file::File;
 use crate::os::start_thread;
 use crate::python;
 
@@ -32,10 +33,9 @@ pub(super) fn prepare() {
     }
 }
 
-/// Sets the alarm, once.
-pub(super) fn set() {
-    static IS_SET: AtomicBool = AtomicBool::new(false);
-    if is_on() && !IS_SET.swap(true, Ordering::Relaxed) {
+/// Sets the alarm, once in the process.
+pub(super) fn set(file: &File) {
+    if is_on() && file.has_alarm.swap(1, Ordering::Relaxed) == 0 {
         start_thread(ring);
     }
 }

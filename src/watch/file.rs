@@ -5,20 +5,18 @@
 //! process. Only numbers and short texts are noted. `wheel/pep788/_watch.py` knows the layout too, and finds out what
 //! the addresses mean when the process is gone.
 
-use core::ffi::{c_int, CStr};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicU8, Ordering};
 
-use crate::os::{coarse_clock, process_id};
-use crate::support::settings;
+use crate::os::coarse_clock;
 
 /// The mark at the beginning of the file. The digit changes whenever the layout does.
-const MARK: u64 = u64::from_le_bytes(*b"pep788w1");
+pub(super) const MARK: u64 = u64::from_le_bytes(*b"pep788w1");
 
 pub(super) const DEPTH: usize = 64;
 /// How many threads have a place. The others are only counted.
-const THREADS: usize = 4096;
-const MODULES: usize = 1024;
+pub(super) const THREADS: usize = 4096;
+pub(super) const MODULES: usize = 1024;
 
 /// A piece of text, cut off at the end.
 #[repr(transparent)]
@@ -141,11 +139,11 @@ pub(super) const PHASES: usize = 8;
 
 #[repr(C)]
 pub(super) struct File {
-    mark: AtomicU64,
+    pub(super) mark: AtomicU64,
     /// The sizes of the parts below, for the reader: of a module, how many of them; of a slot, how many of them.
-    sizes: [AtomicU64; 4],
+    pub(super) sizes: [AtomicU64; 4],
     /// The process that took the file. 0: none has.
-    process: AtomicU32,
+    pub(super) process: AtomicU32,
     /// The first two bytes of `PY_VERSION_HEX`.
     pub(super) python: AtomicU32,
     /// 1: the seatbelt is on.
@@ -157,13 +155,15 @@ pub(super) struct File {
     /// How many modules there are, and how many threads there were.
     pub(super) modules_noted: AtomicU64,
     pub(super) threads_seen: AtomicU64,
+    /// Whether the main thread will be told to leave.
+    pub(super) has_alarm: AtomicU64,
     pub(super) crash: Stop,
     pub(super) look: Stop,
     pub(super) modules: [Module; MODULES],
     pub(super) threads: [Slot; THREADS],
 }
 
-static FILE: AtomicPtr<File> = AtomicPtr::new(null_mut());
+pub(super) static FILE: AtomicPtr<File> = AtomicPtr::new(null_mut());
 
 /// Returns the file, if the process is watched.
 #[inline]
@@ -199,56 +199,18 @@ pub(crate) fn set_only_watched(only: bool) {
     ONLY.store(only, Ordering::Relaxed);
     // SAFETY: a variable that C reads as a whole.
     unsafe { pep788_only_watches.store(u32::from(only), Ordering::Relaxed) };
+}
+
+/// Notes that the seatbelt is on.
+pub(crate) fn note_protection() {
     if let Some(file) = file() {
-        file.is_protected.store(u32::from(!only), Ordering::Relaxed);
+        file.is_protected.store(1, Ordering::Relaxed);
     }
 }
 
 /// Forgets the file, in a forked child: it is the parent's.
 pub(crate) fn forget_parent() {
     FILE.store(null_mut(), Ordering::Relaxed);
-}
-
-/// Takes the file that `PEP788_WATCH` names, if it names one, and no other process has taken it. Returns whether this
-/// process is watched now. This is called once, when the library is loaded.
-pub(crate) fn begin(python: u16) -> bool {
-    let Some(path) = settings::watch() else { return false };
-    let Some(file) = map(path) else { return false };
-    // SAFETY: the mapping is as long as a `File`, stays, and consists of atomics.
-    let noted = unsafe { &*file };
-    let own = process_id();
-    // Relaxed: the number decides who writes, and publishes nothing.
-    if noted.process.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-        // SAFETY: nobody has a reference to the mapping after this.
-        unsafe { libc::munmap(file.cast(), size_of::<File>()) };
-        return false;
-    }
-    let sizes = [size_of::<Module>(), MODULES, size_of::<Slot>(), THREADS];
-    for (place, size) in noted.sizes.iter().zip(sizes) {
-        place.store(size as u64, Ordering::Relaxed);
-    }
-    noted.python.store(u32::from(python), Ordering::Relaxed);
-    noted.began.store(now(), Ordering::Relaxed);
-    noted.mark.store(MARK, Ordering::Relaxed);
-    // Release: pairs with the `Acquire` in `file`.
-    FILE.store(file, Ordering::Release);
-    true
-}
-
-fn map(path: &CStr) -> Option<*mut File> {
-    // SAFETY: the path is a C string, and the descriptor is this function's own.
-    unsafe {
-        let descriptor = libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
-        if descriptor < 0 {
-            return None;
-        }
-        let size = size_of::<File>();
-        let is_sized = libc::ftruncate(descriptor, size as libc::off_t) == 0;
-        let access: c_int = libc::PROT_READ | libc::PROT_WRITE;
-        let mapped = libc::mmap(null_mut(), size, access, libc::MAP_SHARED, descriptor, 0);
-        libc::close(descriptor);
-        (is_sized && mapped != libc::MAP_FAILED).then_some(mapped.cast())
-    }
 }
 
 /// Returns the time in nanoseconds.

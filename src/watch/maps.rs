@@ -44,6 +44,20 @@ fn is_known(file: &File, address: usize) -> bool {
 
 /// Notes all modules that there are now. Only one thread at a time calls this.
 pub(super) fn read(file: &File) {
+    each_line(|line| {
+        let _ = add(file, line);
+    });
+}
+
+/// Returns whether a file is mapped. Only one thread at a time calls this.
+pub(super) fn has(path: &[u8]) -> bool {
+    let mut is_mapped = false;
+    each_line(|line| is_mapped |= line.ends_with(path));
+    is_mapped
+}
+
+/// Calls `take` with each line in which the kernel tells of a mapping.
+fn each_line(mut take: impl FnMut(&[u8])) {
     // SAFETY: the path is a C string. The descriptor is this function's own, and the buffer is as long as it says.
     unsafe {
         let maps = libc::open(c"/proc/self/maps".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
@@ -61,7 +75,7 @@ pub(super) fn read(file: &File) {
             filled += length as usize;
             let mut begin = 0;
             while let Some(end) = buffer[begin..filled].iter().position(|byte| *byte == b'\n') {
-                add(file, &buffer[begin..begin + end]);
+                take(&buffer[begin..begin + end]);
                 begin += end + 1;
             }
             buffer.copy_within(begin..filled, 0);

@@ -11,4 +11,6 @@ pub(crate) mod functions;
 pub(crate) mod phases;
 pub(crate) mod threads;
 #[cfg(pep788_redirects)]
-pub(crate) mod stops;
+mod stops;
+#[cfg(pep788_redirects)]
+pub(crate) mod begin;

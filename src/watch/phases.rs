@@ -79,11 +79,9 @@ pub(crate) fn request(py: &'static Api) {
         }
         0
     }
-    if file().is_none() {
-        return;
-    }
+    let Some(_file) = file() else { return };
     #[cfg(pep788_redirects)]
-    alarm::set();
+    alarm::set(_file);
     // Relaxed: the flag publishes nothing.
     if !IS_ASKED.swap(true, Ordering::Relaxed) && !py.call_in_main(install) {
         IS_ASKED.store(false, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering;
 
 use super::file::{file, now, Stop, DEPTH};
-use super::{alarm, disturb, maps};
+use super::{alarm, maps};
 use crate::os::this_id;
 use crate::patch::signal::{self, NoSignals};
 use crate::system::stack;
@@ -19,7 +19,6 @@ pub(crate) fn watch() {
     let Some(file) = file() else { return };
     // So a handler finds most of what it needs.
     maps::read(file);
-    disturb::begin();
     alarm::prepare();
     for number in FATAL {
         // SAFETY: the places are valid, and are filled in before they are read.

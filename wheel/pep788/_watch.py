@@ -64,7 +64,7 @@ def main(asked: argparse.Namespace, command: list[str], environment: dict[str, s
 def watch(command: list[str], environment: dict[str, str], hang_after: float, output: Optional[int] = None) -> Optional[dict[str, Any]]:
     """Runs the command, with its streams as they are or in `output`. Returns the report, or `None` if there are no notes."""
     with tempfile.NamedTemporaryFile(prefix="pep788-watch-") as file:
-        environment = dict(environment, PEP788_WATCH=file.name)
+        environment = dict(environment, PEP788_WATCH=os.path.realpath(file.name))
         began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         with subprocess.Popen(command, env=environment, stdout=output, stderr=output) as process:
             hung = wait(process, file.name, hang_after)

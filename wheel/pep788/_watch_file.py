@@ -12,7 +12,7 @@ STOP = struct.Struct("=QQQ" + STACK)
 MODULE = struct.Struct("=QQQ232s")
 FUNCTION = "QQ96s152s"
 SLOT = struct.Struct("=8Q16s" + 2 * STACK + 2 * FUNCTION)
-HEADER = struct.Struct("=8s4Q4IQ8Q2Q")
+HEADER = struct.Struct("=8s4Q4IQ8Q3Q")
 
 OF_PYTHON, INSIDE_AT_EXIT, ARMED, BY_SCOPE, ENDED, UNWOUND, SLEEPS, BY_PEP788 = (1 << bit for bit in range(8))
 PHASES = ("joining", "callbacks", "waiting", "closed", "callbacks_over", "process_ends")
@@ -100,7 +100,8 @@ def header(data: memoryview) -> Optional[Header]:
         raise SystemExit("python -m pep788 watch: the library that was preloaded is of another version than this package")
     process, python, is_protected, look_signal, began = fields[4:9]
     phases = {name: when for name, when in zip(PHASES, fields[9:17]) if when}
-    return Header(process, python, bool(is_protected), look_signal, began, phases, *fields[17:])
+    modules_noted, threads_seen, _ = fields[17:]
+    return Header(process, python, bool(is_protected), look_signal, began, phases, modules_noted, threads_seen)
 
 
 def stop(data: memoryview, at: int) -> Optional[Stop]:
