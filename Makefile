@@ -84,6 +84,7 @@ lint-macos:
 	@test -d "$$(rustc --print target-libdir --target $(MACOS))" || { \
 		echo 'Rust has no library for macOS here, to check that the library compiles for it: rustup target add $(MACOS)'; exit 2; }
 	CC_aarch64_apple_darwin=true AR_aarch64_apple_darwin=true $(CARGO) clippy --quiet --all-targets --target $(MACOS) -- -D warnings
+	CC_aarch64_apple_darwin=true AR_aarch64_apple_darwin=true $(CARGO) clippy --quiet --lib --target $(MACOS) $(FOR_C) -D warnings
 
 # For both processors. Nothing here runs them: macos/build says what it looks at.
 macos:
