@@ -64,24 +64,26 @@ pub(crate) fn is_in(py: &'static Api, slot: &'static Slot) {
     disturb::thread(slot, Place::Inside);
 }
 
-/// Notes that the calling thread is about to detach.
+/// Notes that the calling thread is about to detach. This comes before its hold is given back: then the exit goes on, and may be
+/// over before the thread runs again.
 pub(crate) fn goes(py: &'static Api) -> Option<&'static Slot> {
     let slot = known(file()?)?;
     functions::disarm(py, slot);
+    // Relaxed: only this thread writes.
+    let depth = slot.is_inside.load(Ordering::Relaxed).saturating_sub(1);
+    slot.is_inside.store(depth, Ordering::Relaxed);
+    let was_met = slot.has_flag(INSIDE_AT_EXIT) && slot.left.load(Ordering::Relaxed) == 0;
+    if depth == 0 && was_met {
+        slot.left.store(now(), Ordering::Relaxed);
+    }
     Some(slot)
 }
 
-/// Notes that the calling thread has detached.
+/// Is called when the calling thread has detached.
 pub(crate) fn is_out(slot: &Slot) {
-    let depth = slot.is_inside.load(Ordering::Relaxed).saturating_sub(1);
-    slot.is_inside.store(depth, Ordering::Relaxed);
-    if depth != 0 {
-        return;
+    if slot.is_inside.load(Ordering::Relaxed) == 0 {
+        disturb::thread(slot, Place::AfterDetaching);
     }
-    if slot.has_flag(INSIDE_AT_EXIT) && slot.left.load(Ordering::Relaxed) == 0 {
-        slot.left.store(now(), Ordering::Relaxed);
-    }
-    disturb::thread(slot, Place::AfterDetaching);
 }
 
 /// What becomes of a thread that comes too late.
