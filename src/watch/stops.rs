@@ -40,8 +40,12 @@ extern "C" fn crash(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
     if let Some(file) = file() {
         // Relaxed: only the first thread that crashes notes it.
         let first = &file.crash.thread;
-        if first.compare_exchange(0, this_id(), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            note(&file.crash, signal);
+        let before = first.compare_exchange(0, this_id(), Ordering::Relaxed, Ordering::Relaxed);
+        match before {
+            Ok(_) => note(&file.crash, signal),
+            // The first one crashed while it was noting.
+            Err(other) if other == this_id() => {}
+            Err(_) => wait_for(&file.crash),
         }
     }
     // SAFETY: the kernel has filled in the record. A signal that another process or `raise` sent does not come again
@@ -50,6 +54,19 @@ extern "C" fn crash(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
         if (*info).si_code <= 0 {
             libc::raise(signal);
         }
+    }
+}
+
+/// Waits until another thread has noted its crash. This thread's would end the process in the middle of that.
+fn wait_for(stop: &Stop) {
+    const MOMENT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    for _ in 0..1000 {
+        // Relaxed: nothing is read because of it.
+        if stop.when.load(Ordering::Relaxed) != 0 {
+            return;
+        }
+        // SAFETY: the time is a valid one, and the rest of it is not asked for.
+        unsafe { libc::nanosleep(&MOMENT, core::ptr::null_mut()) };
     }
 }
 

@@ -252,7 +252,10 @@ def way_of(thread: Thread, stack: list[Frame]) -> str:
             return "Python code" if frame.function == "_PyEval_EvalFrameDefault" else str(frame.function)
         if not frame.is_python() and not frame.is_runtime():
             break
-    return own_way_of(thread)
+    innermost = next((frame for frame in stack if not frame.is_runtime()), None)
+    is_by_cpython = innermost is not None and innermost.is_python()
+    # From 3.13 on the function is not on the stack: it ends in a jump.
+    return "PyEval_RestoreThread" if is_by_cpython and not thread.calls else own_way_of(thread)
 
 
 def own_way_of(thread: Thread) -> str:
