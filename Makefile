@@ -12,9 +12,9 @@ LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 DESTDIR ?=
 
-.PHONY: all help lib headers demo check lint lint-macos macos check-rust check-c matrix aarch64 model stress sanitize clean
+.PHONY: all help lib headers demo check lint lint-macos lint-windows macos check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
-.PHONY: a-wheel wheels musl strata book compat packaging scan-test diagnose-test seatbelt seatbelt-cpython seatbelt-hosts dist
+.PHONY: windows a-wheel wheels musl strata book compat packaging scan-test diagnose-test seatbelt seatbelt-cpython seatbelt-hosts dist
 
 all: headers lib
 
@@ -28,6 +28,7 @@ help:
 	@echo 'make aarch64    the library and the C suite for aarch64, emulated (as root, on x86-64)'
 	@echo 'make macos      the library for macOS, built here for arm64 and x86-64 and looked through (not run)'
 	@echo 'make musl       the library and the C suite for musl, with a CPython built for it (as root, on x86-64); WORDS=late'
+	@echo 'make windows    the library and the C suite for Windows, run by wine (as root, on x86-64)'
 	@echo 'make model      the gate and the records under a model checker: all interleavings of a few threads'
 	@echo 'make stress     programs that mix everything and exit at random moments; EXITS=1000 of each Python, else 50'
 	@echo 'make sanitize   the C suite under AddressSanitizer, ThreadSanitizer, valgrind; QUICK=quick, COUNT=100000'
@@ -70,7 +71,7 @@ strata:
 demo: lib
 	sh examples/demo/demo.sh $(or $(PYTHON),python3)
 
-lint: lint-macos
+lint: lint-macos lint-windows
 	$(CARGO) fmt --check
 	rustfmt --check --edition 2021 examples/*/src/lib.rs tests/rust_api/src/lib.rs
 	$(CARGO) clippy --all-targets -- -D warnings
@@ -85,6 +86,14 @@ lint-macos:
 		echo 'Rust has no library for macOS here, to check that the library compiles for it: rustup target add $(MACOS)'; exit 2; }
 	CC_aarch64_apple_darwin=true AR_aarch64_apple_darwin=true $(CARGO) clippy --quiet --all-targets --target $(MACOS) -- -D warnings
 	CC_aarch64_apple_darwin=true AR_aarch64_apple_darwin=true $(CARGO) clippy --quiet --lib --target $(MACOS) $(FOR_C) -D warnings
+
+# The same for Windows; the C is left to `make windows`.
+WINDOWS := x86_64-pc-windows-gnu
+lint-windows:
+	@test -d "$$(rustc --print target-libdir --target $(WINDOWS))" || { \
+		echo 'Rust has no library for Windows here, to check that the library compiles for it: rustup target add $(WINDOWS)'; exit 2; }
+	CC_x86_64_pc_windows_gnu=true AR_x86_64_pc_windows_gnu=true $(CARGO) clippy --quiet --lib --target $(WINDOWS) -- \
+		-D warnings --cfg pep788_c_library
 
 # For both processors. Nothing here runs them: macos/build says what it looks at.
 macos:
@@ -134,6 +143,10 @@ aarch64:
 # WORDS are parts of names of scenarios; those that have all of them are run.
 musl:
 	matrix/run 3.13-musl $(if $(WORDS),-- $(WORDS))
+
+# SERIES=3.13 is for these versions.
+windows:
+	matrix/run $(addsuffix -windows,$(or $(SERIES),3.9 3.10 3.11 3.12 3.13))
 
 # `loom` explores the gate and the life of records. More preemptions than 3 take minutes and hours.
 model:

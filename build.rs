@@ -4,7 +4,10 @@ fn main() {
     println!("cargo:rerun-if-changed=src/python/calls.c");
     println!("cargo:rerun-if-changed=src/os/words.c");
     let mut c = cc::Build::new();
-    c.file("src/python/calls.c").file("src/os/words.c").warnings(true).extra_warnings(true);
+    c.file("src/python/calls.c").warnings(true).extra_warnings(true);
+    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("windows") {
+        c.file("src/os/words.c");
+    }
     if std::env::var_os("CARGO_FEATURE_VENDORED").is_some() {
         c.define("VENDORED", None);
         if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {

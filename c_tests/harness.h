@@ -17,6 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#ifdef _WIN32
+#  include "on_windows.h"
+#endif
 
 #ifdef __cplusplus
 extern "C" {

@@ -33,6 +33,8 @@ def base_prefixes():
 
 def embed_flags():
     """Everything that links a program with this Python in it: shared if it can be, else static."""
+    if os.name == "nt":
+        return os.path.join(sys.base_prefix, "libs", "python%d%d.lib" % sys.version_info[:2])
     folders = [var("LIBDIR"), os.path.join(sys.base_prefix, "lib"), var("LIBPL")]
     words = "%s %s" % (var("LIBS") or "", var("SYSLIBS") or "")
     # macOS: the word after `-framework` belongs to it.
@@ -68,7 +70,7 @@ def facts():
     includes = unique(sysconfig.get_path(kind) for kind in ("include", "platinclude"))
     yield "gil_disabled", int(bool(var("Py_GIL_DISABLED")))
     yield "debug", int(bool(var("Py_DEBUG")))
-    yield "shared", int(bool(var("Py_ENABLE_SHARED")) or is_framework())
+    yield "shared", int(bool(var("Py_ENABLE_SHARED")) or is_framework() or os.name == "nt")
     yield "has_headers", int(first_with("Python.h", includes) is not None)
     yield "include", includes[0]
     yield "platinclude", includes[-1]

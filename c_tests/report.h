@@ -24,7 +24,7 @@ static void capture_stderr(void)
     stderr_before = dup(STDERR_FILENO);
     CHECK(stderr_before >= 0);
     CHECK_INT(pipe(report_pipe), 0);
-    CHECK_INT(dup2(report_pipe[1], STDERR_FILENO), STDERR_FILENO);
+    CHECK(dup2(report_pipe[1], STDERR_FILENO) >= 0);
     close(report_pipe[1]);
 }
 
@@ -53,7 +53,7 @@ static void read_report(const char *end)
 __attribute__((unused))
 static void release_stderr(void)
 {
-    CHECK_INT(dup2(stderr_before, STDERR_FILENO), STDERR_FILENO);
+    CHECK(dup2(stderr_before, STDERR_FILENO) >= 0);
     read_report(NULL);
 }
 
@@ -98,7 +98,8 @@ static void watch_rounds(void)
 {
     expose("note_round", note_round);
     run("import signal\n"
-        "signal.signal(signal.SIGUSR1, lambda *_: note_round())");
+        "name = 'SIGUSR1' if hasattr(signal, 'SIGUSR1') else 'SIGBREAK'\n"
+        "signal.signal(getattr(signal, name), lambda *_: note_round())");
 }
 
 __attribute__((unused))

@@ -4,6 +4,7 @@
 # made by, what is not is thrown away and made again.
 #
 #   roots/SUITE     a Debian of its own: debootstrap's, plus the packages below
+#   pythons/        those for Windows, see windows.sh
 #   sources/        upstream's tarballs, as Debian has them
 #   stamps/         what is complete
 #   logs/           what apt, debootstrap and make said
@@ -62,6 +63,7 @@ need_root_tools() {
 # The packages that the list of Pythons wants from a suite, and the tools that go with them.
 packages_of() {
     local packages="$TOOLS $STATIC_LIBRARIES" suite=${1%-aarch64}
+    [ "$1" != "$ROOT_WINDOWS" ] || packages=$TOOLS_WINDOWS
     [ "$1" = "$BUILD_ROOT" ] && packages+=" $BUILD_TOOLS"
     if [ "$1" != "$suite" ]; then
         packages=$TOOLS_AARCH64
@@ -97,7 +99,7 @@ root() {
         eval "$(apt-config shell proxy Acquire::http::Proxy)"
         # shellcheck disable=SC2154
         logged "debootstrap-$suite" env ${proxy:+http_proxy="$proxy"} \
-            debootstrap --variant=minbase "${suite%-aarch64}" "$folder" || return
+            debootstrap --variant=minbase "${suite%%-*}" "$folder" || return
         made "base-$suite" "$suite"
     fi
     say "installing in Debian $suite: $packages"

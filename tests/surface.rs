@@ -11,6 +11,9 @@ mod common;
 #[allow(dead_code)] // the C suite needs more of it
 #[path = "c_suite/python.rs"]
 mod python;
+#[allow(dead_code)]
+#[path = "c_suite/windows.rs"]
+mod windows;
 
 use common::{checked, compiler, library_folder, output_folder, root, Places, LIBRARY};
 use python::Python;

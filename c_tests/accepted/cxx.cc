@@ -5,7 +5,9 @@
 
 #include "../../include/pep788.hpp" /* also where the library is not linked */
 
+#ifndef _WIN32
 #pragma weak Pep788_KeepThreadState
+#endif
 
 #include <memory>
 #include <thread>

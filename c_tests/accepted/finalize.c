@@ -3,7 +3,9 @@
 
 #include "handles.h"
 
-#ifdef __linux__
+#ifdef _WIN32
+#  include <windows.h>
+#elif defined(__linux__)
 #  include <sys/syscall.h>
 #endif
 
@@ -674,7 +676,9 @@ static void vanish_inside(void *view)
     run("x = 1");
     PyEval_SaveThread();
     /* Of this thread alone, and no destructor is called. */
-#ifdef __linux__
+#ifdef _WIN32
+    TerminateThread(GetCurrentThread(), 0);
+#elif defined(__linux__)
     syscall(SYS_exit, 0);
 #endif
 }

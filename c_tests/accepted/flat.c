@@ -2,6 +2,7 @@
  * FLAT_COUNT is how many of each; the default is what an everyday run has time for. */
 
 // macos-file: no, a program cannot have the malloc of all libraries there
+// windows-file: no, it counts the blocks of glibc
 // sanitize-file: not address thread valgrind, which have a malloc of their own
 
 #include "flat.h"

@@ -1,6 +1,7 @@
 /* Forks while other threads hold guards, are inside Ensure, or are in the middle of taking one: the child
  * finalizes and uses the API afresh, what it inherited does no harm, and the parent is undisturbed. */
 
+// windows-file: no, there is no fork
 // sanitize-file: not address thread, their malloc may stay locked in a forked child of a process with threads
 
 #include "handles.h"

@@ -5,7 +5,9 @@
 #include "../../include/pep788_keep.h"
 
 /* Programs that are linked with the interpreter's own functions alone have no such function. */
+#ifndef _WIN32
 #pragma weak Pep788_KeepThreadState
+#endif
 
 static PyInterpreterView *view;
 
@@ -261,6 +263,7 @@ static void fork_and_end(void *unused)
 }
 
 // pythons: <3.15
+// windows: no, there is no fork
 SCENARIO(survives_a_fork, "In the child of os.fork() the thread goes on with the thread state that it keeps")
 {
     begin();

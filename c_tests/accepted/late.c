@@ -3,7 +3,9 @@
 
 #include "handles.h"
 
-#include <sys/wait.h>
+#ifndef _WIN32
+#  include <sys/wait.h>
+#endif
 
 static event exiting = EVENT_INIT;
 
@@ -222,7 +224,7 @@ SCENARIO(exits_that_callbacks_ask_for, "sys.exit in one ends nothing early")
     expect_log("late,callback,finalized");
 }
 
-static void tell(void)
+static void note_told(void)
 {
     CHECK_INT(eval_long("sorted(called) == list(range(STAYING))"), 1);
     log_event("told");
@@ -232,7 +234,7 @@ static void tell(void)
 SCENARIO(callbacks_come_and_go, "A thread registers and takes back callbacks while the exit takes them: none is lost, and none is read that is gone")
 {
     py_init();
-    expose("tell", tell);
+    expose("tell", note_told);
     /* Late threads are waited for, daemons are not; and one that is to run during an exit has to be there before it. */
     run("import atexit, threading\n"
         "STAYING = 200\n"
@@ -289,6 +291,8 @@ SCENARIO(in_an_isolated_subinterpreter, "The same where it has its own GIL")
     run_late_in_subinterpreter(sub_new_isolated());
 }
 
+#ifndef _WIN32
+
 static void fork_and_register(void *guard)
 {
     event_wait(&exiting);
@@ -313,6 +317,7 @@ static void fork_and_register(void *guard)
     PyInterpreterGuard_Close(guard);
 }
 
+// windows: no, there is no fork
 SCENARIO(in_a_child_forked_during_the_wait, "In a child that a guarded thread forks during the wait, atexit works by itself")
 {
     py_init();
@@ -324,6 +329,8 @@ SCENARIO(in_a_child_forked_during_the_wait, "In a child that a guarded thread fo
     thread_join(thread);
     expect_log("child checked");
 }
+
+#endif
 
 /* --- Python threads started during the wait --------------------------------------------------------- */
 

@@ -3,6 +3,7 @@
  * by it, and the same call then succeeds. */
 
 // macos-file: no, a program cannot have the malloc of all libraries there
+// windows-file: no, it forks, and takes the place of glibc's malloc
 // sanitize-file: not address thread valgrind, which have a malloc of their own
 
 #include "harness.h"

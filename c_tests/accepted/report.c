@@ -4,10 +4,9 @@
 #include "report.h"
 
 #include <fcntl.h>
-#ifndef __APPLE__
-#  include <sys/syscall.h>
+#ifndef _WIN32
+#  include <sys/wait.h>
 #endif
-#include <sys/wait.h>
 
 /* --- Guards that are closed when the report has been read ---------------------------------------- */
 
@@ -269,13 +268,16 @@ SCENARIO(stderr_closed, "A closed stderr changes nothing")
 static void replace_stderr(int file)
 {
     CHECK(file >= 0);
-    CHECK_INT(dup2(file, STDERR_FILENO), STDERR_FILENO);
+    CHECK(dup2(file, STDERR_FILENO) >= 0);
     close(file);
 }
+
+#ifndef _WIN32
 
 // env: PEP788_WAIT_WARN_MS=1
 // expect: exit 3
 // native: no, SIGUSR1 does not get through to Python while its exit waits
+// windows: no, there is no /dev/full
 SCENARIO(stderr_on_a_full_disk, "A stderr that takes nothing changes nothing")
 {
     py_init();
@@ -283,6 +285,8 @@ SCENARIO(stderr_on_a_full_disk, "A stderr that takes nothing changes nothing")
     finalize_in_rounds();
     exit(3);
 }
+
+#endif
 
 // env: PEP788_WAIT_WARN_MS=1
 // expect: exit 3
@@ -294,14 +298,19 @@ SCENARIO(stderr_without_a_reader, "A pipe without a reader as stderr changes not
     CHECK_INT(pipe(ends), 0);
     close(ends[0]);
     replace_stderr(ends[1]);
+#ifdef SIGPIPE
     signal(SIGPIPE, SIG_DFL);
+#endif
     finalize_in_rounds();
     exit(3);
 }
 
+#ifndef _WIN32
+
 // env: PEP788_WAIT_WARN_MS=1
 // expect: exit 3
 // native: no, SIGUSR1 does not get through to Python while its exit waits
+// windows: no, nobody can be asked there whether a pipe has room
 SCENARIO(stderr_that_nobody_reads, "A full pipe that nobody reads as stderr does not stop the exit")
 {
     py_init();
@@ -316,11 +325,14 @@ SCENARIO(stderr_that_nobody_reads, "A full pipe that nobody reads as stderr does
     exit(3);
 }
 
+#endif
+
 /* --- PEP788_TRACE=1 ------------------------------------------------------------------------------ */
 
 // env: PEP788_WAIT_WARN_MS=1
 // env: PEP788_TRACE=1
 // native: no, its exit waits in silence
+// windows: no, only exported functions have names there
 SCENARIO(trace_names_the_place, "With PEP788_TRACE=1 each guard is listed with its thread, the Python line and the native stack")
 {
     py_init();
@@ -358,25 +370,21 @@ static PyThreadStateToken *attach_through(PyInterpreterView *view)
     return token;
 }
 
-/* Names the thread, and returns its number. */
-static long become(const char *name)
+static void become(const char *name)
 {
 #ifdef __APPLE__
-    uint64_t id = 0;
     pthread_setname_np(name);
-    pthread_threadid_np(NULL, &id);
-    return (long)id;
 #else
     pthread_setname_np(pthread_self(), name);
-    return syscall(SYS_gettid);
 #endif
 }
 
 static void stay_inside(void *view)
 {
-    long id = become("night-shift");
+    become("night-shift");
     PyThreadStateToken *token = attach_through(view);
-    snprintf(thread_line, sizeof thread_line, "thread \"night-shift\" (id %ld)\n", id);
+    snprintf(thread_line, sizeof thread_line, "thread \"night-shift\" (id %lu)\n",
+             PyThread_get_thread_native_id());
     event_set(&attached_through_view);
     py_event_wait(&report_read);
     PyThreadState_Release(token);
@@ -391,6 +399,7 @@ static void read_then_tell(void *end)
 // env: PEP788_WAIT_WARN_MS=1
 // env: PEP788_TRACE=1
 // native: no, its exit waits in silence
+// windows: no, only exported functions have names there
 SCENARIO(trace_names_ensures, "... and so is what an Ensure holds, with the thread that is in it")
 {
     py_init();
@@ -455,6 +464,7 @@ SCENARIO(trace_forgets_the_closed, "What was closed or released is not listed")
 // expect: fatal PyInterpreterGuard_Close "closed already"
 // expect: stderr "it was taken"
 // expect: stderr "take_a_guard (report)"
+// windows: no, only exported functions have names there
 SCENARIO(trace_closed_twice, "A guard that is closed twice is known, also while others are out, and it is said where it was taken")
 {
     py_init();
@@ -468,6 +478,7 @@ SCENARIO(trace_closed_twice, "A guard that is closed twice is known, also while 
 // native: no, its functions trust their callers
 // expect: fatal PyThreadState_Ensure "closed already"
 // expect: stderr "take_a_guard (report)"
+// windows: no, only exported functions have names there
 SCENARIO(trace_used_after_close, "... as is one that is used after it was closed")
 {
     py_init();
@@ -528,9 +539,12 @@ SCENARIO(trace_during_an_import, "Nothing that is noted waits for an import of `
     py_finalize();
 }
 
+#ifndef _WIN32
+
 // env: PEP788_WAIT_WARN_MS=1
 // env: PEP788_TRACE=1
 // native: no, in a child its exit waits for the guards of the parent
+// windows: no, there is no fork
 SCENARIO(trace_after_fork, "In a forked child the parent's guards are not listed, and may be closed")
 {
     py_init();
@@ -555,3 +569,5 @@ SCENARIO(trace_after_fork, "In a forked child the parent's guards are not listed
     PyInterpreterGuard_Close(guards[0]);
     py_finalize();
 }
+
+#endif

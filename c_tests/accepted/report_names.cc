@@ -21,6 +21,7 @@ void take_for(int)
 // env: PEP788_TRACE=1
 // native: no, its exit waits in silence
 // musl: no, zig has the C++ library in the program, where the library does not find the function that knows how names are written
+// windows: no, only exported functions have names there
 SCENARIO(trace_demangles, "With PEP788_TRACE=1, functions of C++ are named as they are written")
 {
     py_init();

@@ -1,6 +1,7 @@
 /* No memory is left behind by what was given back; accepted/flat.c for the draft. */
 
 // macos-file: no, a program cannot have the malloc of all libraries there
+// windows-file: no, it counts the blocks of glibc
 // sanitize-file: not address thread valgrind, which have a malloc of their own
 
 #define API_DRAFT

@@ -2,6 +2,7 @@
  * in each function of the draft that can fail, and in the exit's wait. */
 
 // macos-file: no, a program cannot have the malloc of all libraries there
+// windows-file: no, it forks, and takes the place of glibc's malloc
 // sanitize-file: not address thread valgrind, which have a malloc of their own
 
 #define API_DRAFT

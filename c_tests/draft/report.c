@@ -44,6 +44,7 @@ static void read_then_close(void *unused)
 
 // env: PEP788_WAIT_WARN_MS=1
 // env: PEP788_TRACE=1
+// windows: no, only exported functions have names there
 SCENARIO(trace_references, "A reference is listed with where it was taken, and its Dup with where that was")
 {
     py_init();
@@ -103,6 +104,7 @@ static void hold_by_ensure(void *unused)
 
 // env: PEP788_WAIT_WARN_MS=1
 // env: PEP788_TRACE=1
+// windows: no, only exported functions have names there
 SCENARIO(trace_ensure, "What an Ensure holds is listed, not the reference that it was given")
 {
     finalize_under(hold_by_ensure);
@@ -121,6 +123,7 @@ static void hold_by_stealing(void *unused)
 
 // env: PEP788_WAIT_WARN_MS=1
 // env: PEP788_TRACE=1
+// windows: no, only exported functions have names there
 SCENARIO(trace_stealing, "... nor the one that it consumed")
 {
     finalize_under(hold_by_stealing);
@@ -140,6 +143,7 @@ static void hold_by_thread_state(void *unused)
 
 // env: PEP788_WAIT_WARN_MS=1
 // env: PEP788_TRACE=1
+// windows: no, only exported functions have names there
 SCENARIO(trace_thread_state, "What a thread state holds after SetDaemon(0) is listed")
 {
     finalize_under(hold_by_thread_state);
@@ -149,6 +153,7 @@ SCENARIO(trace_thread_state, "What a thread state holds after SetDaemon(0) is li
 // env: PEP788_TRACE=1
 // expect: fatal PyInterpreterRef_Close "closed already"
 // expect: stderr "take_a_ref (report)"
+// windows: no, only exported functions have names there
 SCENARIO(trace_stolen_ref_closed, "A reference that was consumed is known when it is closed, also while the Ensure lasts")
 {
     py_init();
@@ -160,6 +165,7 @@ SCENARIO(trace_stolen_ref_closed, "A reference that was consumed is known when i
 // env: PEP788_TRACE=1
 // expect: fatal PyInterpreterRef_Dup "closed already"
 // expect: stderr "take_a_ref (report)"
+// windows: no, only exported functions have names there
 SCENARIO(trace_closed_ref_used, "A reference that is used after it was closed is known, also while others are out")
 {
     py_init();

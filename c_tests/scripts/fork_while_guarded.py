@@ -3,6 +3,7 @@
 # expect: stdout "child: 5"
 # expect: stdout "calls: 50"
 # sanitize: not address thread, their malloc may stay locked in a forked child of a process with threads
+# windows: no, there is no fork
 import atexit
 import os
 import sys

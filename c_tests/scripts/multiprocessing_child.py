@@ -2,6 +2,7 @@
 # expect: stdout "exit codes: [0, 0]"
 # expect: stdout "calls in the child: 50"
 # sanitize: not address thread, their malloc may stay locked in a forked child of a process with threads
+# windows: no, there is no fork
 import atexit
 import multiprocessing
 import sys

@@ -4,6 +4,7 @@
 # timeout: 180
 # expect: stdout "exit codes: [0, 0, 0, 0, 0, 0, 0, 0, 0]"
 # expect: stdout "results: [10, 11, 12, 13]"
+# windows: no, there is no fork
 import atexit
 import multiprocessing
 import threading

@@ -7,6 +7,7 @@
 # expect: stdout "last words"
 # expect: stdout "and bytes"
 # expect: stderr "last error"
+# windows: no, the seatbelt is for Linux
 import sys
 import threading
 import types

@@ -3,6 +3,7 @@
 # link: library
 # macos: no, what is loaded is read from /proc
 # expect: stdout "as it should be"
+# windows: no, there is no /proc
 import ctypes
 import os
 import sys

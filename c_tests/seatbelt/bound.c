@@ -2,6 +2,7 @@
  * that it was about to have. */
 
 // macos-file: no, the seatbelt is for Linux
+// windows-file: no, the seatbelt is for Linux
 // sanitize-file: not address thread valgrind, the copy of the process that tells the status runs on the stack of another thread
 
 #define _GNU_SOURCE

@@ -1,6 +1,7 @@
 /* C++ objects that own a thread which comes too late, and join it when they are destroyed: after the end of Python. */
 
 // macos-file: no, the seatbelt is for Linux
+// windows-file: no, the seatbelt is for Linux
 // sanitize-file: not address thread, a thread that is ended by the kernel alone leaves them with what it had
 
 #include "harness.h"

@@ -2,6 +2,7 @@
  * of the library. */
 
 // macos-file: no, the seatbelt is for Linux
+// windows-file: no, the seatbelt is for Linux
 
 #define _GNU_SOURCE
 #include "harness.h"

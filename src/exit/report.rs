@@ -5,7 +5,7 @@ use core::fmt::Write as _;
 
 use super::calls::are_protected;
 use crate::gate::record::Record;
-use crate::os::say;
+use crate::os::{end_by_interrupt, say};
 use crate::python::Api;
 use crate::support::clock::Instant;
 use crate::support::memory::Text;
@@ -79,7 +79,7 @@ impl Report {
             py.PyErr_Clear();
         }
         if self.interrupted {
-            end_by_sigint();
+            end_by_interrupt();
         }
         self.interrupted = true;
         const AGAIN: &str = "libpep788: press Ctrl-C again to end the process without waiting\n";
@@ -139,16 +139,5 @@ impl Report {
             let _ = text.write_str("libpep788: PEP788_TRACE=1 lists where each was taken\n");
         }
         text
-    }
-}
-
-/// Ends the process as if Python had not taken over SIGINT.
-fn end_by_sigint() -> ! {
-    // SAFETY: the default action ends the process.
-    unsafe {
-        libc::signal(libc::SIGINT, libc::SIG_DFL);
-        libc::raise(libc::SIGINT);
-        // If the signal is blocked, the process ends with the status that a shell would report.
-        libc::_exit(128 + libc::SIGINT)
     }
 }

@@ -1,14 +1,17 @@
-//! Locks of one word each, which the kernel lets threads sleep on.
+//! Locks of one word each, which the system lets threads sleep on.
 //!
 //! Not pthread's: its condition variables count their waiters. A forked child has none of these threads, and may wait
 //! for them.
 
 use core::cell::UnsafeCell;
-use core::ffi::c_long;
 use core::ops::{Deref, DerefMut};
-use core::ptr::{null, null_mut};
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
+
+#[cfg(target_os = "linux")]
+use super::linux::{sleep_on, wake};
+#[cfg(windows)]
+use super::windows::{sleep_on, wake};
 
 const FREE: u32 = 0;
 const TAKEN: u32 = 1;
@@ -53,7 +56,7 @@ impl<T> Mutex<T> {
         }
         // Whoever gets the lock here leaves it as awaited, because others may sleep too.
         while self.word.swap(AWAITED, Ordering::Acquire) != FREE {
-            sleep(&self.word, AWAITED, None);
+            sleep_on(&self.word, AWAITED, None);
         }
     }
 }
@@ -107,29 +110,9 @@ impl Condvar {
         let rung = self.0.load(Ordering::Relaxed);
         let mutex = guard.0;
         drop(guard);
-        sleep(&self.0, rung, time);
+        sleep_on(&self.0, rung, time);
         mutex.lock()
     }
-}
-
-/// Sleeps while the word has this value, at most for that time. May also return for nothing.
-fn sleep(word: &AtomicU32, value: u32, time: Option<Duration>) {
-    // The kernel's own type for this call.
-    let time = time.map(|time| {
-        [c_long::try_from(time.as_secs()).unwrap_or(c_long::MAX), time.subsec_nanos() as c_long]
-    });
-    let time = time.as_ref().map_or(null(), core::ptr::from_ref);
-    let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
-    // SAFETY: the word and the time outlive the call.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), wait, value, time) };
-}
-
-/// Wakes up to so many threads that sleep on the word.
-fn wake(word: &AtomicU32, threads: i32) {
-    let wake = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
-    let none = null_mut::<c_long>();
-    // SAFETY: the call touches no memory.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), wake, threads, none) };
 }
 
 #[cfg(test)]

@@ -3,8 +3,10 @@
 use alloc::borrow::ToOwned;
 use alloc::ffi::CString;
 use alloc::vec::Vec;
-use core::ffi::{c_int, c_void, CStr};
+use core::ffi::{c_int, c_long, c_void, CStr};
 use core::ops::Range;
+use core::sync::atomic::AtomicU32;
+use core::time::Duration;
 
 use super::elf;
 use super::posix::{clock_of, last_error, object_at, read_through_pipe, Object};
@@ -148,6 +150,26 @@ mod end {
 
 #[cfg(target_env = "gnu")]
 pub(crate) use end::{end_this_thread, prepare_to_end_threads};
+
+/// Sleeps while the word has this value, at most for that time. May also return for nothing.
+pub(super) fn sleep_on(word: &AtomicU32, value: u32, time: Option<Duration>) {
+    // The kernel's own type for this call.
+    let time = time.map(|time| {
+        [c_long::try_from(time.as_secs()).unwrap_or(c_long::MAX), time.subsec_nanos() as c_long]
+    });
+    let time = time.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
+    let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the word and the time outlive the call.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), wait, value, time) };
+}
+
+/// Wakes up to so many threads that sleep on the word.
+pub(super) fn wake(word: &AtomicU32, threads: i32) {
+    let wake = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+    let none = core::ptr::null_mut::<c_long>();
+    // SAFETY: the call touches no memory.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), wake, threads, none) };
+}
 
 // --- Memory ---------------------------------------------------------------------------------------
 

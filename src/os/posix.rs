@@ -106,9 +106,10 @@ pub(crate) fn set_value(key: Key, value: *mut c_void) -> bool {
 
 // --- Memory ---------------------------------------------------------------------------------------
 
-/// How long a mutex and a condition variable of the C library are, together.
-pub(crate) const LOCK_SIZE: usize =
-    size_of::<libc::pthread_mutex_t>() + size_of::<libc::pthread_cond_t>();
+/// How far `gilstate.tstate_current` is from `ceval.gil.last_holder` in CPython's `_PyRuntime`, in 3.9 to 3.11. Two mutexes and
+/// two condition variables of the C library are in between.
+pub(crate) const FROM_LAST_TAKER_TO_CURRENT: usize =
+    32 + 2 * (size_of::<libc::pthread_mutex_t>() + size_of::<libc::pthread_cond_t>());
 
 /// Copies the memory by way of a pipe: on every system, `write` checks the memory that it reads from.
 pub(super) fn read_through_pipe(from: *const c_void, to: &mut [usize]) -> bool {
@@ -157,6 +158,11 @@ pub(crate) fn object_at(address: usize) -> Option<Object> {
 
 /// Where all names of the process are found that libraries show to each other.
 pub(crate) const EVERYWHERE: *mut c_void = libc::RTLD_DEFAULT;
+
+/// Returns a handle of the library or the executable that contains an address. The object stays loaded from now on.
+pub(crate) fn handle_at(address: usize) -> Option<*mut c_void> {
+    handle_of(object_at(address)?.path).or_else(|| handle_of(None))
+}
 
 /// Returns a handle of a loaded library, or of the executable, which has no path here. Loads and runs nothing. The object
 /// stays loaded from now on.
@@ -266,4 +272,51 @@ pub(crate) fn sleep(time: Duration) {
 pub(crate) fn abort() -> ! {
     // SAFETY: the call has no preconditions.
     unsafe { libc::abort() }
+}
+
+/// Ends the process as Ctrl-C does by default.
+pub(crate) fn end_by_interrupt() -> ! {
+    // SAFETY: the default action ends the process.
+    unsafe {
+        libc::signal(libc::SIGINT, libc::SIG_DFL);
+        libc::raise(libc::SIGINT);
+        // If the signal is blocked, the process ends with the status that a shell would report.
+        libc::_exit(128 + libc::SIGINT)
+    }
+}
+
+/// Returns the value of an environment variable.
+pub(crate) fn variable(name: &CStr) -> Option<&'static CStr> {
+    // SAFETY: the name is a C string, and the value is used at once. A program that changes the environment while
+    // other threads run has worse problems.
+    unsafe {
+        let value = libc::getenv(name.as_ptr());
+        (!value.is_null()).then(|| CStr::from_ptr(value))
+    }
+}
+
+/// Calls `tell` with the name of each environment variable.
+pub(crate) fn variables(mut tell: impl FnMut(&[u8])) {
+    extern "C" {
+        static environ: *const *const c_char;
+    }
+    // SAFETY: `environ` is NULL, or it has C strings up to a NULL. A program that changes the environment while other
+    // threads run has worse problems.
+    unsafe {
+        let mut place = environ;
+        while !place.is_null() && !(*place).is_null() {
+            let text = CStr::from_ptr(*place).to_bytes();
+            tell(text.split(|byte| *byte == b'=').next().unwrap_or_default());
+            place = place.add(1);
+        }
+    }
+}
+
+/// Frees text that a function of the process has allocated by `malloc`.
+///
+/// # Safety
+/// The text is used no more.
+pub(crate) unsafe fn free_text(text: *mut c_char) {
+    // SAFETY: the memory is that of `malloc`, by this function's contract.
+    unsafe { libc::free(text.cast()) };
 }

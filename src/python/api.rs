@@ -277,6 +277,16 @@ impl Api {
         own == unsafe { self.unchecked_current() }
     }
 
+    /// Calls `PyLong_AsUnsignedLong`, whose result is not as long on all systems.
+    ///
+    /// # Safety
+    /// As for that function.
+    #[allow(clippy::unnecessary_cast)]
+    pub(crate) unsafe fn number(&self, object: *mut PyObject) -> u64 {
+        // SAFETY: by this function's contract.
+        unsafe { self.PyLong_AsUnsignedLong(object) as u64 }
+    }
+
     /// Returns the attached thread state. From 3.12 on it is the one of this thread. Before 3.12 it is the one that
     /// holds the GIL, and that may belong to any thread. See `current.rs`.
     #[inline]

@@ -8,16 +8,26 @@
  * Python code that does, is made from here, from a frame that is not unwound:
  * the thread is ended without that, as `late.rs` says.
  */
-#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <unistd.h>
 #include <unwind.h>
 
+#ifdef _WIN32
+#define HIDDEN
+#else
+#include <pthread.h>
+#include <unistd.h>
 #define HIDDEN __attribute__((visibility("hidden")))
+#endif
 
 /* `late.rs` puts it there. */
 HIDDEN void (*pep788_end_late_thread)(void);
+
+#ifdef _WIN32
+/* Here a thread is ended without unwinding, by CPython too. */
+#define STAY
+#define STAYED
+#else
 
 static void end_late_thread(void *unused)
 {
@@ -109,6 +119,7 @@ HIDDEN _Unwind_Reason_Code pep788_stay(int version, _Unwind_Action actions,
 /* Other C libraries end a thread without unwinding. */
 #define STAY pthread_cleanup_push(end_late_thread, NULL);
 #define STAYED pthread_cleanup_pop(0);
+#endif
 #endif
 
 HIDDEN void pep788_void(void (*call)(void))

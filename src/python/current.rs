@@ -4,7 +4,7 @@
 //! GIL, and that may belong to any thread. So the calling thread has to recognize its own thread state.
 
 use core::cell::Cell;
-use core::ffi::c_void;
+use core::ffi::{c_ulong, c_void};
 use core::sync::atomic::{AtomicPtr, Ordering};
 use core::time::Duration;
 
@@ -90,7 +90,7 @@ fn is_ours(
             words[word] != holder as usize + own && os::is_on_this_stack(words[word])
         });
     }
-    if words[layout.words - 1] != os::this_handle() {
+    if words[layout.words - 1] as c_ulong != os::this_handle() as c_ulong {
         return false;
     }
     // This thread created `holder`, but it may have handed it to another thread, which runs with it now. The evidence
@@ -217,40 +217,41 @@ struct CFrame {
 
 /// Where these fields are in `_PyRuntime`, in bytes.
 struct RuntimeLayout {
-    /// `gilstate.tstate_current`. It comes after two mutexes and two condition variables of the C library.
-    /// [`Layout::of`] has its offset on x86-64 Linux. Where these are longer, the offset is larger by as much.
+    /// `gilstate.tstate_current`
     current: usize,
     /// `ceval.gil.last_holder`
     last_taker: usize,
 }
 
-/// The words from `last_taker` on: who took the GIL last, whether it is taken, and how often it changed hands.
-const GIL_WORDS: usize = 3;
+/// How long C's `long` is: 4 bytes on Windows.
+const LONG: usize = size_of::<c_ulong>();
+/// The words from `last_taker` on: who took the GIL last, whether it is taken, and how often it changed hands. The last two
+/// are as long as a `long` each.
+const GIL_WORDS: usize = 1 + 2 * LONG / size_of::<usize>();
 /// Where a thread state has these fields, in words: first `prev`, then `next` (the older thread state of that
 /// interpreter), then `interp`. They are the first fields of `struct _ts`:
 /// 3.9.18 lines 52 to 54, 3.10.13 lines 63 to 65, 3.11.7 lines 85 to 87.
 const NEXT: usize = 1;
 const INTERPRETER: usize = 2;
 const LONGEST_LAYOUT: usize = 23;
-/// `os::LOCK_SIZE` on x86-64 Linux.
-const LOCK_SIZE: usize = 88;
 
 impl Layout {
     fn of(version: u16) -> Option<Layout> {
         // `struct _ts` is in `Include/cpython/pystate.h`. `_PyRuntime` is in `Include/internal/pycore_runtime.h`. Its
         // GIL comes from `pycore_gil.h`, where `last_holder` is in line 28, `locked` in 31 and `switch_number` in 33.
-        let (words, cframe, current, last_taker) = match version {
+        // Between `thread_id` and `root_cframe`, two numbers take as much room as two `long`s.
+        let (words, cframe, last_taker) = match version {
             // 3.9.18: `thread_id` in line 95; of the runtime, `ceval` in 98, `gilstate` in 99, `tstate_current` in 33
-            0x0309 => (23, None, 568, 360),
+            0x0309 => (23, None, 360),
             // 3.10.13: `thread_id` in line 106, `cframe` in 80, `root_cframe` in 148; `ceval` in 107,
             // `gilstate` in 108, `tstate_current` in 35
-            0x030a => (23, Some(CFrame { word: 6, own: 264 }), 568, 360),
+            0x030a => (23, Some(CFrame { word: 6, own: 248 + 2 * LONG }), 360),
             // 3.11.7: `thread_id` in line 132, `cframe` in 110, `root_cframe` in 202; `ceval` in 115,
             // `gilstate` in 116, `tstate_current` in 37
-            0x030b => (20, Some(CFrame { word: 7, own: 336 }), 576, 368),
+            0x030b => (20, Some(CFrame { word: 7, own: 320 + 2 * LONG }), 368),
             _ => return None,
         };
-        let current = current + 2 * (os::LOCK_SIZE - LOCK_SIZE);
+        let current = last_taker + os::FROM_LAST_TAKER_TO_CURRENT;
         Some(Layout { words, cframe, runtime: RuntimeLayout { current, last_taker } })
     }
 }
@@ -302,6 +303,6 @@ pub(crate) unsafe fn is_made_here(py: &Api, interpreter: *mut PyInterpreterState
             && os::read_without_faulting(newest.cast(), &mut state[..words])
             && state[NEXT] == 0
             && state[INTERPRETER] == interpreter as usize
-            && state[words - 1] == py.PyThread_get_thread_ident() as usize
+            && state[words - 1] as c_ulong == py.PyThread_get_thread_ident()
     }
 }

@@ -193,8 +193,7 @@ impl Scope {
 
     /// Returns the object that contains the interpreter itself, whatever was preloaded over it.
     pub(super) fn of_interpreter_alone(&self) -> Option<Scope> {
-        let path = os::object_at(self.find(c"Py_GetVersion") as usize)?.path;
-        os::handle_of(path).or_else(|| os::handle_of(None)).map(Scope::Handle)
+        os::handle_at(self.find(c"Py_GetVersion") as usize).map(Scope::Handle)
     }
 
     pub(super) fn find(&self, name: &CStr) -> *mut c_void {

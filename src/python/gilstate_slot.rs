@@ -44,7 +44,7 @@ impl GilstateSlot {
 pub(super) fn gilstate_key(py: &Api) -> Option<Key> {
     /// The key that worked last, plus one. A new run of the runtime may get another key.
     static KNOWN: AtomicUsize = AtomicUsize::new(0);
-    const KEYS_MAX: Key = 1024;
+    const KEYS_MAX: Key = 1088;
 
     // SAFETY: the call only reads thread-local storage.
     let own = unsafe { py.PyGILState_GetThisThreadState() };

@@ -76,7 +76,7 @@ pub(crate) unsafe fn native_ids(py: &'static Api) -> Vec<u64> {
         for thread in threads.items().filter(|thread| !is_dummy(&threading, thread)) {
             let Some(id) = thread.attribute(c"_native_id") else { continue };
             if !py.is_none(id.as_ptr()) && ids.try_reserve(1).is_ok() {
-                ids.push(py.PyLong_AsUnsignedLong(id.as_ptr()));
+                ids.push(py.number(id.as_ptr()));
             }
         }
         py.PyErr_Clear();

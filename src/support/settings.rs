@@ -2,11 +2,11 @@
 
 use alloc::format;
 use alloc::string::String;
-use core::ffi::{c_char, CStr};
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
-use crate::os::say;
+use crate::os::{self, say};
 use crate::support::kept::Kept;
 
 pub(crate) struct Settings {
@@ -58,11 +58,7 @@ const NAMES: [&CStr; 9] =
 /// Returns the file in which this process is to note what its threads do (`watch`). It is not in [`Settings`],
 /// because it is asked when the library is loaded.
 pub(crate) fn watch() -> Option<&'static CStr> {
-    // SAFETY: as for `variable`.
-    unsafe {
-        let value = libc::getenv(WATCH.as_ptr());
-        (!value.is_null() && *value != 0).then(|| CStr::from_ptr(value))
-    }
+    os::variable(WATCH).filter(|path| !path.is_empty())
 }
 
 /// Returns the three numbers of `PEP788_DISTURB`, which says how a watched process is disturbed.
@@ -73,27 +69,16 @@ pub(crate) fn disturb() -> Option<[u64; 3]> {
 
 /// Says once which variables look like settings but are not.
 pub(crate) fn complain_of_names() {
-    extern "C" {
-        static environ: *const *const c_char;
-    }
     static SAID: AtomicBool = AtomicBool::new(false);
     // Relaxed: the flag says nothing about other data.
     if SAID.swap(true, Ordering::Relaxed) {
         return;
     }
-    // SAFETY: `environ` is NULL, or it has C strings up to a NULL. A program that changes the environment while other
-    // threads run has worse problems.
-    unsafe {
-        let mut place = environ;
-        while !place.is_null() && !(*place).is_null() {
-            let name = CStr::from_ptr(*place).to_bytes().split(|byte| *byte == b'=').next();
-            let name = name.unwrap_or_default();
-            if name.starts_with(b"PEP788_") && !NAMES.iter().any(|known| known.to_bytes() == name) {
-                complain_of_name(name);
-            }
-            place = place.add(1);
+    os::variables(|name| {
+        if name.starts_with(b"PEP788_") && !NAMES.iter().any(|known| known.to_bytes() == name) {
+            complain_of_name(name);
         }
-    }
+    });
 }
 
 fn complain_of_name(name: &[u8]) {
@@ -183,14 +168,8 @@ fn is_second(name: &CStr, first: &str, second: &str, wrong: Wrong) -> bool {
 
 /// Returns the value of a variable. Does not use `std::env`, which copies, because an exit may have no memory.
 fn variable(name: &CStr) -> Option<&'static str> {
-    // SAFETY: the name is a C string, and the value is used at once. A program that changes the environment while
-    // other threads run has worse problems.
-    let text = unsafe {
-        let value = libc::getenv(name.as_ptr());
-        (!value.is_null()).then(|| CStr::from_ptr(value))
-    };
     // No setting takes a value that is not UTF-8.
-    Some(text?.to_str().unwrap_or("\u{fffd}")).filter(|text| !text.is_empty())
+    Some(os::variable(name)?.to_str().unwrap_or("\u{fffd}")).filter(|text| !text.is_empty())
 }
 
 /// Says that a setting is ignored. A setting that cannot be understood is not worth ending the process.

@@ -134,7 +134,7 @@ fn demangled(name: &CStr) -> Text {
             let plain = demangle(name.as_ptr(), null, null.cast(), &mut 0);
             if !plain.is_null() {
                 write_lossily(&mut text, CStr::from_ptr(plain).to_bytes());
-                libc::free(plain.cast());
+                os::free_text(plain);
                 return text;
             }
         }

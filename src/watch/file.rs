@@ -8,7 +8,7 @@
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicU8, Ordering};
 
-use crate::os::coarse_clock;
+use crate::os::{self, coarse_clock};
 
 /// The mark at the beginning of the file. The digit changes whenever the layout does.
 pub(super) const MARK: u64 = u64::from_le_bytes(*b"pep788w1");
@@ -215,10 +215,7 @@ pub(crate) fn forget_parent() {
 
 /// Returns the time in nanoseconds.
 pub(super) fn now() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid place.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    os::now().as_nanos() as u64
 }
 
 /// Returns the same time in steps of a few milliseconds, and takes less.

@@ -82,7 +82,7 @@ unsafe extern "C" fn note(_state: *mut PyThreadState, frame: *mut c_void) {
         let _exception = KeepException::new(py);
         if let Some(code) = eval::known().and_then(|known| known.code_of(py, frame)) {
             let line = code.attribute(c"co_firstlineno");
-            let line = line.map_or(0, |line| py.PyLong_AsUnsignedLong(line.as_ptr()));
+            let line = line.map_or(0, |line| py.number(line.as_ptr()));
             let name = code.attribute(c"co_qualname").or_else(|| code.attribute(c"co_name"));
             let path = code.attribute(c"co_filename");
             let is_first = slot.functions[0].line.load(Ordering::Relaxed) == 0;

@@ -10,12 +10,22 @@ use crate::process::Invocation;
 use crate::python::{Engine, Subject};
 use crate::sanitize::Tool;
 use crate::scenario::{self, Folder, Scenario, SourceFile};
+use crate::windows;
 use crate::Places;
 
 pub const IS_MACOS: bool = cfg!(target_os = "macos");
-pub const LIBRARY: &str = if IS_MACOS { "libpep788.dylib" } else { "libpep788.so" };
 /// On macOS: what a module or a program does not define, somebody else does once it is loaded.
 const UNDEFINED_AT_LOAD: &str = "-Wl,-undefined,dynamic_lookup";
+
+pub fn library_name() -> &'static str {
+    if windows::is_meant() {
+        "pep788.dll"
+    } else if IS_MACOS {
+        "libpep788.dylib"
+    } else {
+        "libpep788.so"
+    }
+}
 
 /// What is to be built: a program under a subject, or for a script, the extension modules.
 #[derive(Clone)]
@@ -134,7 +144,10 @@ impl Builder {
     }
 
     fn build_program(&self, target: &Target) -> Built {
-        let product = self.places.output.join(target.key());
+        let mut product = self.places.output.join(target.key());
+        if windows::is_meant() {
+            product.set_extension("exe");
+        }
         let sources = [&target.file.path].into_iter().chain(&target.file.sources);
         let harness = self.places.scenarios.join("harness.c");
         let mut link = Vec::new();
@@ -153,7 +166,7 @@ impl Builder {
 
     /// The program knows no scenario that its text does not declare: such a one would never be run.
     fn check_list(&self, target: &Target, program: &Path) -> Result<(), String> {
-        let output = Command::new(program).output().map_err(|error| error.to_string())?;
+        let output = windows::command(program).output().map_err(|error| error.to_string())?;
         let known = String::from_utf8_lossy(&output.stdout).into_owned();
         let declared = |name: &str| target.file.scenarios.iter().any(|s| s.name == name);
         match known.lines().find(|name| !declared(name)) {
@@ -177,16 +190,30 @@ impl Builder {
             }
             let stem = source.file_stem().unwrap().to_string_lossy();
             let product = folder.join(format!("{stem}{}", python.extension_suffix));
-            let link: Vec<String> = self.library_flags(target);
+            let mut link: Vec<String> = self.library_flags(target);
+            if windows::is_meant() {
+                // No name may be left undefined there.
+                link.extend(python.link_flags.iter().cloned());
+            }
             let flags: &[_] =
                 if IS_MACOS { &["-bundle", UNDEFINED_AT_LOAD] } else { &["-shared", "-fPIC"] };
             self.compile(target, [&source].into_iter(), &product, flags, &link)?;
+        }
+        if windows::is_meant() && target.needs_library() {
+            // A module finds a DLL in its own folder.
+            std::fs::copy(self.places.library_file(), folder.join(library_name()))
+                .map_err(|error| error.to_string())?;
         }
         Ok(folder)
     }
 
     /// Links the library, before the Python: on 3.15 both have the names of the accepted API.
     fn library_flags(&self, target: &Target) -> Vec<String> {
+        if windows::is_meant() {
+            return windows::link_flags(
+                Some(&*self.places.library).filter(|_| target.needs_library()),
+            );
+        }
         if !target.needs_library() {
             return Vec::new();
         }
@@ -302,12 +329,13 @@ fn modified(path: &Path) -> Option<SystemTime> {
 /// The compiler that `cc` would use in a build script, if it can be run.
 fn compiler(output: &Path, cxx: bool) -> Option<cc::Tool> {
     let system = if IS_MACOS { "apple-darwin" } else { "unknown-linux-gnu" };
-    let triple = format!("{}-{system}", std::env::consts::ARCH);
+    let host = format!("{}-{system}", std::env::consts::ARCH);
+    let target = if windows::is_meant() { windows::TARGET } else { &host };
     let tool = cc::Build::new()
         .cpp(cxx)
         .cargo_metadata(false)
-        .target(&triple)
-        .host(&triple)
+        .target(target)
+        .host(&host)
         .opt_level(1)
         .debug(true)
         .out_dir(output)

@@ -6,12 +6,14 @@
 //! - `build`    compilers, flags, what is up to date
 //! - `process`  one process: time limit, backtrace of a hang, what it was expected to do
 //! - `sanitize` the same under AddressSanitizer, ThreadSanitizer or valgrind
+//! - `windows`  the same for Windows, under wine
 
 mod build;
 mod process;
 mod python;
 mod sanitize;
 mod scenario;
+mod windows;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -48,7 +50,7 @@ impl Places {
         let library = match given {
             Some(folder) => PathBuf::from(folder),
             // Cargo builds the one in `deps` with the tests; the one above it may be older.
-            None if deps.join(build::LIBRARY).exists() => deps.to_owned(),
+            None if deps.join(build::library_name()).exists() => deps.to_owned(),
             None => profile.to_owned(),
         };
         Places {
@@ -63,7 +65,7 @@ impl Places {
     }
 
     pub fn library_file(&self) -> PathBuf {
-        self.library.join(build::LIBRARY)
+        self.library.join(build::library_name())
     }
 }
 
@@ -90,6 +92,7 @@ impl Case {
             .or_else(|| self.not_emulated())
             .or_else(|| self.not_on_macos())
             .or_else(|| self.not_on_musl())
+            .or_else(|| self.not_on_windows())
             .or_else(|| self.scenario.ignored(&self.subject))
     }
 
@@ -106,6 +109,17 @@ impl Case {
     fn not_on_musl(&self) -> Option<String> {
         let reason = self.scenario.not_on_musl.as_ref().filter(|_| is_for_musl())?;
         Some(format!("musl: {reason}"))
+    }
+
+    fn not_on_windows(&self) -> Option<String> {
+        if !windows::is_meant() {
+            return None;
+        }
+        if self.file.folder == Folder::Preload {
+            return Some(windows::NO_PRELOAD.to_owned());
+        }
+        let reason = self.scenario.not_on_windows.as_ref()?;
+        Some(format!("windows: {reason}"))
     }
 
     fn target(&self) -> Target {
@@ -244,7 +258,7 @@ fn run_case(builder: &Builder, case: &Case) -> Result<Completion, Failed> {
     if let Some(tool) = builder.tool {
         (rounds, time_limit) = (tool.repeat(rounds), tool.time_limit(time_limit));
     }
-    if is_emulated() {
+    if is_emulated() || windows::is_meant() {
         (rounds, time_limit) = (rounds.min(2), time_limit * 5);
     }
     for round in 1..=rounds {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::sanitize::Tool;
 use crate::scenario::{End, Expected};
+use crate::windows;
 
 /// A program to run; it writes its output next to `output`, as `<output>.stdout` and `.stderr`.
 pub struct Invocation {
@@ -81,7 +82,7 @@ fn start(
     stderr: &Path,
     tool: Option<Tool>,
 ) -> std::io::Result<std::process::Child> {
-    let mut command = Command::new(&invocation.program);
+    let mut command = windows::command(&invocation.program);
     command.args(&invocation.arguments);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -167,6 +168,7 @@ pub fn judge(ended: &Ended, expected: &Expected) -> Result<(), String> {
         End::Signal(name) => name.clone(),
         End::Fatal { .. } => signal_name(libc::SIGABRT),
     };
+    let wanted = if windows::is_meant() { windows::end_for(&wanted) } else { wanted };
     let got = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit {code}"),
         (None, Some(signal)) => signal_name(signal),

@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
+use crate::windows;
 use crate::Places;
 
 /// From this version on the interpreter has the accepted API itself.
@@ -157,7 +157,7 @@ struct Skipped {
 /// Asks one executable what it is; its version with `t` or `d` behind, and the rest.
 fn inspect(candidate: &Path, script: &Path) -> Result<(String, Python), Skipped> {
     let skipped = |reason: String| Skipped { executable: candidate.to_owned(), reason };
-    let output = Command::new(candidate)
+    let output = windows::command(candidate)
         .arg("-B")
         .arg(script)
         .output()
@@ -166,7 +166,10 @@ fn inspect(candidate: &Path, script: &Path) -> Result<(String, Python), Skipped>
         let complaint = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
         return Err(skipped(format!("c_tests/pyinfo.py failed: {complaint}")));
     }
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if windows::is_meant() {
+        text = windows::outside(&text);
+    }
     let facts: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
     let fact = |key: &str| {
         let value = facts.get(key).copied();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::python::Subject;
 use crate::sanitize::Tool;
+use crate::windows;
 
 /// How the programs of a folder get the library.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,9 @@ impl SourceFile {
 
     /// Whether any scenario of this file is to be run under this subject.
     pub fn concerns(&self, subject: &Subject) -> bool {
+        if self.name.starts_with("windows/") && !windows::is_meant() {
+            return false;
+        }
         if self.without_python || subject.python.is_none() {
             return self.without_python && subject.python.is_none();
         }
@@ -79,6 +83,8 @@ pub struct Scenario {
     pub not_on_macos: Option<String>,
     /// Why it is not for musl
     pub not_on_musl: Option<String>,
+    /// Why it cannot be run on Windows
+    pub not_on_windows: Option<String>,
     /// Tools of `PEP788_SANITIZE` that it cannot be run under, and why
     pub not_under: Vec<(Tool, String)>,
 }
@@ -125,6 +131,7 @@ impl Default for Scenario {
             not_emulated: None,
             not_on_macos: None,
             not_on_musl: None,
+            not_on_windows: None,
             not_under: Vec::new(),
         }
     }
@@ -181,6 +188,7 @@ impl Scenario {
             "emulated" => self.not_emulated = Some(reason_of(key, value)?),
             "macos" => self.not_on_macos = Some(reason_of(key, value)?),
             "musl" => self.not_on_musl = Some(reason_of(key, value)?),
+            "windows" => self.not_on_windows = Some(reason_of(key, value)?),
             "sanitize" => self.not_under.extend(not_under(value)?),
             "timeout" => self.time_limit = Duration::from_secs(u64::from(number(key, value)?)),
             "repeat" => self.repeat = number(key, value)?,
@@ -327,6 +335,7 @@ fn read_program(path: &Path, name: &str, folder: &str, text: &str) -> Result<Sou
     // For all scenarios.
     let mut nowhere = Vec::new();
     let mut not_on_macos = None;
+    let mut not_on_windows = None;
     // Directives not yet claimed by a scenario.
     let mut pending: Option<Scenario> = None;
     let lines: Vec<&str> = text.lines().collect();
@@ -352,6 +361,9 @@ fn read_program(path: &Path, name: &str, folder: &str, text: &str) -> Result<Sou
             Some(("macos-file", value)) => {
                 not_on_macos = Some(reason_of("macos-file", value).map_err(at)?);
             }
+            Some((key @ "windows-file", value)) => {
+                not_on_windows = Some(reason_of(key, value).map_err(at)?)
+            }
             Some((key, value)) => {
                 pending.get_or_insert_default().direct(key, value).map_err(at)?;
             }
@@ -364,6 +376,7 @@ fn read_program(path: &Path, name: &str, folder: &str, text: &str) -> Result<Sou
     for scenario in &mut file.scenarios {
         scenario.not_under.extend(nowhere.iter().cloned());
         scenario.not_on_macos = not_on_macos.clone().or(scenario.not_on_macos.take());
+        scenario.not_on_windows = not_on_windows.clone().or(scenario.not_on_windows.take());
     }
     if file.scenarios.is_empty() {
         return Err(format!("{}: no SCENARIO in it", path.display()));

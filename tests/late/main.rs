@@ -15,6 +15,9 @@ mod sanitize;
 #[allow(dead_code)]
 #[path = "../c_suite/scenario.rs"]
 mod scenario;
+#[allow(dead_code)]
+#[path = "../c_suite/windows.rs"]
+mod windows;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};

@@ -24,6 +24,9 @@ mod sanitize;
 #[allow(dead_code)]
 #[path = "../c_suite/scenario.rs"]
 mod scenario;
+#[allow(dead_code)]
+#[path = "../c_suite/windows.rs"]
+mod windows;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
