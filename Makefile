@@ -14,7 +14,7 @@ DESTDIR ?=
 
 .PHONY: all help lib headers demo check lint lint-macos lint-windows macos check-rust check-c matrix aarch64 model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
-.PHONY: windows a-wheel wheels musl strata book compat packaging scan-test diagnose-test seatbelt seatbelt-cpython seatbelt-hosts dist
+.PHONY: windows wheel-windows a-wheel wheels musl strata book compat packaging scan-test diagnose-test seatbelt seatbelt-cpython seatbelt-hosts dist
 
 all: headers lib
 
@@ -48,6 +48,7 @@ help:
 	@echo 'make wheel      the wheel and the sdist, tested in virtual environments'
 	@echo 'make diagnose-test  what `watch` tells of exits, and its page and trace; with the wheel'
 	@echo 'make wheels     manylinux2014 and musllinux wheels for x86-64 and aarch64 (target/wheels)'
+	@echo 'make wheel-windows  the wheel for Windows, with extensions of both kinds, run by wine'
 	@echo 'make dist       crate, wheel, source tarball and checksums of the last commit, each tried out'
 	@echo 'PYTHON=/path/to/python3.x with all that run Python: this one only'
 
@@ -243,6 +244,10 @@ wheel:
 wheels:
 	wheel/test --glibc 2.17 $(PYTHON)
 	wheel/cross aarch64-manylinux2014 x86_64-musllinux aarch64-musllinux
+
+# The one for Windows, tried by wine, as root.
+wheel-windows:
+	wheel/windows $(SERIES)
 
 # What is tested with a wheel takes the one that `wheel` or `dist` made last.
 a-wheel:

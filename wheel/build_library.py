@@ -2,6 +2,7 @@
 pkg-config need. A hook of hatchling; pyproject.toml names it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -11,6 +12,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # Wheels have no symbolic links, so the library has one name.
 SHARED = "libpep788.so"
+WINDOWS = "x86_64-pc-windows-gnu"
 
 
 class BuildLibrary(BuildHookInterface):
@@ -23,6 +25,10 @@ class BuildLibrary(BuildHookInterface):
         # all. `wheel/cross` says which, and with which binary tools.
         target = os.environ.get("PEP788_ZIG_TARGET", "")
         cargo = ["cargo-zigbuild", "rustc", "--target", target] if target else ["cargo", "rustc"]
+        # Or for Windows, by mingw.
+        for_windows = os.environ.get("PEP788_WINDOWS") == "1"
+        if for_windows:
+            target, cargo = WINDOWS, ["cargo", "rustc", "--target", WINDOWS]
         made = built / target.partition(".")[0] / "release"
         command = [*cargo, "--release", "--lib", "--locked", "--target-dir", str(built), "--crate-type"]
 
@@ -39,17 +45,22 @@ class BuildLibrary(BuildHookInterface):
         tools = {tool.upper(): binutils + tool for tool in ("ld", "nm", "ar", "objcopy", "objdump", "strip")} if binutils else {}
         subprocess.run([root / "install/prelink", made / "libpep788.a", stage / "lib/libpep788.a"], check=True,
                        env={**os.environ, **tools})
-        subprocess.run([*command, "cdylib", *for_c], cwd=root, env={**os.environ, "PEP788_SONAME": SHARED}, check=True)
-        shutil.copy(made / SHARED, stage / "lib")
+        if for_windows:
+            subprocess.run([*command, "cdylib", *for_c], cwd=root, check=True)
+            self.place_for_windows(made, stage / "lib")
+        else:
+            subprocess.run([*command, "cdylib", *for_c], cwd=root, env={**os.environ, "PEP788_SONAME": SHARED}, check=True)
+            shutil.copy(made / SHARED, stage / "lib")
         # Both find the rest from where they are themselves.
-        for package in "pep788.pc", "pep788-static.pc":
+        for package in ("pep788.pc", "pep788-static.pc")[:1 if for_windows else 2]:
             self.fill_in(package, stage / "lib/pkgconfig", "${pcfiledir}/../..", "${prefix}")
         # By an entry point of that name, builds find the folder in which these are; it has to be a package then.
         for folder in "lib", "lib/pkgconfig":
             (stage / folder / "__init__.py").touch()
         # What `from pep788 cimport *` looks for where there is a package of that name.
         shutil.copy(root / "include/pep788.pxd", stage / "__init__.pxd")
-        for script in "pep788-config.cmake", "pep788-config-version.cmake":
+        # What CMake reads is for the shared libraries of ELF.
+        for script in ("pep788-config.cmake", "pep788-config-version.cmake") if not for_windows else ():
             self.fill_in(script, stage / "lib/cmake/pep788", "", "")
 
         build_data["force_include"].update(
@@ -59,8 +70,19 @@ class BuildLibrary(BuildHookInterface):
         build_data["force_include"][str(root / "wheel/pep788.pth")] = "pep788.pth"
         build_data["pure_python"] = False
         # No Python is linked, so it is for any. `auditwheel` finds out which systems it is for.
-        platform = os.environ.get("PEP788_ZIG_PLATFORM") or sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        platform = "win_amd64" if for_windows else os.environ.get("PEP788_ZIG_PLATFORM") or sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["tag"] = "py3-none-" + platform
+
+    def place_for_windows(self, made, folder):
+        """The DLL, and an import library that both compilers take: that of Microsoft, and mingw's."""
+        shutil.copy(made / "pep788.dll", folder)
+        names = subprocess.run(["x86_64-w64-mingw32-nm", "-g", "--defined-only", made / "libpep788.dll.a"],
+                               stdout=subprocess.PIPE, text=True, check=True).stdout
+        functions = sorted(set(re.findall(r"^[0-9a-f]+ T (\w+)$", names, re.M)))
+        definitions = folder / "pep788.def"
+        definitions.write_text("LIBRARY pep788.dll\nEXPORTS\n" + "".join("    %s\n" % name for name in functions))
+        dlltool = os.environ.get("PEP788_DLLTOOL", "llvm-dlltool").split()
+        subprocess.run([*dlltool, "-m", "i386:x86-64", "-d", definitions, "-l", folder / "pep788.lib"], check=True)
 
     def fill_in(self, name, folder, prefix, within):
         text = (Path(self.root) / "install" / (name + ".in")).read_text()

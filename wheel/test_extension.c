@@ -2,7 +2,6 @@
  * its guard. */
 #include <pep788.h>
 
-#include <pthread.h>
 #include <stdlib.h>
 
 #define JOINED_(a, b) a##b
@@ -13,8 +12,9 @@
 static PyInterpreterGuard *guard;
 static PyObject *callable;
 
-static void *work(void *unused)
+static void work(void *unused)
 {
+    (void)unused;
     for (int i = 0; i < 10; i++) {
         PyThreadStateToken *token = PyThreadState_Ensure(guard);
         if (token == NULL) {
@@ -28,12 +28,10 @@ static void *work(void *unused)
         PyThreadState_Release(token);
     }
     PyInterpreterGuard_Close(guard);
-    return unused;
 }
 
 static PyObject *start(PyObject *self, PyObject *argument)
 {
-    pthread_t thread;
     (void)self;
     guard = PyInterpreterGuard_FromCurrent();
     if (guard == NULL) {
@@ -41,10 +39,10 @@ static PyObject *start(PyObject *self, PyObject *argument)
     }
     Py_INCREF(argument);
     callable = argument;
-    if (pthread_create(&thread, NULL, work, NULL) != 0) {
-        return PyErr_SetFromErrno(PyExc_OSError);
+    /* A plain thread of the system's, on every system. */
+    if (PyThread_start_new_thread(work, NULL) == PYTHREAD_INVALID_THREAD_ID) {
+        return PyErr_NoMemory();
     }
-    pthread_detach(thread);
     Py_RETURN_NONE;
 }
 

@@ -10,14 +10,20 @@ And protection for extensions that call PyGILState_Ensure:
     PEP788_GILSTATE=protect python app.py ...
 """
 
+import os as _os
 from pathlib import Path as _Path
 
 __all__ = [
-    "get_cmake_dir", "get_compile_args", "get_include", "get_library_dir", "get_link_args", "get_pkgconfig_dir",
+    "get_cmake_dir", "get_compile_args", "get_include", "get_library", "get_library_dir", "get_link_args", "get_pkgconfig_dir",
     "protect_gilstate",
 ]
 
 _folder = _Path(__file__).resolve().parent
+_is_windows = _os.name == "nt"
+
+if _is_windows:
+    # Extensions that are linked with the shared library find it, once this package is imported.
+    _os.add_dll_directory(str(_folder / "lib"))
 
 
 def __getattr__(name: str) -> str:
@@ -35,8 +41,13 @@ def get_include() -> str:
 
 
 def get_library_dir() -> str:
-    """The folder of the shared library, `libpep788.so`, and of the static one, `libpep788.a`."""
+    """The folder of the shared library and of the static one, `libpep788.a`."""
     return str(_folder / "lib")
+
+
+def get_library() -> str:
+    """The shared library: `libpep788.so`, or `pep788.dll` on Windows."""
+    return str(_folder / "lib" / ("pep788.dll" if _is_windows else "libpep788.so"))
 
 
 def get_pkgconfig_dir() -> str:
@@ -57,11 +68,21 @@ def get_compile_args() -> list[str]:
 def get_link_args(static: bool = False) -> list[str]:
     """For `extra_link_args`: of the shared library; or, for a copy of the library inside the extension, of the static one."""
     folder = get_library_dir()
+    if _is_windows:
+        return _get_link_args_of_windows(static)
     if not static:
         return ["-L" + folder, "-Wl,-rpath," + folder, "-lpep788"]
     with open(_Path(get_pkgconfig_dir()) / "pep788-static.pc") as package:
         libs = next(line for line in package if line.startswith("Libs:"))
     return libs.replace("${libdir}", folder).split()[1:]
+
+
+def _get_link_args_of_windows(static: bool) -> list[str]:
+    """By file, which both compilers take: that of Microsoft, and mingw's. The static library is for mingw."""
+    folder = _folder / "lib"
+    if not static:
+        return [str(folder / "pep788.lib")]
+    return [str(folder / "libpep788.a"), "-Wl,--exclude-all-symbols", "-lkernel32", "-lntdll", "-lsynchronization"]
 
 
 def protect_gilstate() -> None:
@@ -73,5 +94,5 @@ def protect_gilstate() -> None:
     import ctypes
 
     # Attached, as it has to be.
-    if ctypes.PyDLL(str(_folder / "lib" / "libpep788.so")).Pep788_ProtectGILState() != 0:
+    if ctypes.PyDLL(get_library()).Pep788_ProtectGILState() != 0:
         raise RuntimeError("PyGILState_Ensure cannot be protected in this process; stderr says why")

@@ -103,8 +103,9 @@ def of_a_program(parser: argparse.ArgumentParser, words: list[str]) -> tuple[arg
 
 def preloaded(words: list[str]) -> tuple[list[str], dict[str, str]]:
     """`python WORDS` with the library loaded before Python runs, and the environment for that. Its children have it too."""
-    library = os.path.join(pep788.get_library_dir(), "libpep788.so")
-    libraries = [library, *filter(None, [os.environ.get("LD_PRELOAD")])]
+    if os.name == "nt":
+        sys.exit("python -m pep788: this is for Linux; on Windows the library cannot redirect PyGILState_Ensure")
+    libraries = [pep788.get_library(), *filter(None, [os.environ.get("LD_PRELOAD")])]
     # The options that this interpreter was started with, as for children of `multiprocessing`.
     options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return [sys.executable, *options, *words], dict(os.environ, LD_PRELOAD=":".join(libraries))
@@ -138,7 +139,7 @@ def build_flags(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> N
 
 def doctor() -> None:
     """Uses the library once, and has it tell about itself."""
-    path = os.path.join(pep788.get_library_dir(), "libpep788.so")
+    path = pep788.get_library()
     library = ctypes.PyDLL(path)
     library.PyInterpreterGuard_FromCurrent.restype = ctypes.c_void_p
     guard = ctypes.c_void_p(library.PyInterpreterGuard_FromCurrent())

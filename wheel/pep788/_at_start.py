@@ -10,8 +10,9 @@ import os
 import sys
 
 if os.environ.get("PEP788_GILSTATE"):
+    name = "pep788.dll" if os.name == "nt" else "libpep788.so"
     try:
-        ctypes.CDLL(os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib", "libpep788.so"))
+        ctypes.CDLL(os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib", name))
     except OSError as error:
         print("libpep788: PEP788_GILSTATE is set, but the library cannot be loaded: %s" % error, file=sys.stderr)
 
