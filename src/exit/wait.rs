@@ -91,6 +91,9 @@ pub(super) unsafe fn wait_for_guards(
                 break;
             }
         }
+        if record.is_main() {
+            phases::begins(Phase::Closed);
+        }
         if are_protected() && record.is_main() {
             let own = threading::native_ids(py);
             let state = py.PyEval_SaveThread();
@@ -100,7 +103,6 @@ pub(super) unsafe fn wait_for_guards(
         if record.is_main() {
             // Relaxed: only threads that come much later read it.
             CLOSED_AT.store(clock(), Ordering::Relaxed);
-            phases::begins(Phase::Closed);
             bound_exit();
         }
         if let Some(late) = late_callbacks {

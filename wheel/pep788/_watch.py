@@ -202,6 +202,9 @@ def told_of(thread: Thread, noted: Noted, stacks: Stacks, since: Any) -> dict[st
         late = {"at_ms": since(thread.late), "way": way_of(thread, late_stack), "fate": fate,
                 "caller": told_frame(caller_of(late_stack)), "stack": [frame._asdict() for frame in late_stack]}
     is_inside_at_exit = bool(flags & _watch_file.INSIDE_AT_EXIT)
+    is_waited_for = is_inside_at_exit and thread.left and (noted.header.is_protected or flags & _watch_file.BY_PEP788)
+    # The exit may have given up before.
+    waited_until = min(thread.left, noted.header.phases.get("closed", thread.left))
     return {
         "id": thread.id,
         "name": thread.name,
@@ -217,7 +220,7 @@ def told_of(thread: Thread, noted: Noted, stacks: Stacks, since: Any) -> dict[st
         "last_function": thread.last_function._asdict() if thread.last_function else None,
         "inside_at_exit": is_inside_at_exit,
         "left_ms": since(thread.left) if is_inside_at_exit else None,
-        "waited_ms": round(max(0, thread.left - exit_began) / 1e6, 3) if is_inside_at_exit and thread.left and (noted.header.is_protected or flags & _watch_file.BY_PEP788) else None,
+        "waited_ms": round(max(0, waited_until - exit_began) / 1e6, 3) if is_waited_for else None,
         "is_inside": thread.is_inside,
         "late": late,
         "crashed": bool(noted.crash and noted.crash.thread == thread.id),
