@@ -257,8 +257,8 @@ a-wheel:
 scan-test: a-wheel
 	wheel/test_scan $(ALL)
 
-# `python -m pep788 watch` and `replay-exit`: what they tell of programs with faults and without, the page and the trace.
-diagnose-test: a-wheel
+# All that explains exits: `python -m pep788 scan`, and `watch` and `replay-exit`, with programs with faults and without.
+diagnose-test: scan-test
 	wheel/test_timeline
 	wheel/test_watch $(PYTHON)
 
