@@ -124,19 +124,15 @@ pub(crate) fn only_watch(py: &'static Api) -> Result<(), Why> {
     let redirections = redirections(python::address_of).ok_or(Why::NoPython)?;
     let _one_at_a_time = lock(&SWITCH);
     set_only_watched(true);
-    match patch::redirect(&redirections, &for_copies(), patch::Runners::AnyThread) {
-        Ok(None) => {
-            #[cfg(pep788_redirects)]
-            imports::redirect();
-        }
-        // Another copy of the library has them.
-        Ok(Some(_)) => set_only_watched(false),
-        Err(why) => {
-            set_only_watched(false);
-            return Err(Why::Patch(why));
-        }
+    let copy = patch::redirect(&redirections, &for_copies(), patch::Runners::AnyThread);
+    if matches!(copy, Ok(None)) {
+        #[cfg(pep788_redirects)]
+        imports::redirect();
+    } else {
+        // Another copy of the library has them, or it failed.
+        set_only_watched(false);
     }
-    Ok(())
+    copy.map(drop).map_err(Why::Patch)
 }
 
 /// Returns pairs of addresses: a function of CPython, and the function of the library that serves it.

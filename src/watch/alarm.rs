@@ -6,10 +6,11 @@
 use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 
 use super::disturb::{is_on, random, SIGNAL, WITHIN};
 use super::file::File;
-use crate::os::start_thread;
+use crate::os::{self, start_thread};
 use crate::python;
 
 // Relaxed, in the whole file: the numbers decide about delays only.
@@ -42,9 +43,9 @@ pub(super) fn set(file: &File) {
 
 fn ring() {
     let within = WITHIN.load(Ordering::Relaxed).max(1) * 1000;
+    os::sleep(Duration::from_micros(random(0, 0) % within));
     // SAFETY: the calls take numbers. The main thread has the number of the process.
     unsafe {
-        libc::usleep((random(0, 0) % within) as libc::useconds_t);
         let (process, signal) = (libc::getpid(), SIGNAL.load(Ordering::Relaxed));
         if python::get().is_some_and(|py| py.Py_IsInitialized() != 0) {
             libc::syscall(libc::SYS_tgkill, process, process, signal);

@@ -4,10 +4,11 @@
 //! where that is dangerous: before they attach, inside a call, after it; and so is the thread that conducts the exit,
 //! between its parts. The same seed gives the same delays, as far as threads come in the same order.
 
-use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
 
 use super::file::Slot;
+use crate::os;
 use crate::support::settings;
 
 /// The seed, how many milliseconds the program goes on at most, and the signal that tells it to leave. 0: nothing is
@@ -80,9 +81,6 @@ fn delay(a: u64, b: u64, place: Place) {
         (_, true) => (2, 20_000),
     };
     if random % of == 0 {
-        let time = random / of % most;
-        let time = libc::timespec { tv_sec: 0, tv_nsec: (time * 1000) as libc::c_long };
-        // SAFETY: the time is a valid one, and the rest of it is not asked for.
-        unsafe { libc::nanosleep(&time, null_mut()) };
+        os::sleep(Duration::from_micros(random / of % most));
     }
 }

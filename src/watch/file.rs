@@ -9,6 +9,7 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicU8, Ordering};
 
 use crate::os::{self, coarse_clock};
+use crate::thread::thread::Thread;
 
 /// The mark at the beginning of the file. The digit changes whenever the layout does.
 pub(super) const MARK: u64 = u64::from_le_bytes(*b"pep788w1");
@@ -161,6 +162,14 @@ pub(super) struct File {
     pub(super) look: Stop,
     pub(super) modules: [Module; MODULES],
     pub(super) threads: [Slot; THREADS],
+}
+
+impl File {
+    /// Returns the place of the calling thread, if it has one.
+    pub(super) fn slot(&self) -> Option<&Slot> {
+        let number = Thread::known()?.watched.get();
+        self.threads.get((number as usize).checked_sub(1)?)
+    }
 }
 
 pub(super) static FILE: AtomicPtr<File> = AtomicPtr::new(null_mut());

@@ -8,9 +8,8 @@
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use super::file::{file, Slot, ARMED, OF_PYTHON};
+use super::file::{file, File, Slot, ARMED, OF_PYTHON};
 use crate::python::{self, eval, Api, KeepException, PyThreadState};
-use crate::thread::thread::Thread;
 
 extern "C" {
     // These are in `calls.c`, which is linked into this library. A thread may be ended in a frame that it evaluates,
@@ -71,11 +70,10 @@ fn evaluate() -> usize {
 
 /// Is called by `pep788_evaluate`, with a frame that is about to be evaluated.
 unsafe extern "C" fn note(_state: *mut PyThreadState, frame: *mut c_void) {
-    let (Some(py), Some(file), Some(thread)) = (python::get(), file(), Thread::known()) else {
+    let (Some(py), Some(slot)) = (python::get(), file().and_then(File::slot)) else { return };
+    if !slot.has_flag(ARMED) {
         return;
-    };
-    let number = (thread.watched.get() as usize).wrapping_sub(1);
-    let Some(slot) = file.threads.get(number).filter(|slot| slot.has_flag(ARMED)) else { return };
+    }
     disarm(py, slot);
     // SAFETY: CPython evaluates the frame in this thread, which is attached.
     unsafe {

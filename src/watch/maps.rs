@@ -4,8 +4,10 @@
 //! nothing, so that it can be done in a signal handler.
 
 use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
 
 use super::file::{File, Module};
+use crate::os;
 
 /// Sees to it that the modules of these addresses are noted.
 pub(super) fn note(file: &File, addresses: &[usize]) {
@@ -13,7 +15,6 @@ pub(super) fn note(file: &File, addresses: &[usize]) {
         return;
     }
     // A thread that crashed in the middle of this does not come to the end of it. So nobody waits for long.
-    const MOMENT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
     for _ in 0..100 {
         // Acquire and Release: only one thread adds modules.
         if !IS_TAKEN.swap(true, Ordering::Acquire) {
@@ -21,8 +22,7 @@ pub(super) fn note(file: &File, addresses: &[usize]) {
             IS_TAKEN.store(false, Ordering::Release);
             return;
         }
-        // SAFETY: the time is a valid one, and the rest of it is not asked for.
-        unsafe { libc::nanosleep(&MOMENT, core::ptr::null_mut()) };
+        os::sleep(Duration::from_millis(1));
     }
 }
 

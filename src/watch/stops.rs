@@ -5,10 +5,11 @@
 use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 
 use super::file::{file, now, Stop, DEPTH};
 use super::{alarm, maps};
-use crate::os::this_id;
+use crate::os::{self, this_id};
 use crate::patch::signal::{self, NoSignals};
 use crate::system::stack;
 
@@ -59,14 +60,12 @@ extern "C" fn crash(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
 
 /// Waits until another thread has noted its crash. This thread's would end the process in the middle of that.
 fn wait_for(stop: &Stop) {
-    const MOMENT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
     for _ in 0..1000 {
         // Relaxed: nothing is read because of it.
         if stop.when.load(Ordering::Relaxed) != 0 {
             return;
         }
-        // SAFETY: the time is a valid one, and the rest of it is not asked for.
-        unsafe { libc::nanosleep(&MOMENT, core::ptr::null_mut()) };
+        os::sleep(Duration::from_millis(1));
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) fn is_in(py: &'static Api, slot: &'static Slot) {
 /// Notes that the calling thread is about to detach. This comes before its hold is given back: then the exit goes on, and may be
 /// over before the thread runs again.
 pub(crate) fn goes(py: &'static Api) -> Option<&'static Slot> {
-    let slot = known(file()?)?;
+    let slot = file()?.slot()?;
     functions::disarm(py, slot);
     // Relaxed: only this thread writes.
     let depth = slot.is_inside.load(Ordering::Relaxed).saturating_sub(1);
@@ -127,15 +127,10 @@ fn is_too_late(py: &Api) -> bool {
     is_over && !phases::is_conductor(this_id())
 }
 
-fn known(file: &'static File) -> Option<&'static Slot> {
-    let number = Thread::known()?.watched.get();
-    file.threads.get((number as usize).checked_sub(1)?)
-}
-
 /// Returns the place of the calling thread. At its first call, notes who it is and where it comes from. It has
 /// nothing attached then, unless Python knows it.
 fn slot(file: &'static File, py: &Api) -> Option<&'static Slot> {
-    if let Some(slot) = known(file) {
+    if let Some(slot) = file.slot() {
         return Some(slot);
     }
     let thread = Thread::this()?;

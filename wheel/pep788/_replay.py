@@ -79,9 +79,7 @@ def text_lines(asked: argparse.Namespace, counts: dict[str, int], examples: dict
             continue
         yield "%s, seed %d:" % (KINDS[kind], told["seed"])
         if told["where"]:
-            frames = [_watch.Frame(**frame) for frame in told["where"]["stack"] if not frame["library"].startswith("libpep788")]
-            for frame in frames[:_watch.SHOWN]:
-                yield "    " + str(frame)
+            yield from _watch.stack_lines(told["where"]["stack"])
         for culprit in told["culprits"]:
             yield "  %s: %s" % (culprit["library"], culprit["report"])
     if worst:

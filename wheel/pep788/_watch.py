@@ -384,9 +384,7 @@ def text_lines(told: dict[str, Any]) -> Iterator[str]:
                                                             ", protected" if told["protected"] else "")
     if told["where"]:
         yield "it was in (thread %d):" % told["where"]["thread"]
-        frames = [Frame(**frame) for frame in told["where"]["stack"] if not frame["library"].startswith("libpep788")]
-        for frame in frames[:SHOWN]:
-            yield "    " + str(frame)
+        yield from stack_lines(told["where"]["stack"])
     native = [thread for thread in told["threads"] if not thread["of_python"] or kind_of(thread)]
     if native:
         yield "threads that called Python:"
@@ -417,6 +415,12 @@ def text_lines(told: dict[str, Any]) -> Iterator[str]:
         yield "no thread was inside Python when it exited, and none came too late"
     if not _stacks.HAS_ELFTOOLS:
         yield "functions have no names here without pyelftools: pip install 'pep788[scan]'"
+
+
+def stack_lines(stack: list[dict[str, Any]]) -> Iterator[str]:
+    """Lines of the innermost frames, without those of the library."""
+    frames = [Frame(**frame) for frame in stack if not frame["library"].startswith("libpep788")]
+    return ("    " + str(frame) for frame in frames[:SHOWN])
 
 
 def alike(threads: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
