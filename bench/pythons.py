@@ -69,6 +69,9 @@ def inspect(executable, root=None):
     facts = dict(line.split("=", 1) for line in answer.stdout.splitlines() if "=" in line)
     if facts.get("implementation") != "CPython" or facts.get("has_headers") != "1" or facts["debug"] == "1":
         return None
+    # The library that is measured is the one for glibc.
+    if "musl" in facts["ext_suffix"]:
+        return None
     return Python(facts["executable"], root, facts)
 
 

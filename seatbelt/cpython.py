@@ -1,7 +1,8 @@
 """cpython.py [PYTHON...]: CPython's own tests of threads, of ctypes and of the C API, plain, and preloaded and protected.
 
 Fails where the outcome of a test is another under protection. A test that differs is run again, both ways, as some
-of them fail now and then by themselves. For Pythons that have their tests installed.
+of them fail now and then by themselves. For Pythons that have their tests installed; those of Debian in the root
+folders of the matrix get them, by Debian's package.
 """
 import os
 import subprocess
@@ -13,18 +14,35 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "bench"))
 import pythons  # noqa: E402
 
-TESTS = ["test_ctypes", "test_threading", "test_embed", "test_capi", "test_threadedtempfile", "test_thread",
+TESTS = ["test_ctypes", "test_threading", "test_embed", "test_capi", "test_atexit", "test_threadedtempfile", "test_thread",
          "test_multiprocessing_fork"]
 # Of one test; CPython's own limit for each is shorter.
 PATIENCE = 1800
 
 
+def environment():
+    return {name: value for name, value in pythons.visible().items() if not name.startswith(("PEP788_", "PYTHON"))}
+
+
+def bring_tests(python):
+    """Whether the Python has its tests. Debian has those of its Pythons in packages of their own."""
+    series = "python%d.%d" % python.version
+    has = python.command(python.executable, "-c", "import test.test_threading, test.test_ctypes")
+    install = ('version=$(dpkg-query -W -f "\\${Version}" lib%s-stdlib) && { apt-get -q -y update; '
+               'apt-get -q -y install lib%s-testsuite="$version"; }' % (series, series))
+    for bring in [None] + [python.command("sh", "-c", install)] * (python.root is not None):
+        if bring is not None:
+            subprocess.run(bring, env=environment(), stdout=subprocess.DEVNULL)
+        if subprocess.run(has, env=environment(), stderr=subprocess.DEVNULL).returncode == 0:
+            return True
+    return False
+
+
 def outcomes(python, test, protected):
     """By the name of the test case: `ok`, or why it is not."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PEP788_", "PYTHON"))}
-    if protected:
-        environment.update(LD_PRELOAD=pythons.LIBRARY, PEP788_GILSTATE="protect")
-    with tempfile.TemporaryDirectory() as folder:
+    settings = ["LD_PRELOAD=" + pythons.LIBRARY, "PEP788_GILSTATE=protect"] if protected else []
+    # A root folder of the matrix sees this folder, and not the one for temporary files.
+    with tempfile.TemporaryDirectory(dir=pythons.TARGET) as folder:
         file = os.path.join(folder, "junit.xml")
         command = [python.executable, "-m", "test", "--timeout=600", "--junit-xml", file, test]
         if test == "test_multiprocessing_fork":
@@ -34,7 +52,9 @@ def outcomes(python, test, protected):
                 module.write("from test import _test_multiprocessing\n"
                              "_test_multiprocessing.install_tests_in_module_dict(globals(), 'fork')\n")
             command[-1:] = ["--testdir", folder, test]
-        run = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, text=True, errors="replace",
+        # `env` comes last, so that the library is preloaded into the Python alone.
+        command = python.command("sh", "-c", 'cd "$1" && shift && exec env "$@"', "sh", folder, *settings, *command)
+        run = subprocess.run(command, env=environment(), stdin=subprocess.DEVNULL, text=True, errors="replace",
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE)
         found = {"exit code": str(run.returncode)}
         if os.path.exists(file):
@@ -72,12 +92,11 @@ def compare(python, test):
 
 def main():
     names = sys.argv[1:] or [None]
-    found = [python for name in names for python in pythons.find(name, matrix=False)]
+    found = [python for name in names for python in pythons.find(name)]
     print("| Python | test | passed | skipped or failed | |\n| --- | --- | ---: | ---: | --- |", flush=True)
     results = []
     for python in found:
-        has = subprocess.run([python.executable, "-c", "import test.test_threading, test.test_ctypes"], stderr=subprocess.DEVNULL)
-        if has.returncode != 0:
+        if not bring_tests(python):
             print("| %s | its tests are not installed | | | |" % python.label)
             continue
         results += [compare(python, test) for test in TESTS]

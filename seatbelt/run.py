@@ -1,7 +1,7 @@
 """run.py [--exits N] [--plain N] [--kinds A,B] [--programs NAME,...] [--load N] [PYTHON...]: programs that nobody adapted, with and without protection.
 
 Each is ended N times (200) in the middle of its threads' calls, on every Python that is found, plain (--plain: fewer times, since those that
-hang take long) and with libpep788 preloaded and PEP788_GILSTATE=protect. Prints a table; fails if a protected exit crashed, hung, or had another status than the program
+hang take long) and with libpep788 preloaded and PEP788_GILSTATE=protect. Prints a table, and another by kinds; fails if a protected exit crashed, hung, or had another status than the program
 asked for, or if those of kind G, whose threads are not in Python, take 10 ms longer. With --load, so many processes keep the machine busy meanwhile.
 """
 import argparse
@@ -74,6 +74,23 @@ def exits(python, program, preloaded, number, library):
     return [int(word) for word in done.stdout.split()]
 
 
+COUNTED = ["crashed", "hung", "calls lost", "other status", "ended"]
+
+
+def by_kind(rows):
+    """The sums of a Python's rows for each kind, and the median of what protection adds to a program's milliseconds."""
+    for kind in sorted({row[2] for row in rows}):
+        of_kind = [row for row in rows if row[2] == kind]
+        sums = [sum(row[column] for row in of_kind) for column in range(3, 17)]
+        # Where no plain exit came to its end there is nothing to compare with.
+        added = sorted(row[16] - row[9] for row in of_kind if row[9] and row[16])
+        yield [rows[0][0], kind or "none", len(of_kind), *sums[:6], *sums[7:13], added[len(added) // 2] if added else ""]
+
+
+def show(row):
+    print("| " + " | ".join(map(str, row)) + " |", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exits", type=int, default=200)
@@ -86,9 +103,9 @@ def main():
     plainly = asked.exits if asked.plain is None else asked.plain
     found = [python for name in asked.python for python in pythons.find(name)] or pythons.find()
     failed = 0
-    counted = "crashed | hung | calls lost | other status | ended | ms"
-    print("| Python | program | kind | plain exits | %s | protected exits | %s |" % (counted, counted))
-    print("| --- | --- | --- " + "| ---: " * 14 + "|", flush=True)
+    rows = []
+    show(["Python", "program", "kind", "plain exits", *COUNTED, "ms", "protected exits", *COUNTED, "ms"])
+    show(["---"] * 3 + ["---:"] * 14)
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(asked.load)]
     try:
         for python in found:
@@ -104,11 +121,17 @@ def main():
                 if "G" in program[2]["kind"] and protected[5] > plain[5] + 10:
                     say("%s: %s: a protected exit takes %d ms, without %d" % (python.label, program[0], protected[5], plain[5]))
                     failed += 1
-                row = [python.label, program[0], "".join(program[2]["kind"]), plainly, *plain, asked.exits, *protected]
-                print("| " + " | ".join(map(str, row)) + " |", flush=True)
+                rows.append([python.label, program[0], "".join(program[2]["kind"]), plainly, *plain, asked.exits, *protected])
+                show(rows[-1])
     finally:
         for process in busy:
             process.kill()
+    print()
+    show(["Python", "kind", "programs", "plain exits", *COUNTED, "protected exits", *COUNTED, "ms added"])
+    show(["---"] * 2 + ["---:"] * 14)
+    for python in found:
+        for row in by_kind([row for row in rows if row[0] == python.label]):
+            show(row)
     if failed:
         sys.exit("seatbelt: %d protected exits crashed, hung, or had another status" % failed)
 
