@@ -240,10 +240,15 @@ wheel:
 	wheel/test $(PYTHON)
 
 # For systems as old as manylinux2014's, and with musl, on both processors, by zig, in target/wheels. That of this machine's kind is
-# tested as the one of `wheel`, the others are loaded.
+# tested as the one of `wheel`, the others are used by a Python of theirs, if there can be one. QUICK=quick makes those of this processor, each
+# used by one Python.
 wheels:
+ifdef QUICK
+	wheel/cross x86_64-manylinux2014 x86_64-musllinux
+else
 	wheel/test --glibc 2.17 $(PYTHON)
 	wheel/cross aarch64-manylinux2014 x86_64-musllinux aarch64-musllinux
+endif
 
 # The one for Windows, tried by wine, as root.
 wheel-windows:

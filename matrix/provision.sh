@@ -165,7 +165,7 @@ library_musl() {
     fi
     say "building the library for musl"
     rm -rf "$folder"
-    logged library-musl "$PROJECT/wheel/cross" --tools "$CACHE/tools" x86_64-musllinux || return
+    logged library-musl "$PROJECT/wheel/cross" --tools "$CACHE/tools" --unused x86_64-musllinux || return
     wheel=$(sed -n 's/^ok  \([^,]*\.whl\),.*/\1/p' "$CACHE/logs/library-musl.log")
     python3 -m zipfile -e "${CARGO_TARGET_DIR:-$PROJECT/target}/wheels/$wheel" "$folder/wheel"
     install -m 755 "$folder/wheel/pep788/lib/libpep788.so" "$folder"
