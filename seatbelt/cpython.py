@@ -28,8 +28,10 @@ def bring_tests(python):
     """Whether the Python has its tests. Debian has those of its Pythons in packages of their own."""
     series = "python%d.%d" % python.version
     has = python.command(python.executable, "-c", "import test.test_threading, test.test_ctypes")
-    install = ('version=$(dpkg-query -W -f "\\${Version}" lib%s-stdlib) && { apt-get -q -y update; '
-               'apt-get -q -y install lib%s-testsuite="$version"; }' % (series, series))
+    # The mirror may be a snapshot, whose index is out of date by now.
+    apt = "apt-get -q -y -o Acquire::Check-Valid-Until=false -o APT::Install-Recommends=false -o APT::Sandbox::User=root"
+    install = ('version=$(dpkg-query -W -f "\\${Version}" lib%s-stdlib) && { %s update; %s install lib%s-testsuite="$version"; }'
+               % (series, apt, apt, series))
     for bring in [None] + [python.command("sh", "-c", install)] * (python.root is not None):
         if bring is not None:
             subprocess.run(bring, env=environment(), stdout=subprocess.DEVNULL)
