@@ -3,6 +3,8 @@
  *   promises LIBRARY first              the first use in an interpreter
  *   promises LIBRARY first-threads      ... in a process with other threads
  *   promises LIBRARY exit               an exit with no guard out
+ *   promises LIBRARY crowd              an exit while 5,000 threads call by views, beyond the grace for these
+ *   promises LIBRARY protected-crowd    an exit while 5,000 threads call PyGILState_Ensure, protected
  *   promises LIBRARY threads            memory that 10,000 threads leave behind
  *   promises LIBRARY subinterpreters    memory that a subinterpreter leaves behind, of 1,000 one after another
  *
@@ -13,8 +15,10 @@
 #include <dlfcn.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <time.h>
+#include <unistd.h>
 
 typedef void *handle;
 
@@ -24,6 +28,7 @@ static handle (*view_from_current)(void);
 static void (*view_close)(handle);
 static handle (*ensure_from_view)(handle);
 static void (*release)(handle);
+static int (*protect)(void);
 
 static void die(const char *what)
 {
@@ -52,6 +57,7 @@ static void load(const char *path)
     view_close = symbol(library, "PyInterpreterView_Close");
     ensure_from_view = symbol(library, "PyThreadState_EnsureFromView");
     release = symbol(library, "PyThreadState_Release");
+    protect = symbol(library, "Pep788_ProtectGILState");
 }
 
 static double now(void)
@@ -195,6 +201,70 @@ static void exits(void)
     printf("exit with no guard out,%.1f,us\n", with - without);
 }
 
+/* --- An exit among many threads ------------------------------------------------------------ */
+
+enum { CROWD = 5000 };
+
+static atomic_int begun;
+
+static void *call_by_view(void *view)
+{
+    atomic_fetch_add(&begun, 1);
+    for (handle token; (token = ensure_from_view(view)) != NULL; release(token)) {
+    }
+    return NULL;
+}
+
+/* Protected, a thread does not come back from a call that is too late. */
+static void *call_gilstate(void *unused)
+{
+    atomic_fetch_add(&begun, 1);
+    for (;;) {
+        PyGILState_Release(PyGILState_Ensure());
+    }
+    return unused;
+}
+
+/* Milliseconds of an exit, when all threads have begun to call. */
+static double exit_among(void *(*routine)(void *), handle view)
+{
+    PyThreadState *state = PyEval_SaveThread();
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 1 << 17);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    for (int i = 0; i < CROWD; i++) {
+        pthread_t id;
+        if (pthread_create(&id, &attributes, routine, view) != 0) {
+            die("pthread_create");
+        }
+    }
+    while (atomic_load(&begun) < CROWD) {
+        usleep(1000);
+    }
+    PyEval_RestoreThread(state);
+    double began = now();
+    Py_FinalizeEx();
+    return (now() - began) / 1e3;
+}
+
+static void crowd(void)
+{
+    Py_Initialize();
+    const char *grace = getenv("PEP788_DRAIN_GRACE_MS");
+    double took = exit_among(call_by_view, view_from_current());
+    printf("exit among 5000 threads beyond the grace,%.1f,ms\n", took - (grace != NULL ? atof(grace) : 1000));
+}
+
+static void protected_crowd(void)
+{
+    Py_Initialize();
+    if (protect() != 0) {
+        die("not protected");
+    }
+    printf("exit among 5000 protected threads,%.1f,ms\n", exit_among(call_gilstate, NULL));
+}
+
 /* --- Memory -------------------------------------------------------------------------------- */
 
 static long heap(void)
@@ -295,14 +365,16 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*measure)(void);
-    } all[] = {{"first", first}, {"first-threads", first_with_threads}, {"exit", exits}, {"threads", threads}, {"subinterpreters", subinterpreters}};
+    } all[] = {{"first", first}, {"first-threads", first_with_threads}, {"exit", exits}, {"crowd", crowd}, {"protected-crowd", protected_crowd}, {"threads", threads}, {"subinterpreters", subinterpreters}};
     mallopt(M_ARENA_MAX, 1);
-    for (int i = 0; argc == 3 && i < 5; i++) {
+    for (size_t i = 0; argc == 3 && i < sizeof all / sizeof *all; i++) {
         if (strcmp(argv[2], all[i].name) == 0) {
             load(argv[1]);
             all[i].measure();
-            return 0;
+            fflush(stdout);
+            /* Threads of a crowd may still be about to end. */
+            _exit(0);
         }
     }
-    die("usage: promises LIBRARY first|first-threads|exit|threads|subinterpreters");
+    die("usage: promises LIBRARY first|first-threads|exit|crowd|protected-crowd|threads|subinterpreters");
 }

@@ -15,10 +15,12 @@ TARGETS = {
     "second use in a subinterpreter": 200,
     "modules imported by the first use": 0,
     "exit with no guard out": 100,
+    "exit among 5000 threads beyond the grace": 1000,
+    "exit among 5000 protected threads": 1000,
     "heap of 10000 threads": 4096,
     # Flat: what differs by less is the noise of CPython's own leaks.
     "heap for each of 1000 subinterpreters": 100,
-    "library, stripped": 512,
+    "library, stripped": 320,
     "libraries needed beside libc": 0,
 }
 
@@ -35,7 +37,7 @@ def measure(python):
     least = {}
     # A first use comes once in a process: the least of several.
     runs = [("first", {}), ("first-threads", {})] * 7
-    runs += [("exit", {}), ("threads", exact), ("subinterpreters", exact)]
+    runs += [("exit", {}), ("crowd", {}), ("protected-crowd", {}), ("threads", exact), ("subinterpreters", exact)]
     for what, settings in runs:
         for line in python.run(program, pythons.LIBRARY, what, PYTHONHASHSEED="0", **settings).splitlines():
             name, value, unit = line.split(",")
