@@ -14,17 +14,24 @@ const IO: &CStr = c"_io";
 /// The names in `sys` under which Python has its streams for output.
 const NAMES: [&CStr; 4] = [c"stdout", c"stderr", c"__stdout__", c"__stderr__"];
 
-/// Flushes `sys.stdout` and `sys.stderr`. What a stream raises comes again when CPython flushes the stream.
+/// Flushes the streams that have a buffer of CPython's own class. What a stream raises comes again when CPython flushes
+/// the stream. A method that a program has put in place of the stream's own is not called: CPython calls it only when
+/// finalization has begun.
 ///
 /// # Safety
 /// The calling thread is attached.
 pub(crate) unsafe fn flush(py: &'static Api) {
-    for name in [c"stdout", c"stderr"] {
+    for name in NAMES {
         // SAFETY: attached, by this function's contract.
         unsafe {
             let _exception = KeepException::new(py);
-            let flush = there(py, name).and_then(|stream| stream.attribute(c"flush"));
-            let _ = flush.and_then(|flush| flush.call(None));
+            let flushed = there(py, name).and_then(|stream| {
+                let io = loaded_module(py, IO)?;
+                buffer_of(&io, &stream)?;
+                let flush = io.attribute(c"TextIOWrapper")?.attribute(c"flush")?;
+                flush.call(Some(&stream))
+            });
+            drop(flushed);
             py.PyErr_Clear();
         }
     }
