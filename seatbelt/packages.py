@@ -14,8 +14,10 @@ PYGOBJECT = "PyGObject<3.51"
 PYGOBJECT_OPTION = "--config-settings=setup-args=-Dpycairo=disabled"
 
 
-# Of those that are called otherwise than their module.
-PACKAGES = {"PySide6": "PySide6_Essentials", "cv2": "opencv-python-headless", "grpc": "grpcio"}
+# Of those that are called otherwise than their module. Later releases of torch have wheels that cannot be imported without
+# gigabytes of NVIDIA's libraries; a Python that has one anyway is run with that.
+PACKAGES = {"PySide6": "PySide6_Essentials", "cv2": "opencv-python-headless", "grpc": "grpcio", "jpype": "JPype1", "ntcore": "pyntcore",
+            "pulsar": "pulsar-client", "torch": "torch<1.13", "zenoh": "eclipse-zenoh"}
 
 
 class Missing(Exception):
