@@ -18,6 +18,7 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t condition = PTHREAD_COND_INITIALIZER;
 static int gone;
 
+#ifndef _WIN32 /* which has no fork */
 /* In a forked child, which has none of the threads that wait there: in musl it would be they whom a broadcast wakes,
  * and they wake the others. */
 static void forget_parents_threads(void)
@@ -30,6 +31,7 @@ __attribute__((constructor)) static void watch_forks(void)
 {
     pthread_atfork(NULL, NULL, forget_parents_threads);
 }
+#endif
 
 static void wait_for_go(void)
 {
