@@ -30,6 +30,7 @@ pub(super) unsafe fn wait_for_writers(py: &'static Api) {
         if !streams::others_are_in_python(py) {
             return;
         }
+        streams::keep_input(py);
         // Without a GIL other threads may take a lock at any time, so there is no point in waiting.
         let others_run = streams::has_no_gil(py);
         if others_run || !wait_for_locks(py) {

@@ -37,6 +37,17 @@ pub(crate) unsafe fn flush(py: &'static Api) {
     }
 }
 
+/// Keeps `sys.stdin` from being freed. That would take the lock of its buffer, which a thread has that waits for input.
+///
+/// # Safety
+/// The calling thread is attached.
+pub(crate) unsafe fn keep_input(py: &'static Api) {
+    for name in [c"stdin", c"__stdin__"] {
+        // SAFETY: attached, by this function's contract.
+        let _never_freed = unsafe { there(py, name) }.map(Owned::into_ptr);
+    }
+}
+
 /// Takes the locks of the streams' buffers, and gives them back. Gives up the GIL only if it has to wait for a lock.
 ///
 /// # Safety
