@@ -11,6 +11,7 @@
 //! reports, if the program is still in finalization or in `exit`.
 
 use alloc::vec::Vec;
+use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
 use core::fmt::Write as _;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -139,7 +140,9 @@ fn conclude(exit: &Exit) {
         // Finalization is over, and the program goes on.
         return;
     }
-    let end = is_of_pythons_own_program().then(|| status::find(exit.back.as_ref()));
+    let in_exit = noted_in_exit(depth);
+    let end =
+        is_of_pythons_own_program().then(|| status::find(exit.back.as_ref(), in_exit.as_ref()));
     *lock(&VERDICT) = Some((*exit, end));
     // The look-up of names takes the loader's lock. The thread that the exit waits for may have that lock.
     if !worker::within(Duration::from_secs(2), explain) {
@@ -220,6 +223,13 @@ const DEPTH: usize = 48;
 static STACK: [AtomicUsize; DEPTH] = [const { AtomicUsize::new(0) }; DEPTH];
 /// How many places of `STACK` are filled in, plus one. 0 means that the stack is not noted yet.
 static NOTED: AtomicUsize = AtomicUsize::new(0);
+/// Where the function that `exit` has called goes on, if the thread is in `exit`.
+static IN_EXIT: InExit = InExit(UnsafeCell::new(None));
+
+struct InExit(UnsafeCell<Option<Return>>);
+
+// SAFETY: the handler writes it before `NOTED` is set, and it is read after that.
+unsafe impl Sync for InExit {}
 
 extern "C" fn note_stack(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
     // SAFETY: `errno` is a variable of this thread alone.
@@ -231,6 +241,7 @@ extern "C" fn note_stack(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
             // Relaxed: published by the store below.
             place.store(address, Ordering::Relaxed);
         }
+        *IN_EXIT.0.get() = Return::into_callee_of(libc::exit as *const () as usize);
         NOTED.store(depth + 1, Ordering::Release);
         *libc::__errno_location() = errno;
     }
@@ -254,6 +265,12 @@ fn look_at_stack(thread: libc::pid_t) -> usize {
             noted => return noted - 1,
         };
     }
+}
+
+/// Returns what the handler has noted of `exit`, in a stack of this depth.
+fn noted_in_exit(depth: usize) -> Option<Return> {
+    // SAFETY: the handler has run, as the depth says, and it runs once.
+    (depth != 0).then(|| unsafe { *IN_EXIT.0.get() }).flatten()
 }
 
 fn noted_stack() -> Vec<usize> {

@@ -2,11 +2,14 @@
 //!
 //! `exit` tells that status to a function of the library (`on_exit`). As long as CPython has not called `exit`, the
 //! status is in a variable of `Py_RunMain`, or of `Py_Exit`. So the library makes a copy of the process, which has no
-//! other threads. The copy goes on in that function as if finalization had come to its end. It goes on up to the
-//! library's function, and tells the status. If that fails, the status is a guess.
+//! other threads. The copy goes on in that function as if finalization had come to its end. It goes on up to `exit`,
+//! which is made to jump to the library's function, so that no handler and no destructor runs. That function tells the
+//! status. If that fails, the status is a guess.
 //!
-//! musl has no `on_exit`. In the copy, `exit` itself is made to jump to the library's function. If the process is in
-//! `exit` already, the status is a guess there.
+//! `exit` may not have come to the library's function yet: first it destroys `thread_local` objects, and calls handlers
+//! that were registered later. Then the copy goes on in `exit`, as if the destructor or handler had returned.
+//!
+//! musl has no `on_exit`. If the process is in `exit` already, the status is a guess there.
 
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -63,14 +66,16 @@ pub(super) fn exit_has_begun() -> bool {
 }
 
 /// Returns how the process is about to end. `back` is the return from finalization into the function that has the
-/// status, in a thread that has not come there yet unless `exit` was called.
-pub(super) fn find(back: Option<&Return>) -> End {
+/// status, in a thread that has not come there yet unless `exit` was called. `in_exit` is the return into what `exit`
+/// has called, if the thread is there.
+pub(super) fn find(back: Option<&Return>, in_exit: Option<&Return>) -> End {
     let status = STATUS.load(Ordering::Relaxed);
     if status & KNOWN != 0 {
         return End::Status(status as u32 as c_int);
     }
-    // In `exit` the function with the status has returned, and its frame is another one's.
-    back.filter(|_| status & BEGUN == 0).map_or(End::Guess, ask_a_copy)
+    // In `exit` the function with the status has returned, and its frame may be another one's.
+    let known = in_exit.or(back).filter(|_| status & BEGUN == 0);
+    known.map_or(End::Guess, ask_a_copy)
 }
 
 fn ask_a_copy(back: &Return) -> End {
@@ -78,8 +83,10 @@ fn ask_a_copy(back: &Return) -> End {
     // `exit` has one argument: `exits` does not look at the second one. This is prepared before there is a copy, which
     // may lack the thread that has the lock of the allocator.
     let [exit, exits] = [libc::exit as *const (), exits as *const ()].map(|it| it as usize);
-    let jump = (!os::TELLS_EXIT_STATUS).then(|| Jump::new(exit, exits));
-    let Ok(jump) = jump.transpose() else { return End::Guess };
+    let jump = Jump::new(exit, exits).ok();
+    if jump.is_none() && !os::TELLS_EXIT_STATUS {
+        return End::Guess;
+    }
     // SAFETY: makes a plain copy of the process, as `fork` does, but does not run the handlers for forks, which may
     // wait for locks. The copy raises no signal when it ends, and no other thread that waits for children gets it.
     unsafe {
@@ -89,7 +96,8 @@ fn ask_a_copy(back: &Return) -> End {
             IS_COPY.store(true, Ordering::Relaxed);
             let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
             libc::setrlimit(libc::RLIMIT_CORE, &none);
-            if jump.is_some_and(|jump| jump.write().is_err()) {
+            let is_written = jump.is_some_and(|jump| jump.write().is_ok());
+            if !is_written && !os::TELLS_EXIT_STATUS {
                 libc::kill(libc::getpid(), libc::SIGKILL);
             }
             // Python ends itself by this signal after a Ctrl-C.

@@ -75,14 +75,33 @@ pub(crate) struct Return {
     address: usize,
 }
 
+/// A return into a function that was looked for, and the return before it.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+struct Found {
+    innermost: Return,
+    before: Option<Return>,
+}
+
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 impl Return {
     /// Returns the calling thread's innermost return into one of these functions.
     #[inline(never)]
     pub(crate) fn into_one_of(functions: &[usize]) -> Option<Return> {
+        Return::search(functions).map(|found| found.innermost)
+    }
+
+    /// Returns the calling thread's innermost return into a function that this one has called.
+    #[inline(never)]
+    pub(crate) fn into_callee_of(function: usize) -> Option<Return> {
+        Return::search(&[function]).and_then(|found| found.before)
+    }
+
+    #[inline(always)]
+    fn search(functions: &[usize]) -> Option<Found> {
         struct Search<'a> {
             functions: &'a [usize],
-            found: Option<Return>,
+            before: Option<Return>,
+            found: Option<Found>,
         }
         unsafe extern "C" fn visit(context: *mut Context, search: *mut c_void) -> c_int {
             // SAFETY: `search` is the `Search` given below, and the context is the unwinder's.
@@ -92,15 +111,17 @@ impl Return {
                 if address == 0 {
                     return STOP;
                 }
+                let kept = KEPT.map(|register| _Unwind_GetGR(context, register));
+                let here = Return { kept, stack: _Unwind_GetCFA(context), address };
                 if !search.functions.contains(&(function_of(address) as usize)) {
+                    search.before = Some(here);
                     return GO_ON;
                 }
-                let kept = KEPT.map(|register| _Unwind_GetGR(context, register));
-                search.found = Some(Return { kept, stack: _Unwind_GetCFA(context), address });
+                search.found = Some(Found { innermost: here, before: search.before });
             }
             STOP
         }
-        let mut search = Search { functions, found: None };
+        let mut search = Search { functions, before: None, found: None };
         // SAFETY: `visit` has the type that the unwinder asks for, and the record outlives the call.
         unsafe { _Unwind_Backtrace(visit, core::ptr::from_mut(&mut search).cast()) };
         search.found
