@@ -115,6 +115,8 @@ mod end {
     use core::ffi::c_void;
     use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
+    use crate::os::posix::forget_values;
+
     /// glibc's count of the threads of the process. It is null if it is not known. The last thread to end ends the
     /// process.
     static THREADS: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
@@ -130,7 +132,11 @@ mod end {
 
     /// Ends the calling thread at once, by the bare system call. Nothing is unwound, no destructor runs, and whoever joins
     /// the thread goes on.
+    ///
+    /// When another thread has joined it, glibc gives its stack to the next thread that is started, and what is under the
+    /// keys with it. So that is taken away.
     pub(crate) fn end_this_thread() -> ! {
+        forget_values();
         // Relaxed: the address never changes once it is known.
         // SAFETY: null, or the address of glibc's variable, which glibc changes by atomic operations only.
         let threads = unsafe { THREADS.load(Ordering::Relaxed).cast::<AtomicU32>().as_ref() };

@@ -4,7 +4,7 @@ use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 
 use super::linux::at_load;
-use super::posix::sleep_for_ever;
+use super::posix::{forget_values, sleep_for_ever};
 
 // --- The end of a thread --------------------------------------------------------------------------
 
@@ -60,15 +60,6 @@ fn forget_cleanups() {
     let mut only = Cleanup { function: nothing, argument: nothing, next: core::ptr::null_mut() };
     // SAFETY: what is popped is not called, and nothing follows it.
     unsafe { _pthread_cleanup_pop(&mut only, 0) };
-}
-
-fn forget_values() {
-    // SAFETY: no preconditions.
-    let keys = unsafe { libc::sysconf(libc::_SC_THREAD_KEYS_MAX) };
-    for key in 0..keys {
-        // SAFETY: in musl every thread has a place for each key, also for a key that nobody has made.
-        unsafe { libc::pthread_setspecific(key as libc::pthread_key_t, core::ptr::null()) };
-    }
 }
 
 // --- The process ----------------------------------------------------------------------------------

@@ -104,6 +104,18 @@ pub(crate) fn set_value(key: Key, value: *mut c_void) -> bool {
     unsafe { libc::pthread_setspecific(key as libc::pthread_key_t, value) == 0 }
 }
 
+/// Takes away what the calling thread has under all keys. Nothing is freed, and no destructor runs.
+#[cfg(target_os = "linux")]
+pub(super) fn forget_values() {
+    // SAFETY: no preconditions.
+    let keys = unsafe { libc::sysconf(libc::_SC_THREAD_KEYS_MAX) };
+    for key in 0..keys {
+        // SAFETY: any key may be set. In musl every thread has a place for each key, also for a key that nobody has
+        // made. In glibc a key that nobody has made is refused, and NULL needs no place.
+        unsafe { libc::pthread_setspecific(key as libc::pthread_key_t, core::ptr::null()) };
+    }
+}
+
 // --- Memory ---------------------------------------------------------------------------------------
 
 /// How far `gilstate.tstate_current` is from `ceval.gil.last_holder` in CPython's `_PyRuntime`, in 3.9 to 3.11. Two mutexes and
