@@ -72,8 +72,30 @@ static PyObject *hang_at_exit(PyObject *module, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+#ifdef __GLIBC__
+/* What the compiler of C++ calls for a thread_local object. */
+int __cxa_thread_atexit_impl(void (*)(void *), void *, void *);
+extern void *__dso_handle;
+
+static void wait_for_the_lock_in_a_destructor(void *unused)
+{
+    (void)unused;
+    wait_for_the_lock();
+}
+#endif
+
+static PyObject *hang_with_the_thread(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+#ifdef __GLIBC__
+    CHECK_INT(__cxa_thread_atexit_impl(wait_for_the_lock_in_a_destructor, NULL, &__dso_handle), 0);
+#endif
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"start", start, METH_NOARGS, NULL},
+    {"hang_with_the_thread", hang_with_the_thread, METH_NOARGS, NULL},
     {"hang", hang, METH_NOARGS, NULL},
     {"hang_at_exit", hang_at_exit, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -141,6 +163,41 @@ SCENARIO(interrupted, "... by SIGINT, where a Ctrl-C ends it")
 SCENARIO(exit_handler, "So is one that hangs after finalization, in a handler of exit()")
 {
     python_main("import bound, sys; bound.hang_at_exit(); bound.start(); sys.exit(3)");
+}
+
+#define HANGS_IN_A_LATE_HANDLER \
+    "import bound, sys\n" \
+    "class Owner:\n" \
+    "    def __del__(self, hang_at_exit=bound.hang_at_exit, hang=bound.hang):\n" \
+    "        hang_at_exit()\n" \
+    "        if is_to_hang_here: hang()\n" \
+    "owner = Owner()\n" \
+    "bound.start()\n"
+
+// env: PEP788_EXIT_TIMEOUT_MS=200
+// expect: exit 1
+// expect: stderr "is ended now, with its own exit status, 1"
+// musl: no, exit() tells nobody there what it was called with, and the status is a guess
+SCENARIO(late_exit_handler, "... in one that was registered in finalization, and so is called before the library's")
+{
+    python_main("is_to_hang_here = False\n" HANGS_IN_A_LATE_HANDLER "raise KeyError");
+}
+
+// env: PEP788_EXIT_TIMEOUT_MS=200
+// expect: exit 5
+// expect: stderr "is ended now, with its own exit status, 5"
+SCENARIO(late_exit_handler_and_destructor, "In finalization the status is found out without calling that handler")
+{
+    python_main("is_to_hang_here = True\n" HANGS_IN_A_LATE_HANDLER "sys.exit(5)");
+}
+
+// env: PEP788_EXIT_TIMEOUT_MS=200
+// expect: exit 1
+// expect: stderr "is ended now, with its own exit status, 1"
+// musl: no, it has no destructors of thread_local objects
+SCENARIO(thread_local_object, "So is one that hangs in a destructor of a thread_local object, which exit() calls first")
+{
+    python_main("import bound; bound.hang_with_the_thread(); bound.start(); raise KeyError");
 }
 
 // env: PEP788_EXIT_TIMEOUT_MS=200

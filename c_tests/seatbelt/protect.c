@@ -1025,6 +1025,33 @@ SCENARIO(restored_too_late,
     expect_log("");
 }
 
+static void finds_nothing(void *unused)
+{
+    (void)unused;
+    CHECK_PTR(pthread_getspecific(key), NULL);
+    PyGILState_Release(PyGILState_Ensure());
+}
+
+// sanitize: not thread, whose join waits until a thread has come to its end by itself
+SCENARIO(stack_of_a_late_thread, "The next thread on its stack has nothing under the keys, and no destructor runs for the late one")
+{
+    init_protected();
+    CHECK_INT(pthread_mutex_init(&robust, NULL), 0);
+    CHECK_INT(pthread_key_create(&key, count_destructor), 0);
+    pthread_t thread = thread_start(restores_too_late, NULL);
+    py_event_wait(&ready);
+    py_finalize();
+    event_set(&go);
+    thread_join(thread);
+    for (int i = 0; i < 3; i++) {
+        init_protected();
+        thread = thread_start(finds_nothing, NULL);
+        py_thread_join(thread);
+        py_finalize();
+    }
+    expect_log("");
+}
+
 static void ends_the_process(void)
 {
     /* Not by the runner's way: there is no main thread to return from `main`. */
