@@ -72,6 +72,21 @@ static PyObject *hang_at_exit(PyObject *module, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static void comes_with_the_lock(void *unused)
+{
+    (void)unused;
+    CHECK_INT(pthread_mutex_lock(&lock), 0);
+    event_set(&ready);
+    PyGILState_Ensure();
+}
+
+static PyObject *start_and_hang(PyObject *module, PyObject *unused)
+{
+    thread_start(comes_with_the_lock, NULL);
+    py_event_wait(&ready);
+    return hang(module, unused);
+}
+
 #ifdef __GLIBC__
 /* What the compiler of C++ calls for a thread_local object. */
 int __cxa_thread_atexit_impl(void (*)(void *), void *, void *);
@@ -96,6 +111,7 @@ static PyObject *hang_with_the_thread(PyObject *module, PyObject *unused)
 static PyMethodDef methods[] = {
     {"start", start, METH_NOARGS, NULL},
     {"hang_with_the_thread", hang_with_the_thread, METH_NOARGS, NULL},
+    {"start_and_hang", start_and_hang, METH_NOARGS, NULL},
     {"hang", hang, METH_NOARGS, NULL},
     {"hang_at_exit", hang_at_exit, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -205,6 +221,19 @@ SCENARIO(thread_local_object, "So is one that hangs in a destructor of a thread_
 SCENARIO(exit_handler_with_status_0, "... also where the C library does not tell the status, and it is guessed")
 {
     python_main("import bound; bound.hang_at_exit(); bound.start()");
+}
+
+// env: PEP788_EXIT_TIMEOUT_MS=200
+// expect: exit 6
+// expect: stderr "is ended now, with its own exit status, 6"
+SCENARIO(first_call_too_late, "An exit is bounded too whose first call in the process is too late: no exit callback told of it")
+{
+    python_main(
+        "import bound, sys\n"
+        "class Owner:\n"
+        "    def __del__(self, start_and_hang=bound.start_and_hang): start_and_hang()\n"
+        "owner = Owner()\n"
+        "sys.exit(6)");
 }
 
 // env: PEP788_EXIT_TIMEOUT_MS=200

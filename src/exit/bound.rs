@@ -12,7 +12,7 @@
 
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
-use core::ffi::{c_int, c_void};
+use core::ffi::{c_char, c_int, c_void, CStr};
 use core::fmt::Write as _;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
@@ -45,6 +45,8 @@ struct Exit {
     conductor: libc::pid_t,
     /// The return from finalization into the function that has the exit status.
     back: Option<Return>,
+    /// Whether the exit callback has told of the exit.
+    is_announced: bool,
 }
 
 static EXIT: Mutex<Option<Exit>> = Mutex::new(None);
@@ -73,22 +75,57 @@ pub(crate) fn is_of_pythons_own_program() -> bool {
     THROUGH_MAIN.load(Ordering::Relaxed)
 }
 
+/// The functions in which a program of Python's own runs.
+const MAIN: [&CStr; 3] = [c"Py_RunMain", c"Py_Main", c"Py_BytesMain"];
+/// The functions that have the exit status while finalization goes on.
+const WITH_STATUS: [&CStr; 2] = [c"Py_RunMain", c"Py_Exit"];
+
+fn address(name: &CStr) -> usize {
+    python::address_of(name) as usize
+}
+
 /// Begins to watch the exit of the main interpreter. The door of that interpreter has closed, and the calling thread
 /// conducts the exit.
 pub(super) fn begin() {
-    let address = |name| python::address_of(name) as usize;
-    let main = [c"Py_RunMain", c"Py_Main", c"Py_BytesMain"].map(address);
-    THROUGH_MAIN.store(Return::into_one_of(&main).is_some(), Ordering::Relaxed);
+    THROUGH_MAIN.store(Return::into_one_of(&MAIN.map(address)).is_some(), Ordering::Relaxed);
     let Some(timeout) = settings::get().exit_timeout(are_protected()) else { return };
-    let back = Return::into_one_of(&[c"Py_RunMain", c"Py_Exit"].map(address));
+    let back = Return::into_one_of(&WITH_STATUS.map(address));
     let exit = Exit {
         process: generation(),
         begun: Instant::now(),
         timeout,
         conductor: os::tasks::this_thread(),
         back,
+        is_announced: true,
     };
+    begin_watch(&mut lock(&EXIT), exit);
+}
+
+/// Begins to watch an exit in which the calling thread is too late, and that no exit callback has told of: nothing had
+/// come to the library before. The main thread is taken for the one that conducts the exit.
+pub(super) fn begin_unannounced(py: &'static Api) {
+    /// The process in which that was done, plus one. It is done once.
+    static DONE: AtomicUsize = AtomicUsize::new(0);
+    if main().gate.is_closed() || !is_going_or_gone(py) {
+        return;
+    }
+    let Some(timeout) = settings::get().exit_timeout(are_protected()) else { return };
+    let process = generation();
+    // Relaxed: a number alone. The lock is for the rest.
+    if DONE.swap(process + 1, Ordering::Relaxed) == process + 1 {
+        return;
+    }
     let mut watched = lock(&EXIT);
+    if watched.is_none_or(|other| other.process != process) {
+        // SAFETY: no preconditions.
+        let conductor = unsafe { libc::getpid() };
+        let begun = Instant::now();
+        let exit = Exit { process, begun, timeout, conductor, back: None, is_announced: false };
+        begin_watch(&mut watched, exit);
+    }
+}
+
+fn begin_watch(watched: &mut Option<Exit>, exit: Exit) {
     let is_watched = watched.is_some_and(|other| other.process == exit.process);
     *watched = Some(exit);
     status::watch_exit();
@@ -97,16 +134,25 @@ pub(super) fn begin() {
     }
 }
 
+fn is_going_or_gone(py: &'static Api) -> bool {
+    // SAFETY: needs no thread state.
+    states::known().is_some_and(|states| states.are_going())
+        || unsafe { py.Py_IsInitialized() } == 0
+}
+
 // --- The watch ------------------------------------------------------------------------------------
 
 fn watch() {
+    look_at_unannounced();
     loop {
         os::sleep(Duration::from_millis(50));
         let Some(py) = python::get() else { return };
         let exit = {
             let mut watched = lock(&EXIT);
             // If the gate is open, Python runs again. Its next exit has a watch of its own.
-            if !main().gate.is_closed() {
+            let is_announced = watched.is_none_or(|exit| exit.is_announced);
+            let goes_on = if is_announced { main().gate.is_closed() } else { is_going_or_gone(py) };
+            if !goes_on {
                 *watched = None;
             }
             // From 3.15 on the interpreter may wait for guards of its own. That time does not count.
@@ -131,6 +177,31 @@ fn waits_for_its_own_guards(py: &'static Api) -> bool {
     py.version >= 0x030f && !is_going && unsafe { py.Py_IsInitialized() } != 0
 }
 
+/// Finds out what `begin` sees in the thread that conducts the exit.
+fn look_at_unannounced() {
+    let unannounced = (*lock(&EXIT)).filter(|exit| !exit.is_announced);
+    let Some(mut exit) = unannounced else { return };
+    let depth = look_at_stack(exit.conductor);
+    // In `exit` the main function has returned. Then only the program's name tells.
+    let is_own = is_among(depth, &MAIN.map(address))
+        || is_among(depth, &[address(c"exit")]) && is_called_python();
+    THROUGH_MAIN.store(is_own, Ordering::Relaxed);
+    exit.back = noted(depth).and_then(|noted| noted.back);
+    let mut watched = lock(&EXIT);
+    if watched.is_some_and(|other| other.process == exit.process && !other.is_announced) {
+        *watched = Some(exit);
+    }
+}
+
+fn is_called_python() -> bool {
+    extern "C" {
+        static program_invocation_short_name: *const c_char;
+    }
+    // SAFETY: the C library has set it to a C string, before any code of the process ran.
+    let name = unsafe { CStr::from_ptr(program_invocation_short_name) };
+    name.to_bytes().starts_with(b"python")
+}
+
 fn conclude(exit: &Exit) {
     let depth = look_at_stack(exit.conductor);
     // SAFETY: needs no thread state.
@@ -140,7 +211,7 @@ fn conclude(exit: &Exit) {
         // Finalization is over, and the program goes on.
         return;
     }
-    let in_exit = noted_in_exit(depth);
+    let in_exit = noted(depth).and_then(|noted| noted.in_exit);
     let end =
         is_of_pythons_own_program().then(|| status::find(exit.back.as_ref(), in_exit.as_ref()));
     *lock(&VERDICT) = Some((*exit, end));
@@ -223,13 +294,24 @@ const DEPTH: usize = 48;
 static STACK: [AtomicUsize; DEPTH] = [const { AtomicUsize::new(0) }; DEPTH];
 /// How many places of `STACK` are filled in, plus one. 0 means that the stack is not noted yet.
 static NOTED: AtomicUsize = AtomicUsize::new(0);
-/// Where the function that `exit` has called goes on, if the thread is in `exit`.
-static IN_EXIT: InExit = InExit(UnsafeCell::new(None));
+/// Where to look for a return, in the stack that is noted.
+static FUNCTIONS: [AtomicUsize; WITH_STATUS.len()] =
+    [const { AtomicUsize::new(0) }; WITH_STATUS.len()];
+static RETURNS: Returns = Returns(UnsafeCell::new(None));
 
-struct InExit(UnsafeCell<Option<Return>>);
+/// Returns that are in the noted stack.
+#[derive(Clone, Copy)]
+struct Noted {
+    /// The return into the function that has the exit status.
+    back: Option<Return>,
+    /// The return into what `exit` has called.
+    in_exit: Option<Return>,
+}
+
+struct Returns(UnsafeCell<Option<Noted>>);
 
 // SAFETY: the handler writes it before `NOTED` is set, and it is read after that.
-unsafe impl Sync for InExit {}
+unsafe impl Sync for Returns {}
 
 extern "C" fn note_stack(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
     // SAFETY: `errno` is a variable of this thread alone.
@@ -241,7 +323,12 @@ extern "C" fn note_stack(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
             // Relaxed: published by the store below.
             place.store(address, Ordering::Relaxed);
         }
-        *IN_EXIT.0.get() = Return::into_callee_of(libc::exit as *const () as usize);
+        // Relaxed: as for the stack.
+        let functions = [0, 1].map(|index: usize| FUNCTIONS[index].load(Ordering::Relaxed));
+        *RETURNS.0.get() = Some(Noted {
+            back: Return::into_one_of(&functions),
+            in_exit: Return::into_callee_of(libc::exit as *const () as usize),
+        });
         NOTED.store(depth + 1, Ordering::Release);
         *libc::__errno_location() = errno;
     }
@@ -252,6 +339,9 @@ extern "C" fn note_stack(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
 fn look_at_stack(thread: libc::pid_t) -> usize {
     // Relaxed: the signal, which is sent after this, brings it to the thread.
     NOTED.store(0, Ordering::Relaxed);
+    for (place, function) in FUNCTIONS.iter().zip(WITH_STATUS.map(address)) {
+        place.store(function, Ordering::Relaxed);
+    }
     let Some(signal) = signal::take_signal(note_stack) else { return 0 };
     // SAFETY: the call takes numbers only, and the signal has a handler.
     unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) };
@@ -259,7 +349,8 @@ fn look_at_stack(thread: libc::pid_t) -> usize {
     loop {
         // Acquire: pairs with the `Release` in the handler.
         match NOTED.load(Ordering::Acquire) {
-            0 if begun.elapsed() > Duration::from_secs(1) => return 0,
+            // This is long, because on a busy machine the thread may have to wait for a processor.
+            0 if begun.elapsed() > Duration::from_secs(3) => return 0,
             // SAFETY: no preconditions.
             0 => unsafe { libc::usleep(1000) },
             noted => return noted - 1,
@@ -267,10 +358,10 @@ fn look_at_stack(thread: libc::pid_t) -> usize {
     }
 }
 
-/// Returns what the handler has noted of `exit`, in a stack of this depth.
-fn noted_in_exit(depth: usize) -> Option<Return> {
-    // SAFETY: the handler has run, as the depth says, and it runs once.
-    (depth != 0).then(|| unsafe { *IN_EXIT.0.get() }).flatten()
+/// Returns the returns in a noted stack of this depth.
+fn noted(depth: usize) -> Option<Noted> {
+    // SAFETY: the handler has run, as the depth says, and does not run again until the next look.
+    (depth != 0).then(|| unsafe { *RETURNS.0.get() }).flatten()
 }
 
 fn noted_stack() -> Vec<usize> {
@@ -288,9 +379,12 @@ fn is_in_exit(depth: usize) -> bool {
     if status::exit_has_begun() {
         return true;
     }
-    let names = [c"Py_RunMain", c"Py_Main", c"Py_BytesMain", c"Py_Exit", c"exit"];
     // `exit` is not a function of CPython, but it is found in the same way.
-    let functions = names.map(|name| python::address_of(name) as usize);
+    is_among(depth, &MAIN.map(address)) || is_among(depth, &[c"Py_Exit", c"exit"].map(address))
+}
+
+/// Returns whether one of the functions is in the noted stack.
+fn is_among(depth: usize, functions: &[usize]) -> bool {
     STACK[..depth].iter().any(|place| {
         let function = stack::function_of(place.load(Ordering::Relaxed)) as usize;
         function != 0 && functions.contains(&function)

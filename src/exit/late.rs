@@ -21,6 +21,8 @@ use core::fmt::Write as _;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
+#[cfg(pep788_redirects)]
+use super::bound;
 use crate::os;
 use crate::python;
 use crate::support::memory::Text;
@@ -68,6 +70,8 @@ pub(crate) fn end() -> ! {
     remember();
     if let Some(py) = python::get() {
         threads::is_late(py, Fate::Ended);
+        #[cfg(pep788_redirects)]
+        bound::begin_unannounced(py);
     }
     // Signal handlers of the program must not meet a thread that the library has forgotten.
     os::block_signals();

@@ -79,7 +79,7 @@ pub(super) fn find(back: Option<&Return>, in_exit: Option<&Return>) -> End {
 }
 
 fn ask_a_copy(back: &Return) -> End {
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const PATIENCE: Duration = Duration::from_secs(3);
     // `exit` has one argument: `exits` does not look at the second one. This is prepared before there is a copy, which
     // may lack the thread that has the lock of the allocator.
     let [exit, exits] = [libc::exit as *const (), exits as *const ()].map(|it| it as usize);
