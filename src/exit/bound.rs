@@ -103,7 +103,7 @@ pub(super) fn begin() {
 
 /// Begins to watch an exit in which the calling thread is too late, and that no exit callback has told of: nothing had
 /// come to the library before. The main thread is taken for the one that conducts the exit.
-pub(super) fn begin_unannounced(py: &'static Api) {
+pub(crate) fn begin_unannounced(py: &'static Api) {
     /// The process in which that was done, plus one. It is done once.
     static DONE: AtomicUsize = AtomicUsize::new(0);
     if main().gate.is_closed() || !is_going_or_gone(py) {

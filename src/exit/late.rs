@@ -21,10 +21,9 @@ use core::fmt::Write as _;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-#[cfg(pep788_redirects)]
-use super::bound;
 use crate::os;
-use crate::python;
+use crate::python::{self, Api};
+use crate::support::kept::Kept;
 use crate::support::memory::Text;
 use crate::support::short_text::ShortText;
 use crate::system::names::this_name;
@@ -65,13 +64,17 @@ pub(crate) fn count() -> usize {
     COUNT.load(Ordering::Relaxed)
 }
 
+/// Is called in each late thread, before the thread is ended.
+static LATE_COMES: Kept<fn(&'static Api)> = Kept::new();
+
 /// Ends the calling thread. The thread has nothing attached, and holds no lock of the library.
 pub(crate) fn end() -> ! {
     remember();
     if let Some(py) = python::get() {
         threads::is_late(py, Fate::Ended);
-        #[cfg(pep788_redirects)]
-        bound::begin_unannounced(py);
+        if let Some(comes) = LATE_COMES.get() {
+            comes(py);
+        }
     }
     // Signal handlers of the program must not meet a thread that the library has forgotten.
     os::block_signals();
@@ -126,9 +129,10 @@ fn is_python(file: &str) -> bool {
         .any(|name| file.starts_with(name))
 }
 
-/// Looks up what is needed to end a thread. This is not done when the thread ends: a thread that has the loader's
+/// Looks up what is needed to end a thread. `comes` is called in each late thread. This is not done when the thread ends: a thread that has the loader's
 /// lock may be waiting for it then.
-pub(crate) fn prepare() {
+pub(crate) fn prepare(comes: fn(&'static Api)) {
+    LATE_COMES.keep(comes);
     os::prepare_to_end_threads();
     extern "C" {
         // Defined in `calls.c`, which is linked into this library.

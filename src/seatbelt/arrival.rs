@@ -27,7 +27,7 @@ use object::NativeEndian;
 use super::protect::{for_copies, redirections, say_why_not, Why, TRIED};
 use super::{copies, imports, views};
 use crate::exit::calls::{are_protected, set_protected};
-use crate::exit::late;
+use crate::exit::{bound, late};
 use crate::patch::slots::Object;
 use crate::patch::{original, patch};
 use crate::python::{self, states, Late};
@@ -72,7 +72,7 @@ pub(crate) fn ask(is_to_wait: bool) {
 
 fn wait() {
     // The first look takes the loader's lock. So it is done now, and not inside the loader when CPython has come.
-    late::prepare();
+    late::prepare(bound::begin_unannounced);
     // SAFETY: these are the loader's own objects, which stay loaded meanwhile.
     let debug = find_object(|object| unsafe { object.entry(elf::DT_DEBUG) }.filter(|at| *at != 0));
     let Some(debug) = debug.map(|at| at as *mut Debug) else { return };

@@ -39,7 +39,7 @@ extern "C" {
 /// Redirects CPython's calls to this file. This is done again and again: the loader may write the slots when it has
 /// just loaded CPython, or when a function is called for the first time.
 pub(super) fn redirect() {
-    late::prepare();
+    late::prepare(bound::begin_unannounced);
     look_up();
     // SAFETY: these are pointers to functions, which C reads as a whole. Relaxed: the pointers are stored before the
     // slots lead to the code that reads them, and they are always the same.
