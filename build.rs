@@ -20,6 +20,10 @@ fn main() {
     // Where functions of CPython can be redirected: there the seatbelt can be on (`src/patch`, `src/seatbelt`).
     println!("cargo:rustc-check-cfg=cfg(pep788_redirects)");
     let target = ["CARGO_CFG_TARGET_OS", "CARGO_CFG_TARGET_ARCH"].map(std::env::var);
+    // For messages.
+    if let [Ok(os), Ok(arch)] = &target {
+        println!("cargo:rustc-env=PEP788_TARGET={os} on {arch}");
+    }
     if matches!(&target, [Ok(os), Ok(arch)] if os == "linux" && (arch == "x86_64" || arch == "aarch64"))
     {
         println!("cargo:rustc-cfg=pep788_redirects");

@@ -14,11 +14,10 @@
 TOOLS="gcc g++ libc6-dev gdb-minimal python3-gi"
 # What Debian's libpython*.a, which has many modules in it, wants linked.
 STATIC_LIBRARIES="libexpat1-dev libzstd-dev zlib1g-dev"
-# For aarch64 there is a compiler for it, on x86-64, and Debian's libraries; and in one root what it takes
-# to build the library, and the emulator. Stable suites: in unstable the two architectures drift apart.
-TOOLS_AARCH64="g++-aarch64-linux-gnu libc6-dev libstdc++6:arm64"
-BUILD_ROOT_AARCH64=trixie-aarch64
-BUILD_TOOLS_AARCH64="cargo rustc libstd-rust-dev:arm64 qemu-user"
+# For other processors there are compilers for them, on x86-64, and Debian's libraries; and in the roots of one suite what it takes
+# to build the library, and the emulators. Stable suites: in unstable the architectures drift apart.
+BUILD_SUITE=trixie
+BUILD_TOOLS_FOREIGN="cargo libc6-dev qemu-user rustc"
 # Sources are fetched and built in this root; these are what the modules that the scenarios import are made from.
 BUILD_ROOT=bookworm
 BUILD_TOOLS="make xz-utils libffi-dev musl-tools"
@@ -60,17 +59,30 @@ need_root_tools() {
         refuse "debootstrap is missing and could not be installed (apt install debootstrap): $WHY"
 }
 
+# processor ARCHITECTURE: what is called after a processor, by Debian's name for it: TRIPLE by compilers, TARGET by Rust, QEMU by
+# the emulator, and FAMILY by root folders.
+processor() {
+    FAMILY=processors
+    case $1 in
+        arm64) TRIPLE=aarch64-linux-gnu TARGET=aarch64-unknown-linux-gnu QEMU=aarch64 FAMILY=aarch64 ;;
+        i386) TRIPLE=i686-linux-gnu TARGET=i686-unknown-linux-gnu QEMU=i386 ;;
+        armhf) TRIPLE=arm-linux-gnueabihf TARGET=armv7-unknown-linux-gnueabihf QEMU=arm ;;
+        riscv64) TRIPLE=riscv64-linux-gnu TARGET=riscv64gc-unknown-linux-gnu QEMU=riscv64 ;;
+        s390x) TRIPLE=s390x-linux-gnu TARGET=s390x-unknown-linux-gnu QEMU=s390x ;;
+        ppc64el) TRIPLE=powerpc64le-linux-gnu TARGET=powerpc64le-unknown-linux-gnu QEMU=ppc64le ;;
+        *) die "no processor \`$1\` in $(shown "$HERE/provision.sh")" ;;
+    esac
+}
+
 # The packages that the list of Pythons wants from a suite, and the tools that go with them.
 packages_of() {
-    local packages="$TOOLS $STATIC_LIBRARIES" suite=${1%-aarch64}
-    [ "$1" != "$ROOT_WINDOWS" ] || packages=$TOOLS_WINDOWS
-    [ "$1" = "$BUILD_ROOT" ] && packages+=" $BUILD_TOOLS"
-    if [ "$1" != "$suite" ]; then
-        packages=$TOOLS_AARCH64
-        [ "$1" = "$BUILD_ROOT_AARCH64" ] && packages+=" $BUILD_TOOLS_AARCH64"
-        # Without the executable, whose scripts would run it while it is installed.
-        packages+=" $(wanted | awk -v suite="$suite" '$2 == "aarch64" && $3 == suite { print "lib" $4 "-dev:arm64" }')"
-    fi
+    local packages="$TOOLS $STATIC_LIBRARIES"
+    case $1 in
+        "$ROOT_WINDOWS") packages=$TOOLS_WINDOWS ;;
+        "$BUILD_ROOT") packages+=" $BUILD_TOOLS" ;;
+        "$BUILD_SUITE"-*) packages=$BUILD_TOOLS_FOREIGN ;;
+        *-*) packages=libc6-dev ;;
+    esac
     local name kind suite package rest
     while read -r name kind suite package rest; do
         if [ "$kind" = debian ] && [ "$suite" = "$1" ]; then
@@ -85,11 +97,10 @@ packages_of() {
 }
 
 # root SUITE: a Debian of that suite in $CACHE/roots, with the packages the list wants from it. One that
-# is called SUITE-aarch64 is x86-64 itself, and has what it takes for the other.
+# is called SUITE-FAMILY is x86-64 itself too: see `foreign`.
 root() {
-    local suite=$1 folder=$CACHE/roots/$1 packages foreign=
+    local suite=$1 folder=$CACHE/roots/$1 packages
     packages=$(packages_of "$suite")
-    [ "$suite" = "${suite%-aarch64}" ] || foreign="dpkg --add-architecture arm64;"
     is_made "root-$suite" "$packages" && return
     need_root_tools || return
     if ! [ -e "$CACHE/stamps/root-$suite" ] && ! is_made "base-$suite" "$suite"; then
@@ -104,7 +115,7 @@ root() {
     fi
     say "installing in Debian $suite: $packages"
     logged "packages-$suite" "$HERE/inside" "$folder" sh -ec \
-        "$foreign $APT update; $APT install $packages; apt-get clean; rm -rf /var/lib/apt/lists/*" || return
+        "$APT update; $APT install $packages; apt-get clean; rm -rf /var/lib/apt/lists/*" || return
     made "root-$suite" "$packages"
 }
 
@@ -204,28 +215,45 @@ launcher() {
     made "launcher-$1" "$recipe"
 }
 
-# executable_aarch64 ROOT PACKAGE: the executable of a Python whose libraries are there.
-executable_aarch64() {
-    is_made "executable-$1" "$2" && return
-    # Unpacked, not installed: see `packages_of`.
-    logged "executable-$1" "$HERE/inside" "$CACHE/roots/$1" sh -ec \
-        "cd /tmp; $APT update; $APT download $2-minimal:arm64; dpkg-deb -x $2-minimal_*_arm64.deb /
-        rm -rf $2-minimal_*_arm64.deb /var/lib/apt/lists/*" || return
-    made "executable-$1" "$2"
+# foreign ROOT ARCHITECTURE [PACKAGE]: a compiler for that processor, there, and the Python of that package for it, whose executable
+# is /usr/bin/PACKAGE-ARCHITECTURE. Without a package, what the library is built with.
+foreign() {
+    local packages unpacked then name=foreign-$1-$2-${3:-rust}
+    processor "$2"
+    # What is unpacked and not installed needs no other packages, and nobody tries to run it.
+    if [ -n "${3:-}" ]; then
+        packages="g++-$TRIPLE libstdc++6:$2 lib$3-dev:$2"
+        # Where it is, the executable finds its standard library.
+        unpacked=$3-minimal then="mv $2/usr/bin/$3 /usr/bin/$3-$2"
+    else
+        packages="g++-$TRIPLE"
+        unpacked=libstd-rust-dev then="cp -a $2/. /"
+    fi
+    root "$1" || return
+    is_made "$name" "$packages $unpacked" && return
+    say "installing in Debian $1: $packages $unpacked:$2"
+    logged "$name" "$HERE/inside" "$CACHE/roots/$1" sh -ec \
+        "dpkg --add-architecture $2; $APT update; $APT install $packages; apt-get clean
+        cd /tmp; rm -rf $2; $APT download $unpacked:$2; dpkg-deb -x ${unpacked}_*_$2.deb $2
+        $then
+        rm -rf $2 ${unpacked}_*_$2.deb /var/lib/apt/lists/*" || return
+    made "$name" "$packages $unpacked"
 }
 
-# library_aarch64: the library, in $CACHE/results/library-aarch64, by Debian's Rust.
-library_aarch64() {
-    local folder=$CACHE/results/library-aarch64 target=aarch64-unknown-linux-gnu
-    say "building the library for aarch64"
-    mkdir -p "$folder"
+# library_foreign ARCHITECTURE: the library, in $CACHE/results/library-ARCHITECTURE, by Debian's Rust.
+library_foreign() {
+    local folder=$CACHE/results/library-$1 crates=$CACHE/results/crates variable
+    processor "$1"
+    say "building the library for $1"
+    mkdir -p "$folder" "$crates"
     # What cargo has fetched out here is all that it needs in there.
-    (cd "$PROJECT" && cargo vendor --locked --versioned-dirs "$folder/vendor" \
-        > "$folder/config.toml" 2> "$CACHE/logs/vendor-aarch64.log") ||
-        { refuse "the crates cannot be had: $(tail -n 3 "$CACHE/logs/vendor-aarch64.log")"; return; }
-    logged library-aarch64 "$HERE/inside" "$CACHE/roots/$BUILD_ROOT_AARCH64" \
-        env -C "$PROJECT" CARGO_HOME="$folder/home" CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-        cargo --config "$folder/config.toml" rustc --release --lib --crate-type cdylib --locked --offline \
-        --target "$target" --target-dir "$folder/target" -- --cfg pep788_c_library || return
-    install -m 755 "$folder/target/$target/release/libpep788.so" "$folder"
+    (cd "$PROJECT" && cargo vendor --locked --versioned-dirs "$crates/vendor" \
+        > "$crates/config.toml" 2> "$CACHE/logs/vendor.log") ||
+        { refuse "the crates cannot be had: $(tail -n 3 "$CACHE/logs/vendor.log")"; return; }
+    variable=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<< "$TARGET")_LINKER
+    logged "library-$1" "$HERE/inside" "$CACHE/roots/$BUILD_SUITE-$FAMILY" \
+        env -C "$PROJECT" CARGO_HOME="$folder/home" "$variable=$TRIPLE-gcc" \
+        cargo --config "$crates/config.toml" rustc --release --lib --crate-type cdylib --locked --offline \
+        --target "$TARGET" --target-dir "$folder/target" -- --cfg pep788_c_library || return
+    install -m 755 "$folder/target/$TARGET/release/libpep788.so" "$folder"
 }

@@ -23,7 +23,7 @@
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 // Some things are there for the seatbelt alone.
-#![cfg_attr(not(pep788_redirects), allow(dead_code, unused_imports))]
+#![cfg_attr(not(pep788_redirects), allow(dead_code, unused_imports, unused_macros))]
 
 extern crate alloc;
 

@@ -75,7 +75,7 @@ impl Kind {
 const STRIPE_SHIFT: u32 = 60;
 const STRIPE_BITS: usize =
     if cfg!(target_pointer_width = "64") { (0b111_u64 << STRIPE_SHIFT) as usize } else { 0 };
-const _: () = assert!(STRIPES <= 0b111);
+const _: () = assert!(STRIPES < 0b1000);
 
 /// Returns the bits of a handle whose guard was taken on the stripe with this number.
 #[inline(always)]

@@ -11,7 +11,7 @@
 use std::time::Instant;
 
 use super::fence;
-use super::stripe::LIFE_SHIFT;
+use super::stripe::BELOW_LIFE;
 use super::tally::{Owner, Tally};
 #[cfg(not(loom))]
 use crate::support::clock::Instant;
@@ -132,14 +132,15 @@ pub(super) fn guards_in(word: &AtomicUsize) -> usize {
 /// The same, of a value of the word. In the word of a stripe the life is above the count.
 #[inline(always)]
 fn guards_of(word: usize) -> usize {
-    (word & ((1 << LIFE_SHIFT) - 1)) / ONE_GUARD
+    (word & BELOW_LIFE) / ONE_GUARD
 }
 
 /// Returns whether a guard that was counted when the word was `before` is counted in it. A word that has begun another life
 /// does not have it: then the gate may be that of the next run of Python.
 #[inline(always)]
+#[allow(clippy::bad_bit_mask)] // where there are no stripes, no bits are a life's
 fn is_counted(before: usize, word: usize) -> bool {
-    (word ^ before) >> LIFE_SHIFT == 0
+    (word ^ before) & !BELOW_LIFE == 0
 }
 
 impl Gate {

@@ -62,8 +62,8 @@ const _: () = assert!(
         && size_of::<Record>() == RECORD_ALIGN
 );
 
-/// Marks memory as a record.
-const STAMP: usize = 0x7265_6667_0000_0000_u64 as usize;
+/// Marks memory as a record, above the life.
+const STAMP: usize = (0x7265_6667_0000_0000_u64 >> (u64::BITS - usize::BITS)) as usize & !0xffff;
 
 impl Record {
     const_fn! {
@@ -156,6 +156,7 @@ impl Record {
     /// Returns the word that counts the guards with this number: the word of a stripe, or of the gate for number 0.
     #[inline(always)]
     #[cfg(not(loom))]
+    #[allow(clippy::modulo_one)] // where there are no stripes
     fn count(&self, number: usize) -> &AtomicUsize {
         let number = number % (STRIPES + 1);
         let stripe = core::ptr::from_ref(self).cast::<Stripe>().wrapping_add(number);
@@ -173,6 +174,10 @@ impl Record {
     /// decides.
     #[inline(always)]
     pub(crate) fn enter_stripe(&self, number: usize, lobby: &Lobby) -> bool {
+        if STRIPES == 0 {
+            // The gate's own word must not count a guard that the gate refuses.
+            return self.gate.enter(Claim::View, lobby);
+        }
         self.gate.enter_at(self.count(number), lobby)
     }
 

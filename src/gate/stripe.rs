@@ -11,11 +11,15 @@
 
 use crate::support::sync::{const_fn, AtomicUsize, Ordering};
 
-/// How many stripes an interpreter has. They are numbered from 1; number 0 means the word of the gate.
-pub(crate) const STRIPES: usize = 7;
+/// How many stripes an interpreter has. They are numbered from 1; number 0 means the word of the gate. A handle of 32 bits has no
+/// room for the number, so there is none: the gate counts all guards.
+pub(crate) const STRIPES: usize = if cfg!(target_pointer_width = "64") { 7 } else { 0 };
 
-/// Where the word of a stripe has the life. Below it is the count, for which that is room enough.
-pub(super) const LIFE_SHIFT: u32 = usize::BITS - 16;
+/// Where the word of a stripe has the life.
+const LIFE_SHIFT: u32 = usize::BITS - 16;
+
+/// The bits of a word, of a stripe or of a gate, that are not the life's. 45 of them are the count, which is room enough.
+pub(super) const BELOW_LIFE: usize = if STRIPES == 0 { usize::MAX } else { (1 << LIFE_SHIFT) - 1 };
 
 /// Two cache lines, as processors fetch them in pairs. Laid out like the beginning of a `Record`, where the gate's own word is.
 #[repr(C, align(128))]

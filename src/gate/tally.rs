@@ -14,11 +14,10 @@ use alloc::vec::Vec;
 use crate::support::sync::{lock, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 /// The low bits of a tally are the count. Above them is the [`Owner`].
-const COUNT: usize = 0b11_1111;
+const COUNT: usize = 0b1_1111;
+const GILSTATE: usize = 1 << 5;
 const LIFE_SHIFT: u32 = 6;
 const LIVES: usize = 16;
-/// The highest bit. No address in a program has this bit on systems that have the seatbelt.
-const GILSTATE: usize = 1 << (usize::BITS - 1);
 
 /// Whose holds a tally counts: a record, and its life, which says which of its interpreters it is (modulo 16).
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,11 @@
 use core::ffi::{c_void, CStr};
 use core::ops::Range;
 
-use object::elf::{FileHeader64, PT_LOAD, SHT_SYMTAB, STT_FUNC, STT_GNU_IFUNC};
+#[cfg(target_pointer_width = "32")]
+use object::elf::FileHeader32 as Header;
+#[cfg(target_pointer_width = "64")]
+use object::elf::FileHeader64 as Header;
+use object::elf::{PT_LOAD, SHT_SYMTAB, STT_FUNC, STT_GNU_IFUNC};
 use object::read::elf::{FileHeader, ProgramHeader, Sym};
 use object::NativeEndian;
 
@@ -25,7 +29,7 @@ fn functions_in(
     mut tell: impl for<'a> FnMut(Range<usize>, &dyn Fn() -> Option<&'a CStr>),
 ) -> Option<()> {
     // `ElfFile` is not used, because it allocates.
-    let header = FileHeader64::<NativeEndian>::parse(contents).ok()?;
+    let header = Header::<NativeEndian>::parse(contents).ok()?;
     let endian = header.endian().ok()?;
     let segments = header.program_headers(endian, contents).ok()?.iter();
     let lowest = segments
@@ -58,18 +62,14 @@ struct File {
 
 impl File {
     fn map(path: &CStr) -> Option<File> {
-        // SAFETY: the path is a C string, and `facts` is a valid place: an all-zero `stat` is valid. The descriptor
-        // belongs to this function.
+        // SAFETY: the path is a C string, and the descriptor belongs to this function.
         unsafe {
             let file = libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
             if file < 0 {
                 return None;
             }
-            let mut facts: libc::stat = core::mem::zeroed();
-            let size = match libc::fstat(file, &mut facts) {
-                0 => facts.st_size as usize,
-                _ => 0,
-            };
+            // `fstat` would fail where files have numbers that 32 bits are too short for.
+            let size = usize::try_from(libc::lseek(file, 0, libc::SEEK_END)).unwrap_or(0);
             let (read, private) = (libc::PROT_READ, libc::MAP_PRIVATE);
             // A file of no bytes cannot be mapped.
             let begin = libc::mmap(core::ptr::null_mut(), size, read, private, file, 0);

@@ -30,10 +30,24 @@ core::arch::global_asm!(
     "jmp {}",
     sym personality,
 );
-#[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
+#[cfg(any(target_arch = "aarch64", target_arch = "arm", target_arch = "powerpc64"))]
 core::arch::global_asm!(
     concat!(".globl ", name!()),
     concat!(name!(), ":"),
     "b {}",
+    sym personality,
+);
+#[cfg(any(target_arch = "riscv64", target_arch = "riscv32"))]
+core::arch::global_asm!(
+    concat!(".globl ", name!()),
+    concat!(name!(), ":"),
+    "tail {}",
+    sym personality,
+);
+#[cfg(target_arch = "s390x")]
+core::arch::global_asm!(
+    concat!(".globl ", name!()),
+    concat!(name!(), ":"),
+    "jg {}",
     sym personality,
 );

@@ -118,10 +118,9 @@ pub(super) fn forget_values() {
 
 // --- Memory ---------------------------------------------------------------------------------------
 
-/// How far `gilstate.tstate_current` is from `ceval.gil.last_holder` in CPython's `_PyRuntime`, in 3.9 to 3.11. Two mutexes and
-/// two condition variables of the C library are in between.
-pub(crate) const FROM_LAST_TAKER_TO_CURRENT: usize =
-    32 + 2 * (size_of::<libc::pthread_mutex_t>() + size_of::<libc::pthread_cond_t>());
+/// What CPython calls `PyCOND_T` and `PyMUTEX_T`, in 3.9 to 3.11.
+pub(crate) type CCondition = libc::pthread_cond_t;
+pub(crate) type CMutex = libc::pthread_mutex_t;
 
 /// Copies the memory by way of a pipe: on every system, `write` checks the memory that it reads from.
 pub(super) fn read_through_pipe(from: *const c_void, to: &mut [usize]) -> bool {

@@ -3,7 +3,7 @@
 //! There is no fork here, and no signal that interrupts a thread. What has to do with these does nothing.
 
 use alloc::vec::Vec;
-use core::ffi::{c_void, CStr};
+use core::ffi::{c_int, c_void, CStr};
 use core::ptr::{null, null_mut};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use core::time::Duration;
@@ -215,9 +215,10 @@ pub(crate) fn at_thread_end(value: *mut c_void, end: unsafe extern "C" fn(*mut c
 
 // --- Memory ---------------------------------------------------------------------------------------
 
-/// How far `gilstate.tstate_current` is from `ceval.gil.last_holder` in CPython's `_PyRuntime`, in 3.9 to 3.11. Two critical
-/// sections of the system are in between.
-pub(crate) const FROM_LAST_TAKER_TO_CURRENT: usize = 136;
+/// What CPython calls `PyCOND_T` and `PyMUTEX_T`, in 3.9 to 3.11: a semaphore with a count, and a critical section.
+pub(crate) type CMutex = windows_sys::Win32::System::Threading::CRITICAL_SECTION;
+#[repr(C)]
+pub(crate) struct CCondition(*mut c_void, c_int);
 
 /// Copies memory that may have been freed, or even unmapped, in the meantime.
 pub(crate) fn read_without_faulting(from: *const c_void, to: &mut [usize]) -> bool {

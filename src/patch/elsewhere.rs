@@ -8,7 +8,10 @@ pub(crate) struct Why;
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the library redirects functions on Linux on x86-64 and aarch64 only")
+        f.write_str(concat!(
+            "the library redirects functions on Linux on x86-64 and aarch64 only, and was built for ",
+            env!("PEP788_TARGET"),
+        ))
     }
 }
 

@@ -93,7 +93,7 @@ HIDDEN void pep788_clear_cache(void *begin, void *end)
     __builtin___clear_cache(begin, end);
 }
 
-#ifdef __GLIBC__
+#if defined(__GLIBC__) && !defined(__ARM_EABI_UNWINDER__)
 /*
  * The unwinder asks a frame's personality what to do with it. A cleanup handler
  * would come to the same, but would tie this file to the unwinder of libgcc_s.
@@ -116,7 +116,8 @@ HIDDEN _Unwind_Reason_Code pep788_stay(int version, _Unwind_Action actions,
 /* After the call, so that it is none in the place of this frame. */
 #define STAYED __asm__ volatile("" ::: "memory");
 #else
-/* Other C libraries end a thread without unwinding. */
+/* Other C libraries end a thread without unwinding. On 32-bit ARM glibc comes to this handler where it cannot unwind further, and it
+ * cannot unwind CPython. */
 #define STAY pthread_cleanup_push(end_late_thread, NULL);
 #define STAYED pthread_cleanup_pop(0);
 #endif
@@ -207,9 +208,14 @@ struct search {
 static _Unwind_Reason_Code look_at(struct _Unwind_Context *frame, void *argument)
 {
     struct search *search = argument;
+#ifdef __ARM_EABI_UNWINDER__
+    /* The lowest bit of a function's address tells which of two instruction sets it is in. */
+    search->found = _Unwind_GetRegionStart(frame) == ((uintptr_t)search->function & ~(uintptr_t)1);
+#else
     /* The return address, less one: still inside the call. */
     void *inside = (void *)(_Unwind_GetIP(frame) - 1);
     search->found = _Unwind_FindEnclosingFunction(inside) == search->function;
+#endif
     return search->found || --search->frames_left == 0 ? _URC_END_OF_STACK : _URC_NO_REASON;
 }
 

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use core::time::Duration;
 
 use super::api::{Api, PyInterpreterState, PyThreadState};
+use super::layouts::{CFrame, Layout, GIL_WORDS, INTERPRETER, LONGEST_LAYOUT, NEXT};
 use super::objects::KeepException;
 use crate::os;
 use crate::support::clock::Instant;
@@ -156,7 +157,7 @@ fn look_at(
 ) -> Option<([usize; LONGEST_LAYOUT], [usize; GIL_WORDS])> {
     let (mut state, mut gil) = ([0; LONGEST_LAYOUT], [0; GIL_WORDS]);
     for (index, word) in gil.iter_mut().enumerate() {
-        let offset = layout.runtime.last_taker + index * size_of::<usize>();
+        let offset = layout.last_taker + index * size_of::<usize>();
         // Relaxed: the word is only compared with itself.
         *word = runtime_word(py, offset)?.load(Ordering::Relaxed) as usize;
     }
@@ -169,10 +170,10 @@ fn look_at(
 /// Returns the thread state with which the GIL was last taken. Returns NULL if that cannot be told.
 fn last_taker(py: &Api, holder: *mut PyThreadState, layout: &Layout) -> *mut PyThreadState {
     // The word at `current` is also known in another way. If both agree, the layout is right.
-    match runtime_word(py, layout.runtime.current) {
+    match runtime_word(py, layout.current) {
         // Relaxed: the word is evidence about this thread's own past, or it is none.
         Some(current) if current.load(Ordering::Relaxed) == holder => {
-            runtime_word(py, layout.runtime.last_taker)
+            runtime_word(py, layout.last_taker)
                 .map_or(core::ptr::null_mut(), |word| word.load(Ordering::Relaxed))
         }
         _ => core::ptr::null_mut(),
@@ -194,66 +195,8 @@ pub(super) unsafe fn current_word(
     py: &Api,
     state: *mut PyThreadState,
 ) -> Option<&'static AtomicPtr<PyThreadState>> {
-    let word = runtime_word(py, Layout::of(py.version)?.runtime.current)?;
+    let word = runtime_word(py, Layout::of(py.version)?.current)?;
     (word.load(Ordering::Relaxed) == state).then_some(word)
-}
-
-/// The parts of CPython's structures that the library has to read in some versions. These structures are fixed,
-/// because 3.9 to 3.11 get no new features.
-struct Layout {
-    /// The number of words of `PyThreadState` that are read. The last one is `thread_id`.
-    words: usize,
-    /// Shows where the thread state runs Python code. If a thread runs Python code with it, `cframe` points into the
-    /// C stack of that thread. If none does, `cframe` points to the field at byte `own` of the thread state. 3.9 has
-    /// nothing like it.
-    cframe: Option<CFrame>,
-    runtime: RuntimeLayout,
-}
-
-struct CFrame {
-    word: usize,
-    own: usize,
-}
-
-/// Where these fields are in `_PyRuntime`, in bytes.
-struct RuntimeLayout {
-    /// `gilstate.tstate_current`
-    current: usize,
-    /// `ceval.gil.last_holder`
-    last_taker: usize,
-}
-
-/// How long C's `long` is: 4 bytes on Windows.
-const LONG: usize = size_of::<c_ulong>();
-/// The words from `last_taker` on: who took the GIL last, whether it is taken, and how often it changed hands. The last two
-/// are as long as a `long` each.
-const GIL_WORDS: usize = 1 + 2 * LONG / size_of::<usize>();
-/// Where a thread state has these fields, in words: first `prev`, then `next` (the older thread state of that
-/// interpreter), then `interp`. They are the first fields of `struct _ts`:
-/// 3.9.18 lines 52 to 54, 3.10.13 lines 63 to 65, 3.11.7 lines 85 to 87.
-const NEXT: usize = 1;
-const INTERPRETER: usize = 2;
-const LONGEST_LAYOUT: usize = 23;
-
-impl Layout {
-    fn of(version: u16) -> Option<Layout> {
-        // `struct _ts` is in `Include/cpython/pystate.h`. `_PyRuntime` is in `Include/internal/pycore_runtime.h`. Its
-        // GIL comes from `pycore_gil.h`, where `last_holder` is in line 28, `locked` in 31 and `switch_number` in 33.
-        // Between `thread_id` and `root_cframe`, two numbers take as much room as two `long`s.
-        let (words, cframe, last_taker) = match version {
-            // 3.9.18: `thread_id` in line 95; of the runtime, `ceval` in 98, `gilstate` in 99, `tstate_current` in 33
-            0x0309 => (23, None, 360),
-            // 3.10.13: `thread_id` in line 106, `cframe` in 80, `root_cframe` in 148; `ceval` in 107,
-            // `gilstate` in 108, `tstate_current` in 35
-            0x030a => (23, Some(CFrame { word: 6, own: 248 + 2 * LONG }), 360),
-            // 3.11.7: `thread_id` in line 132, `cframe` in 110, `root_cframe` in 202; `ceval` in 115,
-            // `gilstate` in 116, `tstate_current` in 37
-            0x030b => (20, Some(CFrame { word: 7, own: 320 + 2 * LONG }), 368),
-            _ => return None,
-        };
-        let current = last_taker + os::FROM_LAST_TAKER_TO_CURRENT;
-        Some(Layout { words, cframe, runtime: RuntimeLayout { current, last_taker } })
-    }
 }
 
 /// Returns the number of the interpreter that is alive at this address, if one is. The address may be anything.

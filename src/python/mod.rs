@@ -21,6 +21,7 @@ mod find;
 mod native;
 mod objects;
 mod record;
+mod layouts;
 mod current;
 mod gilstate_slot;
 mod word;

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::api::{Api, PyInterpreterState, PyThreadState};
 use super::find::{self, Finder};
+use super::layouts;
 #[cfg(pep788_redirects)]
 use crate::patch::original;
 use crate::support::kept::Kept;
@@ -19,22 +20,6 @@ enum Parts {
     /// One function does both. Its second argument says what the thread state is for. Like `PyThreadState_New`, the
     /// library passes 0, which means that this is not known.
     One(&'static CStr),
-}
-
-/// Returns where the count is, in bytes. The count is `gilstate_counter` of `struct _ts` in
-/// `Include/cpython/pystate.h`. pybind11 and cffi write it too, so it does not move within a minor version. The end
-/// of each line says where it is in that file.
-fn counter(version: u16) -> Option<usize> {
-    match version {
-        0x0309 => Some(160), // 3.9.18: line 92
-        0x030a => Some(160), // 3.10.13: line 103
-        0x030b => Some(136), // 3.11.7: line 129
-        0x030c => Some(120), // 3.12.1: line 178
-        0x030d => Some(136), // 3.13.0: line 142
-        0x030e => Some(136), // 3.14.10: line 149
-        0x030f => Some(160), // 3.15.2: line 162
-        _ => None,
-    }
 }
 
 fn parts(version: u16) -> Option<Parts> {
@@ -101,7 +86,7 @@ pub(crate) fn look(py: &'static Api) -> Result<(), Why> {
 /// Looks up what the library needs for a version. It only looks at where functions are, so it may be used for a
 /// CPython that is not complete yet.
 pub(crate) fn of_version(version: u16, find: Finder) -> Result<States, Why> {
-    let counter = counter(version).ok_or(Why::TooNew)?;
+    let counter = layouts::counter(version).ok_or(Why::TooNew)?;
     let find = |name: &'static CStr| -> Result<*mut c_void, Why> {
         let found = find(name);
         if found.is_null() {

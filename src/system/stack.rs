@@ -14,11 +14,37 @@ extern "C" {
         visit: unsafe extern "C" fn(*mut Context, *mut c_void) -> c_int,
         argument: *mut c_void,
     ) -> c_int;
+    #[cfg(not(target_arch = "arm"))]
     fn _Unwind_GetIP(context: *mut Context) -> usize;
+    #[cfg(not(target_arch = "arm"))]
     fn _Unwind_GetIPInfo(context: *mut Context, is_before: *mut c_int) -> usize;
     fn _Unwind_GetCFA(context: *mut Context) -> usize;
     fn _Unwind_GetGR(context: *mut Context, register: c_int) -> usize;
     fn _Unwind_FindEnclosingFunction(address: *const c_void) -> *const c_void;
+}
+
+/// The unwinder of 32-bit ARM reads registers by a function of its own. For C there is a macro with the name of this one.
+#[cfg(target_arch = "arm")]
+#[allow(non_snake_case)]
+unsafe fn _Unwind_GetIPInfo(context: *mut Context, _is_before: *mut c_int) -> usize {
+    extern "C" {
+        fn _Unwind_VRS_Get(
+            context: *mut Context,
+            class: c_int,
+            register: u32,
+            kind: c_int,
+            value: *mut c_void,
+        ) -> c_int;
+    }
+    const CORE: c_int = 0;
+    const PROGRAM_COUNTER: u32 = 15;
+    const UINT32: c_int = 0;
+    let mut address = 0_usize;
+    let place = core::ptr::from_mut(&mut address).cast();
+    // SAFETY: the context is the unwinder's, by this function's contract. The place has 32 bits.
+    unsafe { _Unwind_VRS_Get(context, CORE, PROGRAM_COUNTER, UINT32, place) };
+    // The lowest bit tells which of two instruction sets the code is in.
+    address & !1
 }
 
 /// Fills in the return addresses of the calls that are under way, innermost first. Returns how many

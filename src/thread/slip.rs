@@ -63,8 +63,8 @@ pub(crate) struct Slip {
     notes: Mutex<Option<Notes>>,
 }
 
-const STAMP: usize = 0x736c_6970_0000_0000_u64 as usize;
 const LIFE: usize = 0xffff;
+const STAMP: usize = (0x736c_6970_0000_0000_u64 >> (u64::BITS - usize::BITS)) as usize & !LIFE;
 
 const _: () = assert!(align_of::<Slip>() == RECORD_ALIGN);
 

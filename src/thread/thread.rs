@@ -85,11 +85,11 @@ impl Thread {
         os::is_gone([process, id])
     }
 
-    /// Returns a token for an Ensure. It is not NULL. Two Ensures of a thread do not have the same token. Two
+    /// Returns a token for an Ensure. It is odd, so it is not NULL. Two Ensures of a thread do not have the same token. Two
     /// threads usually do not have the same tokens either.
     #[inline(always)]
     pub(crate) fn next_token(&self) -> usize {
-        let token = self.token.get().wrapping_add(1);
+        let token = self.token.get().wrapping_add(2);
         self.token.set(token);
         token
     }
@@ -174,11 +174,14 @@ pub(crate) fn forget_the_gone() {
     }
 }
 
-/// Returns the number of the stripe for a new thread. Threads that begin one after the other get different ones.
-fn next_stripe() -> usize {
+/// Returns the number of the stripe for a new thread, and its first token but one.
+fn next_stripe_and_token() -> (usize, usize) {
     static BEGUN: AtomicUsize = AtomicUsize::new(0);
     // Relaxed: a number, with which nothing is published.
-    1 + BEGUN.fetch_add(1, Ordering::Relaxed) % STRIPES
+    let number = BEGUN.fetch_add(1, Ordering::Relaxed);
+    // Threads that begin one after the other get different stripes, if there are stripes. In reverse, the numbers of however many
+    // threads are as far apart as so many numbers can be.
+    (number.checked_rem(STRIPES).map_or(0, |stripe| 1 + stripe), number.reverse_bits() | 1)
 }
 
 #[cold]
@@ -187,13 +190,14 @@ fn enroll() -> Option<&'static Thread> {
     if ROLL.is_full() {
         forget_the_gone();
     }
+    let (stripe, token) = next_stripe_and_token();
     let thread = Box::into_raw(try_box(Thread {
         tally: Tally::new(),
         last: Cell::new(None),
         found: Found::new(core::ptr::null_mut()),
         watched: Cell::new(0),
-        stripe: next_stripe(),
-        token: Cell::new(0),
+        stripe,
+        token: Cell::new(token),
         levels: Levels::new()?,
         legacy: Legacy::new(),
         birth: Birth::new(),
@@ -202,8 +206,6 @@ fn enroll() -> Option<&'static Thread> {
     })?);
     // SAFETY: this is the box that was made above. It is freed here only before another thread has seen it.
     unsafe {
-        // The tokens of two threads begin far apart.
-        (*thread).token.set((thread as usize) << 16);
         if !os::at_thread_end(thread.cast(), end) {
             drop(Box::from_raw(thread));
             return None;
