@@ -12,7 +12,7 @@ LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 DESTDIR ?=
 
-.PHONY: all help lib headers demo check lint lint-macos lint-windows macos check-rust check-c matrix aarch64 model stress sanitize clean
+.PHONY: all help lib headers demo check lint lint-macos lint-windows lint-processors macos check-rust check-c matrix aarch64 processors model stress sanitize clean
 .PHONY: bench bench-check bench-update installable install uninstall install-test wheel clients docs-test
 .PHONY: windows wheel-windows a-wheel wheels musl strata book compat packaging scan-test diagnose-test seatbelt seatbelt-cpython seatbelt-hosts dist
 
@@ -26,6 +26,7 @@ help:
 	@echo 'make docs-test  compiles the code in README.md and docs/, and follows their links'
 	@echo 'make matrix     the C suite on every CPython there is, brought in from Debian (as root)'
 	@echo 'make aarch64    the library and the C suite for aarch64, emulated (as root, on x86-64)'
+	@echo 'make processors the library and scenarios of the C suite for i386, armv7, riscv64, s390x, ppc64le, most emulated (as root, on x86-64)'
 	@echo 'make macos      the library for macOS, built here for arm64 and x86-64 and looked through (not run)'
 	@echo 'make musl       the library and the C suite for musl, with a CPython built for it (as root, on x86-64); WORDS=late'
 	@echo 'make windows    the library and the C suite for Windows, run by wine (as root, on x86-64)'
@@ -72,7 +73,7 @@ strata:
 demo: lib
 	sh examples/demo/demo.sh $(or $(PYTHON),python3)
 
-lint: lint-macos lint-windows
+lint: lint-macos lint-windows lint-processors
 	$(CARGO) fmt --check
 	rustfmt --check --edition 2021 examples/*/src/lib.rs tests/rust_api/src/lib.rs
 	$(CARGO) clippy --all-targets -- -D warnings
@@ -95,6 +96,15 @@ lint-windows:
 		echo 'Rust has no library for Windows here, to check that the library compiles for it: rustup target add $(WINDOWS)'; exit 2; }
 	CC_x86_64_pc_windows_gnu=true AR_x86_64_pc_windows_gnu=true $(CARGO) clippy --quiet --lib --target $(WINDOWS) -- \
 		-D warnings --cfg pep788_c_library
+
+# The same for a processor of 32 bits, with an unwinder of its own, and for a big-endian one; the C is left to `make processors`.
+PROCESSORS := armv7-unknown-linux-gnueabihf s390x-unknown-linux-gnu
+lint-processors:
+	@for target in $(PROCESSORS); do \
+		test -d "$$(rustc --print target-libdir --target $$target)" || { \
+			echo "Rust has no library for $$target here, to check that the library compiles for it: rustup target add $$target"; exit 2; }; \
+		TARGET_CC=true TARGET_AR=true $(CARGO) clippy --quiet --lib --target $$target $(FOR_C) -D warnings || exit; \
+	done
 
 # For both processors. Nothing here runs them: macos/build says what it looks at.
 macos:
@@ -140,6 +150,10 @@ matrix:
 
 aarch64:
 	matrix/run 3.11-aarch64 3.13-aarch64
+
+# Of 32 bits, big-endian, and others. WORDS as for `musl`; `accepted/` if there are none.
+processors:
+	matrix/run 3.11-i386 3.13-i386 3.11-armhf 3.13-armhf 3.13-riscv64 3.11-s390x 3.11-ppc64el -- $(or $(WORDS),accepted/)
 
 # WORDS are parts of names of scenarios; those that have all of them are run.
 musl:

@@ -150,13 +150,13 @@ static void count_allocations(void)
  * elsewhere too. */
 static int cpython_may_crash;
 
-/* A first use imports `atexit`. By itself, PyImport_ImportModule ends CPython where one allocation fails: 3.12
- * in PyObject_ClearWeakRefs, of a weak reference with a callback to an object of importlib; debug builds of
+/* A first use imports `atexit`. By itself, PyImport_ImportModule ends CPython where one allocation fails: 3.12, and
+ * 3.13 of 32 bits, in PyObject_ClearWeakRefs, of a weak reference with a callback to an object of importlib; debug builds of
  * 3.13 in PyFunction_New, of code that is freed already; those from 3.13 on by an assertion, as a call fails
  * without an exception. All but the second one in subinterpreters only. */
 static inline void importing_may_crash(bool in_a_subinterpreter)
 {
-#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030D0000
+#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < (SIZEOF_VOID_P == 4 ? 0x030E0000 : 0x030D0000)
     cpython_may_crash = in_a_subinterpreter;
 #elif PY_VERSION_HEX >= 0x030D0000
     /* Not Py_DEBUG: Debian's debug builds may be met by the other ones' headers. */

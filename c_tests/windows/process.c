@@ -1,27 +1,6 @@
-/* What is different on Windows: the seatbelt, the environment, and the end of the process. */
+/* What is different on Windows: the environment, and the end of the process. */
 
 #include "handles.h"
-#include "pep788_gilstate.h"
-
-// expect: stderr "PyGILState_Ensure cannot be protected here: the library redirects functions on Linux"
-SCENARIO(refuses_to_protect, "Pep788_ProtectGILState fails, says why, and leaves everything as it was")
-{
-    py_init();
-    CHECK_INT(Pep788_ProtectGILState(), -1);
-    PyGILState_STATE state = PyGILState_Ensure();
-    CHECK_INT(state, PyGILState_LOCKED);
-    PyGILState_Release(state);
-    py_finalize();
-}
-
-// env: PEP788_GILSTATE=protect
-// expect: stderr "PyGILState_Ensure cannot be protected here: the library redirects functions on Linux"
-SCENARIO(refuses_by_the_environment, "With PEP788_GILSTATE=protect it says so too, and the program goes on")
-{
-    py_init();
-    PyInterpreterGuard_Close(guard_here());
-    py_finalize();
-}
 
 // expect: stderr "is ignored: it takes a number of milliseconds, or -1"
 SCENARIO(settings_from_python, "What Python puts into os.environ before the first use is a setting")

@@ -25,7 +25,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use build::{Builder, Target};
 use python::Subject;
 use sanitize::Tool;
-use scenario::{Folder, Scenario, SourceFile};
+use scenario::{is_unprotected, Folder, Scenario, SourceFile};
 
 /// Where things are.
 pub struct Places {
@@ -93,12 +93,18 @@ impl Case {
             .or_else(|| self.not_on_macos())
             .or_else(|| self.not_on_musl())
             .or_else(|| self.not_on_windows())
+            .or_else(|| self.not_protected())
             .or_else(|| self.scenario.ignored(&self.subject))
     }
 
     fn not_emulated(&self) -> Option<String> {
         let reason = self.scenario.not_emulated.as_ref().filter(|_| is_emulated())?;
         Some(format!("emulated: {reason}"))
+    }
+
+    fn not_protected(&self) -> Option<String> {
+        let is_ignored = is_unprotected() && self.file.name.starts_with("seatbelt/");
+        is_ignored.then(|| "seatbelt: the library has none for this processor".to_owned())
     }
 
     fn not_on_macos(&self) -> Option<String> {

@@ -36,6 +36,12 @@ pub struct SourceFile {
     pub scenarios: Vec<Scenario>,
 }
 
+/// The library has no seatbelt for the system or the processor (`C_SUITE_UNPROTECTED`).
+pub fn is_unprotected() -> bool {
+    let is_said = std::env::var_os("C_SUITE_UNPROTECTED").is_some();
+    is_said || cfg!(target_os = "macos") || windows::is_meant()
+}
+
 impl SourceFile {
     pub fn is_cxx(&self) -> bool {
         [&self.path]
@@ -47,6 +53,9 @@ impl SourceFile {
     /// Whether any scenario of this file is to be run under this subject.
     pub fn concerns(&self, subject: &Subject) -> bool {
         if self.name.starts_with("windows/") && !windows::is_meant() {
+            return false;
+        }
+        if self.name == "accepted/unprotected" && !is_unprotected() {
             return false;
         }
         if self.without_python || subject.python.is_none() {

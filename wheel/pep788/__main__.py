@@ -4,6 +4,7 @@ protected; `watch app.py ...` and `replay-exit app.py ...`, which explain exits 
 import argparse
 import ctypes
 import os
+import platform
 import subprocess
 import sys
 from typing import NoReturn
@@ -105,6 +106,9 @@ def preloaded(words: list[str]) -> tuple[list[str], dict[str, str]]:
     """`python WORDS` with the library loaded before Python runs, and the environment for that. Its children have it too."""
     if os.name == "nt":
         sys.exit("python -m pep788: this is for Linux; on Windows the library cannot redirect PyGILState_Ensure")
+    if sys.maxsize < 2**32 or platform.machine() not in ("x86_64", "aarch64"):
+        sys.exit("python -m pep788: this is for x86-64 and aarch64; on this processor (%s, %d bits) the library cannot redirect "
+                 "PyGILState_Ensure" % (platform.machine(), sys.maxsize.bit_length() + 1))
     libraries = [pep788.get_library(), *filter(None, [os.environ.get("LD_PRELOAD")])]
     # The options that this interpreter was started with, as for children of `multiprocessing`.
     options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
