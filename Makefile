@@ -54,7 +54,8 @@ help:
 	@echo 'PYTHON=/path/to/python3.x with all that run Python: this one only'
 
 # No other Rust code is in it, so it brings its own allocator and panics in place of the standard library's; src/lib.rs.
-FOR_C := -- --cfg pep788_c_library
+# For 32-bit ARM, Rust makes the tables by which stacks are read only if it is asked to.
+FOR_C := -- --cfg pep788_c_library -C force-unwind-tables=yes
 
 # One kind of library at a time: beside an `rlib`, whose functions Rust programs inline, the compiler cannot take all that is
 # not exported for its own. The shared library would be 75 KB longer, and a pair up to 8 % (docs/performance.md).

@@ -254,6 +254,6 @@ library_foreign() {
     logged "library-$1" "$HERE/inside" "$CACHE/roots/$BUILD_SUITE-$FAMILY" \
         env -C "$PROJECT" CARGO_HOME="$folder/home" "$variable=$TRIPLE-gcc" \
         cargo --config "$crates/config.toml" rustc --release --lib --crate-type cdylib --locked --offline \
-        --target "$TARGET" --target-dir "$folder/target" -- --cfg pep788_c_library || return
+        --target "$TARGET" --target-dir "$folder/target" -- --cfg pep788_c_library -C force-unwind-tables=yes || return
     install -m 755 "$folder/target/$TARGET/release/libpep788.so" "$folder"
 }

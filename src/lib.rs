@@ -25,6 +25,9 @@
 // Some things are there for the seatbelt alone.
 #![cfg_attr(not(pep788_redirects), allow(dead_code, unused_imports, unused_macros))]
 
+#[cfg(not(target_has_atomic = "64"))]
+compile_error!("libpep788 needs atomic operations of 64 bits, which this processor does not have");
+
 extern crate alloc;
 
 // A Rust program that uses the library has `std`, and so its allocator and its panics. A library for C is compiled with

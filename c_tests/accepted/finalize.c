@@ -544,6 +544,7 @@ static void run_exit_functions(void *unused)
     log_event("callback");
 }
 
+// arm: no, the stack of CPython cannot be read there, so they are taken for the end
 SCENARIO(exit_functions_run_early,
          "Exit callbacks that are run in the middle of a run shut nothing: the end has not come")
 {
@@ -638,6 +639,7 @@ static void run_exit_callbacks(void)
     Py_DECREF(atexit);
 }
 
+// arm: no, the stack of CPython cannot be read there, so they are taken for the end
 SCENARIO(exit_functions_run_from_c, "C code that runs the exit callbacks in the middle of a run closes nothing, and the exit waits")
 {
     py_init();
@@ -655,6 +657,7 @@ SCENARIO(exit_functions_run_from_c, "C code that runs the exit callbacks in the 
     PyInterpreterView_Close(view);
 }
 
+// arm: no, the stack of CPython cannot be read there, so they are taken for the end
 SCENARIO(exit_functions_run_from_c_last, "The same where nothing uses the library after that but threads")
 {
     py_init();

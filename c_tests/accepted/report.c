@@ -332,6 +332,7 @@ SCENARIO(stderr_that_nobody_reads, "A full pipe that nobody reads as stderr does
 // env: PEP788_WAIT_WARN_MS=1
 // env: PEP788_TRACE=1
 // native: no, its exit waits in silence
+// arm: no, the stack of CPython cannot be read there
 // windows: no, only exported functions have names there
 SCENARIO(trace_names_the_place, "With PEP788_TRACE=1 each guard is listed with its thread, the Python line and the native stack")
 {

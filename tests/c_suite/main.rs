@@ -90,6 +90,7 @@ impl Case {
             .tool
             .and_then(|tool| tool.ignored(&self.scenario))
             .or_else(|| self.not_emulated())
+            .or_else(|| self.not_on_arm())
             .or_else(|| self.not_on_macos())
             .or_else(|| self.not_on_musl())
             .or_else(|| self.not_on_windows())
@@ -100,6 +101,11 @@ impl Case {
     fn not_emulated(&self) -> Option<String> {
         let reason = self.scenario.not_emulated.as_ref().filter(|_| is_emulated())?;
         Some(format!("emulated: {reason}"))
+    }
+
+    fn not_on_arm(&self) -> Option<String> {
+        let reason = self.scenario.not_on_arm.as_ref().filter(|_| is_for_arm())?;
+        Some(format!("arm: {reason}"))
     }
 
     fn not_protected(&self) -> Option<String> {
@@ -291,6 +297,11 @@ fn run_case(builder: &Builder, case: &Case) -> Result<Completion, Failed> {
 /// the processor.
 fn is_emulated() -> bool {
     std::env::var_os("C_SUITE_EMULATED").is_some()
+}
+
+/// Programs are built for 32-bit ARM (`C_SUITE_ARM`), or this one is.
+fn is_for_arm() -> bool {
+    cfg!(target_arch = "arm") || std::env::var_os("C_SUITE_ARM").is_some()
 }
 
 /// Programs are built for musl (`C_SUITE_MUSL`), or this one is.

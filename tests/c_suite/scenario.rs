@@ -88,6 +88,8 @@ pub struct Scenario {
     not_alone: Option<String>,
     /// Why it cannot be run in an emulator
     pub not_emulated: Option<String>,
+    /// Why it is not for 32-bit ARM
+    pub not_on_arm: Option<String>,
     /// Why it is not for macOS
     pub not_on_macos: Option<String>,
     /// Why it is not for musl
@@ -138,6 +140,7 @@ impl Default for Scenario {
             not_native: None,
             not_alone: None,
             not_emulated: None,
+            not_on_arm: None,
             not_on_macos: None,
             not_on_musl: None,
             not_on_windows: None,
@@ -196,6 +199,7 @@ impl Scenario {
             "alone" => self.not_alone = Some(reason_of(key, value)?),
             "emulated" => self.not_emulated = Some(reason_of(key, value)?),
             "macos" => self.not_on_macos = Some(reason_of(key, value)?),
+            "arm" => self.not_on_arm = Some(reason_of(key, value)?),
             "musl" => self.not_on_musl = Some(reason_of(key, value)?),
             "windows" => self.not_on_windows = Some(reason_of(key, value)?),
             "sanitize" => self.not_under.extend(not_under(value)?),
