@@ -22,7 +22,8 @@ macro_rules! name {
     };
 }
 
-// In assembly, because a shared library would export the name of a Rust function.
+// In assembly, because a shared library would export the name of a Rust function. For POWER, Rust has had assembly only of late: it
+// is in `words.c`.
 #[cfg(any(target_arch = "x86_64", target_arch = "x86"))]
 core::arch::global_asm!(
     concat!(".globl ", name!()),
@@ -30,7 +31,7 @@ core::arch::global_asm!(
     "jmp {}",
     sym personality,
 );
-#[cfg(any(target_arch = "aarch64", target_arch = "arm", target_arch = "powerpc64"))]
+#[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
 core::arch::global_asm!(
     concat!(".globl ", name!()),
     concat!(name!(), ":"),

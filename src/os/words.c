@@ -35,3 +35,11 @@ HIDDEN void pep788_set_thread(void *thread)
 {
     pep788_thread = thread;
 }
+
+#ifdef __powerpc__
+/* Does what `personality.rs` says. Weak: where Rust's standard library is linked too, it has its own. */
+__attribute__((weak)) HIDDEN int rust_eh_personality(void)
+{
+    return 8;
+}
+#endif
