@@ -63,3 +63,6 @@ pub(crate) use stderr::say;
 pub(crate) use windows::*;
 #[cfg(windows)]
 pub(crate) use words_windows::{self as words, set_value, value_of, Key};
+
+/// Whether the C library is glibc.
+pub(crate) const HAS_GLIBC: bool = cfg!(all(target_os = "linux", target_env = "gnu"));

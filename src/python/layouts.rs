@@ -7,7 +7,7 @@
 use core::ffi::{c_int, c_ulong};
 use core::mem::offset_of;
 
-use crate::os::{CCondition, CMutex};
+use crate::os::{CCondition, CMutex, HAS_GLIBC};
 
 type Pointer = usize;
 
@@ -208,11 +208,11 @@ impl Layout {
 }
 
 /// What C's `offsetof` says, with the headers of these versions and of glibc.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
 const _: () = {
     /// On ARM a number of 64 bits is at a multiple of 8 bytes, on i386 at one of 4.
     const fn is(place: usize, x86_64: usize, i386: usize, arm: usize) -> bool {
         match () {
+            () if !HAS_GLIBC => true,
             () if cfg!(target_arch = "x86_64") => place == x86_64,
             () if cfg!(target_arch = "x86") => place == i386,
             () if cfg!(target_arch = "arm") => place == arm,
