@@ -49,6 +49,10 @@ fn main() {
         if let Some(folder) = folder.filter(|folder| folder.is_absolute()) {
             println!("cargo:rustc-link-search=native={}", folder.display());
             println!("cargo:rustc-link-lib=static:-bundle=gcc_eh");
+            if matches!(&target, [_, Ok(arch)] if arch == "aarch64") {
+                // Has `__clear_cache`, which `calls.c` uses.
+                println!("cargo:rustc-link-lib=static:-bundle=gcc");
+            }
             has_copy = true;
         }
     }
