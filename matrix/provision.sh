@@ -218,16 +218,16 @@ launcher() {
 # foreign ROOT ARCHITECTURE [PACKAGE]: a compiler for that processor, there, and the Python of that package for it, whose executable
 # is /usr/bin/PACKAGE-ARCHITECTURE. Without a package, what the library is built with.
 foreign() {
-    local packages unpacked then name=foreign-$1-$2-${3:-rust}
+    local packages unpacked put_in_place name=foreign-$1-$2-${3:-rust}
     processor "$2"
     # What is unpacked and not installed needs no other packages, and nobody tries to run it.
     if [ -n "${3:-}" ]; then
         packages="g++-$TRIPLE libstdc++6:$2 lib$3-dev:$2"
         # Where it is, the executable finds its standard library.
-        unpacked=$3-minimal then="mv $2/usr/bin/$3 /usr/bin/$3-$2"
+        unpacked=$3-minimal put_in_place="mv $2/usr/bin/$3 /usr/bin/$3-$2"
     else
         packages="g++-$TRIPLE"
-        unpacked=libstd-rust-dev then="cp -a $2/. /"
+        unpacked=libstd-rust-dev put_in_place="cp -a $2/. /"
     fi
     root "$1" || return
     is_made "$name" "$packages $unpacked" && return
@@ -235,7 +235,7 @@ foreign() {
     logged "$name" "$HERE/inside" "$CACHE/roots/$1" sh -ec \
         "dpkg --add-architecture $2; $APT update; $APT install $packages; apt-get clean
         cd /tmp; rm -rf $2; $APT download $unpacked:$2; dpkg-deb -x ${unpacked}_*_$2.deb $2
-        $then
+        $put_in_place
         rm -rf $2 ${unpacked}_*_$2.deb /var/lib/apt/lists/*" || return
     made "$name" "$packages $unpacked"
 }
