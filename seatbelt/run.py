@@ -82,8 +82,8 @@ def by_kind(rows):
     for kind in sorted({row[2] for row in rows}):
         of_kind = [row for row in rows if row[2] == kind]
         sums = [sum(row[column] for row in of_kind) for column in range(3, 17)]
-        # Where no plain exit came to its end there is nothing to compare with.
-        added = sorted(row[16] - row[9] for row in of_kind if row[9] and row[16])
+        # Programs whose plain exits crash or hang take no time that could be compared.
+        added = sorted(row[16] - row[9] for row in of_kind if row[9] and row[16] and not row[4] + row[5])
         yield [rows[0][0], kind or "none", len(of_kind), *sums[:6], *sums[7:13], added[len(added) // 2] if added else ""]
 
 
