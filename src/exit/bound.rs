@@ -106,7 +106,7 @@ pub(super) fn begin() {
 pub(crate) fn begin_unannounced(py: &'static Api) {
     /// The process in which that was done, plus one. It is done once.
     static DONE: AtomicUsize = AtomicUsize::new(0);
-    if main().gate.is_closed() || !is_going_or_gone(py) {
+    if main().gate.is_closed() || !states::are_going_or_gone(py) {
         return;
     }
     let Some(timeout) = settings::get().exit_timeout(are_protected()) else { return };
@@ -134,12 +134,6 @@ fn begin_watch(watched: &mut Option<Exit>, exit: Exit) {
     }
 }
 
-fn is_going_or_gone(py: &'static Api) -> bool {
-    // SAFETY: needs no thread state.
-    states::known().is_some_and(|states| states.are_going())
-        || unsafe { py.Py_IsInitialized() } == 0
-}
-
 // --- The watch ------------------------------------------------------------------------------------
 
 fn watch() {
@@ -151,7 +145,8 @@ fn watch() {
             let mut watched = lock(&EXIT);
             // If the gate is open, Python runs again. Its next exit has a watch of its own.
             let is_announced = watched.is_none_or(|exit| exit.is_announced);
-            let goes_on = if is_announced { main().gate.is_closed() } else { is_going_or_gone(py) };
+            let goes_on =
+                if is_announced { main().gate.is_closed() } else { states::are_going_or_gone(py) };
             if !goes_on {
                 *watched = None;
             }
@@ -324,7 +319,7 @@ extern "C" fn note_stack(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
             place.store(address, Ordering::Relaxed);
         }
         // Relaxed: as for the stack.
-        let functions = [0, 1].map(|index: usize| FUNCTIONS[index].load(Ordering::Relaxed));
+        let functions = FUNCTIONS.each_ref().map(|place| place.load(Ordering::Relaxed));
         *RETURNS.0.get() = Some(Noted {
             back: Return::into_one_of(&functions),
             in_exit: Return::into_callee_of(libc::exit as *const () as usize),

@@ -129,8 +129,8 @@ fn is_python(file: &str) -> bool {
         .any(|name| file.starts_with(name))
 }
 
-/// Looks up what is needed to end a thread. `comes` is called in each late thread. This is not done when the thread ends: a thread that has the loader's
-/// lock may be waiting for it then.
+/// Looks up what is needed to end a thread. `comes` is called in each late thread. This is not done when the thread
+/// ends: a thread that has the loader's lock may be waiting for it then.
 pub(crate) fn prepare(comes: fn(&'static Api)) {
     LATE_COMES.keep(comes);
     os::prepare_to_end_threads();

@@ -106,6 +106,9 @@ struct Runtime<const FLAGS: usize> {
     gilstate: Gilstate,
 }
 
+type Runtime39 = Runtime<4>; // 3.10 has the same
+type Runtime311 = Runtime<5>;
+
 #[repr(C)]
 struct Interpreters {
     pointers: [Pointer; 3],
@@ -183,24 +186,28 @@ impl Layout {
         // Where 3.10 and 3.11 have `cframe`, behind their numbers.
         const CFRAME310: usize = offset_of!(State310, more);
         const CFRAME311: usize = offset_of!(State311, more);
-        let (thread_id, cframe) = match version {
-            0x0309 => (offset_of!(Whole39, thread_id), None),
+        // `gilstate.tstate_current` and `ceval.gil.last_holder`
+        const RUNTIME39: [usize; 2] = [
+            offset_of!(Runtime39, gilstate.tstate_current),
+            offset_of!(Runtime39, ceval.gil.last_holder),
+        ];
+        const RUNTIME311: [usize; 2] = [
+            offset_of!(Runtime311, gilstate.tstate_current),
+            offset_of!(Runtime311, ceval.gil.last_holder),
+        ];
+        let (thread_id, cframe, [current, last_taker]) = match version {
+            0x0309 => (offset_of!(Whole39, thread_id), None, RUNTIME39),
             0x030a => (
                 offset_of!(Whole310, thread_id),
                 Some((CFRAME310, offset_of!(Whole310, root_cframe))),
+                RUNTIME39,
             ),
             0x030b => (
                 offset_of!(Whole311, thread_id),
                 Some((CFRAME311, offset_of!(Whole311, root_cframe))),
+                RUNTIME311,
             ),
             _ => return None,
-        };
-        type Flags4 = Runtime<4>;
-        type Flags5 = Runtime<5>;
-        let (current, last_taker) = if version == 0x030b {
-            (offset_of!(Flags5, gilstate.tstate_current), offset_of!(Flags5, ceval.gil.last_holder))
-        } else {
-            (offset_of!(Flags4, gilstate.tstate_current), offset_of!(Flags4, ceval.gil.last_holder))
         };
         let cframe = cframe.map(|(byte, own)| CFrame { word: byte / WORD, own });
         Some(Layout { words: words(thread_id), cframe, current, last_taker })
@@ -219,8 +226,6 @@ const _: () = {
             () => true,
         }
     }
-    type Flags4 = Runtime<4>;
-    type Flags5 = Runtime<5>;
     assert!(is(offset_of!(State39, counter), 160, 88, 88));
     assert!(is(offset_of!(State310, counter), 160, 88, 88));
     assert!(is(offset_of!(State311, counter), 136, 80, 80));
@@ -235,8 +240,8 @@ const _: () = {
     assert!(is(offset_of!(State311, more), 56, 40, 40));
     assert!(is(offset_of!(Whole310, root_cframe), 264, 148, 152));
     assert!(is(offset_of!(Whole311, root_cframe), 336, 192, 192));
-    assert!(is(offset_of!(Flags4, ceval.gil.last_holder), 360, 192, 204));
-    assert!(is(offset_of!(Flags4, gilstate.tstate_current), 568, 352, 364));
-    assert!(is(offset_of!(Flags5, ceval.gil.last_holder), 368, 196, 204));
-    assert!(is(offset_of!(Flags5, gilstate.tstate_current), 576, 356, 364));
+    assert!(is(offset_of!(Runtime39, ceval.gil.last_holder), 360, 192, 204));
+    assert!(is(offset_of!(Runtime39, gilstate.tstate_current), 568, 352, 364));
+    assert!(is(offset_of!(Runtime311, ceval.gil.last_holder), 368, 196, 204));
+    assert!(is(offset_of!(Runtime311, gilstate.tstate_current), 576, 356, 364));
 };

@@ -159,6 +159,12 @@ pub(crate) fn known() -> Option<&'static States> {
     STATES.get()
 }
 
+/// Returns whether Python finalizes, as far as that can be told, or is gone.
+pub(crate) fn are_going_or_gone(py: &Api) -> bool {
+    // SAFETY: `Py_IsInitialized` needs no thread state.
+    known().is_some_and(States::are_going) || unsafe { py.Py_IsInitialized() } == 0
+}
+
 impl States {
     /// Makes a thread state, as `PyThreadState_New` does.
     ///

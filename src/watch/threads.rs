@@ -121,10 +121,7 @@ fn note_late(file: &File, slot: &Slot) {
 
 /// Returns whether Python finalizes, or is gone, and another thread conducts that.
 fn is_too_late(py: &Api) -> bool {
-    // SAFETY: `Py_IsInitialized` needs no thread state.
-    let is_over = states::known().is_some_and(|states| states.are_going())
-        || unsafe { py.Py_IsInitialized() } == 0;
-    is_over && !phases::is_conductor(this_id())
+    states::are_going_or_gone(py) && !phases::is_conductor(this_id())
 }
 
 /// Returns the place of the calling thread. At its first call, notes who it is and where it comes from. It has
